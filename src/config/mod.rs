@@ -1,0 +1,188 @@
+//! Configuration: files, command line and environment become one ordered list of settings, each with
+//! its origin; placeholders are expanded; the option table (`options`) turns the list into [`Settings`].
+//!
+//! Host and user facts are passed in ([`Facts`]); nothing here knows sockets, processes or Python.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::net::address::Address;
+use crate::protocol::Protocol;
+
+/// One listening socket asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// Where.
+    pub address: Address,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Where it was asked for, as error messages print it (`app.ini:3`, `--http-socket`).
+    pub origin: String,
+}
+
+/// An application and the path it is mounted at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// The mount point without a slash at its end; empty for the application at the root.
+    pub path: String,
+    /// File (`/srv/app.py`, `app.wsgi`) or `module:callable`, as written.
+    pub what: String,
+    /// Where it was asked for.
+    pub origin: String,
+}
+
+/// User or group, resolved to a number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// User id.
+    pub uid: Option<u32>,
+    /// Group id.
+    pub gid: Option<u32>,
+}
+
+/// How processes are called in `ps`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProcessNames {
+    /// `auto-procname`: `rsgi master`, `rsgi worker 1`.
+    pub auto: bool,
+    /// `procname`: one title for all processes.
+    pub all: Option<String>,
+    /// `procname-master`.
+    pub master: Option<String>,
+    /// `procname-prefix` or `procname-prefix-spaced` (then with its space).
+    pub prefix: String,
+    /// `procname-append`.
+    pub append: String,
+}
+
+/// Deadlines of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Whole request head (`http-headers-timeout`, 10 s).
+    pub head: Duration,
+    /// Body: longest time without a byte (30 s).
+    pub body: Duration,
+    /// Response: longest time without progress (60 s).
+    pub write: Duration,
+    /// Idle keep-alive connection (`http-keepalive = N`, 75 s).
+    pub keep_alive: Duration,
+}
+
+/// Everything that is configured, checked and with defaults filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Listening sockets in the order written.
+    pub sockets: Vec<Socket>,
+    /// `protocol`: what sockets inherited from systemd (LISTEN_FDS) speak; uwsgi by default.
+    pub inherited_protocol: Protocol,
+    /// `listen`: the backlog asked for (100).
+    pub listen: u32,
+    /// `chmod-socket`: mode of unix sockets.
+    pub chmod_socket: Option<u32>,
+    /// `chown-socket`.
+    pub chown_socket: Option<Owner>,
+    /// `vacuum`: remove unix sockets and pid files at the end.
+    pub vacuum: bool,
+    /// `processes`.
+    pub processes: u32,
+    /// `threads` per worker.
+    pub threads: u32,
+    /// `lazy-apps` or `lazy`: every worker imports for itself.
+    pub lazy_apps: bool,
+    /// `need-app`: exit with 22 when an application cannot be loaded (default true).
+    pub need_app: bool,
+    /// `chdir`, absolute (relative ones resolved from the start directory).
+    pub chdir: Option<PathBuf>,
+    /// `pythonpath`, in the order written; globs expanded by the loader after `chdir`.
+    pub pythonpath: Vec<String>,
+    /// `home`, `virtualenv`, `venv`, `pyhome`, with its origin for error messages.
+    pub home: Option<(PathBuf, String)>,
+    /// `module` or `wsgi`: `package.module[:callable or factory()]`, with its origin.
+    pub module: Option<(String, String)>,
+    /// `wsgi-file` or `file`, with its origin.
+    pub wsgi_file: Option<(String, String)>,
+    /// `callable` (default `application`).
+    pub callable: Option<String>,
+    /// `mount`.
+    pub mounts: Vec<Mount>,
+    /// `manage-script-name`.
+    pub manage_script_name: bool,
+    /// `env`: variables to set before Python starts, in order.
+    pub env: Vec<(String, String)>,
+    /// `uid`, with the name as written.
+    pub uid: Option<u32>,
+    /// `gid`.
+    pub gid: Option<u32>,
+    /// Login name of `uid`, for supplementary groups; none when it is a bare number without a name.
+    pub user_name: Option<String>,
+    /// `umask`.
+    pub umask: Option<u32>,
+    /// `max-fd`.
+    pub max_fd: Option<u64>,
+    /// `buffer-size`: longest request head in bytes; at least the default of 65536.
+    pub buffer_size: usize,
+    /// `limit-post`: longest request body in bytes; 0 is without limit.
+    pub limit_post: u64,
+    /// `post-buffering`: bodies above it go to a file. `None`: written as 0, bodies are streamed.
+    pub post_buffering: Option<u64>,
+    /// `response-buffer`: how far a generator may run ahead of its client, in bytes (1 MiB).
+    pub response_buffer: usize,
+    /// Deadlines.
+    pub timeouts: Timeouts,
+    /// `pidfile`, absolute.
+    pub pidfile: Option<PathBuf>,
+    /// `logto`, absolute.
+    pub logto: Option<PathBuf>,
+    /// False with `disable-logging`.
+    pub log_requests: bool,
+    /// `log-format`; none is the default request line.
+    pub log_format: Option<String>,
+    /// `procname*` and `auto-procname`.
+    pub process_names: ProcessNames,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            sockets: Vec::new(),
+            inherited_protocol: Protocol::Uwsgi,
+            listen: 100,
+            chmod_socket: None,
+            chown_socket: None,
+            vacuum: false,
+            processes: 1,
+            threads: 1,
+            lazy_apps: false,
+            need_app: true,
+            chdir: None,
+            pythonpath: Vec::new(),
+            home: None,
+            module: None,
+            wsgi_file: None,
+            callable: None,
+            mounts: Vec::new(),
+            manage_script_name: false,
+            env: Vec::new(),
+            uid: None,
+            gid: None,
+            user_name: None,
+            umask: None,
+            max_fd: None,
+            buffer_size: 65536,
+            limit_post: 0,
+            post_buffering: Some(65536),
+            response_buffer: 1 << 20,
+            timeouts: Timeouts {
+                head: Duration::from_secs(10),
+                body: Duration::from_secs(30),
+                write: Duration::from_secs(60),
+                keep_alive: Duration::from_secs(75),
+            },
+            pidfile: None,
+            logto: None,
+            log_requests: true,
+            log_format: None,
+            process_names: ProcessNames::default(),
+        }
+    }
+}

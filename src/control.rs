@@ -1,0 +1,215 @@
+//! The words that master, zygote and workers say to each other, one datagram (SOCK_SEQPACKET) each.
+//!
+//! Pure: encoding and decoding only. The end of file on such a socket is a word as well: the other
+//! side is gone, and a worker or zygote that loses its master finishes and exits.
+
+/// Longest datagram, in bytes. Texts are cut to fit.
+pub const MAX_MESSAGE: usize = 4096;
+
+/// Master to zygote. `Fork` carries one descriptor: the worker's end of its control socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToZygote {
+    /// Fork worker `id` (1-based).
+    Fork {
+        /// Worker number, from 1.
+        id: u32,
+    },
+}
+
+/// Zygote to master.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FromZygote {
+    /// The application is imported (or, with `lazy-apps`, the interpreter is up); workers can be forked.
+    Ready,
+    /// The application could not be loaded; the traceback is in the log, this is the cause in one line.
+    LoadFailed(String),
+    /// The interpreter or the virtualenv is unusable; one line.
+    StartFailed(String),
+    /// Worker `id` was forked and has process id `pid`.
+    Forked {
+        /// Worker number, from 1.
+        id: u32,
+        /// Process id of the worker.
+        pid: i32,
+    },
+    /// Worker `id` could not be forked; one line.
+    ForkFailed {
+        /// Worker number, from 1.
+        id: u32,
+        /// The system's reason.
+        reason: String,
+    },
+}
+
+/// Why a worker is asked to retire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retire {
+    /// Others go on serving the listeners: stop accepting, finish what is in flight, exit.
+    Replaced,
+    /// The whole server stops: serve what waits in the listen queue too, then exit.
+    Stop,
+}
+
+/// Master to worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToWorker {
+    /// Retire, see [`Retire`].
+    Retire(Retire),
+}
+
+/// Worker to master.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FromWorker {
+    /// Import and post-fork work are done and the listeners are watched.
+    Ready,
+    /// `lazy-apps`: the application could not be loaded; the traceback is in the log.
+    LoadFailed(String),
+    /// Somebody sent this worker TERM or HUP: it asks to be retired, once a replacement is ready.
+    AsksToRetire,
+}
+
+fn text(tag: u8, text: &str) -> Vec<u8> {
+    let mut end = text.len().min(MAX_MESSAGE - 8);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut out = vec![tag];
+    out.extend_from_slice(&text.as_bytes()[..end]);
+    out
+}
+
+fn number(tag: u8, numbers: &[u32], rest: &str) -> Vec<u8> {
+    let mut out = vec![tag];
+    for n in numbers {
+        out.extend_from_slice(&n.to_le_bytes());
+    }
+    out.extend_from_slice(&text(0, rest)[1..]);
+    out
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn string(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+impl ToZygote {
+    /// The datagram.
+    pub fn encode(self) -> Vec<u8> {
+        match self {
+            ToZygote::Fork { id } => number(b'f', &[id], ""),
+        }
+    }
+
+    /// The value of a datagram; `None` for one that no version of this program sends.
+    pub fn decode(bytes: &[u8]) -> Option<ToZygote> {
+        match bytes.first()? {
+            b'f' => Some(ToZygote::Fork { id: u32_at(bytes, 1)? }),
+            _ => None,
+        }
+    }
+}
+
+impl FromZygote {
+    /// The datagram.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            FromZygote::Ready => vec![b'R'],
+            FromZygote::LoadFailed(why) => text(b'L', why),
+            FromZygote::StartFailed(why) => text(b'S', why),
+            FromZygote::Forked { id, pid } => number(b'F', &[*id, *pid as u32], ""),
+            FromZygote::ForkFailed { id, reason } => number(b'E', &[*id], reason),
+        }
+    }
+
+    /// The value of a datagram.
+    pub fn decode(bytes: &[u8]) -> Option<FromZygote> {
+        Some(match bytes.first()? {
+            b'R' => FromZygote::Ready,
+            b'L' => FromZygote::LoadFailed(string(&bytes[1..])),
+            b'S' => FromZygote::StartFailed(string(&bytes[1..])),
+            b'F' => FromZygote::Forked { id: u32_at(bytes, 1)?, pid: u32_at(bytes, 5)? as i32 },
+            b'E' => FromZygote::ForkFailed { id: u32_at(bytes, 1)?, reason: string(bytes.get(5..)?) },
+            _ => return None,
+        })
+    }
+}
+
+impl ToWorker {
+    /// The datagram.
+    pub fn encode(self) -> Vec<u8> {
+        match self {
+            ToWorker::Retire(Retire::Replaced) => vec![b'r'],
+            ToWorker::Retire(Retire::Stop) => vec![b's'],
+        }
+    }
+
+    /// The value of a datagram.
+    pub fn decode(bytes: &[u8]) -> Option<ToWorker> {
+        match bytes.first()? {
+            b'r' => Some(ToWorker::Retire(Retire::Replaced)),
+            b's' => Some(ToWorker::Retire(Retire::Stop)),
+            _ => None,
+        }
+    }
+}
+
+impl FromWorker {
+    /// The datagram.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            FromWorker::Ready => vec![b'R'],
+            FromWorker::LoadFailed(why) => text(b'L', why),
+            FromWorker::AsksToRetire => vec![b'T'],
+        }
+    }
+
+    /// The value of a datagram.
+    pub fn decode(bytes: &[u8]) -> Option<FromWorker> {
+        match bytes.first()? {
+            b'R' => Some(FromWorker::Ready),
+            b'L' => Some(FromWorker::LoadFailed(string(&bytes[1..]))),
+            b'T' => Some(FromWorker::AsksToRetire),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_message_survives_encoding() {
+        let long = "é".repeat(MAX_MESSAGE);
+        for message in [
+            FromZygote::Ready,
+            FromZygote::LoadFailed("ImportError: no".into()),
+            FromZygote::StartFailed(String::new()),
+            FromZygote::Forked { id: 7, pid: 123_456 },
+            FromZygote::ForkFailed { id: 1, reason: "EAGAIN".into() },
+        ] {
+            assert_eq!(FromZygote::decode(&message.encode()), Some(message));
+        }
+        for message in [FromWorker::Ready, FromWorker::LoadFailed("x".into()), FromWorker::AsksToRetire] {
+            assert_eq!(FromWorker::decode(&message.encode()), Some(message));
+        }
+        for message in [ToWorker::Retire(Retire::Replaced), ToWorker::Retire(Retire::Stop)] {
+            assert_eq!(ToWorker::decode(&message.encode()), Some(message));
+        }
+        assert_eq!(ToZygote::decode(&ToZygote::Fork { id: 3 }.encode()), Some(ToZygote::Fork { id: 3 }));
+        assert!(FromZygote::LoadFailed(long).encode().len() <= MAX_MESSAGE);
+    }
+
+    #[test]
+    fn garbage_is_no_message() {
+        for bytes in [&b""[..], b"?", b"F\x01", b"f\x01\x00"] {
+            assert_eq!(FromZygote::decode(bytes), None);
+            assert_eq!(ToZygote::decode(bytes), None);
+            assert_eq!(FromWorker::decode(bytes), None);
+            assert_eq!(ToWorker::decode(bytes), None);
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Bytes in, values out: the parsers of all protocols and the framing of responses.
+//!
+//! Pure by rule: no I/O, no clock, no log, no Python, nothing of the project outside this folder and
+//! no crate but memchr, so that everything here can be fuzzed whole, byte by byte and at every split.
+//! A parser answers Complete, Partial or an error with the HTTP status that fits; it neither logs
+//! nor answers.
+
+pub mod body;
+pub mod http;
+pub mod path;
+pub mod request;
+pub mod response;
+pub mod uwsgi;
+
+/// What a listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/1.1 and 1.0 (RFC 9112).
+    Http,
+    /// The uwsgi protocol, a four byte header and a block of variables.
+    Uwsgi,
+}
+
+impl Protocol {
+    /// The name in configuration and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Http => "http",
+            Protocol::Uwsgi => "uwsgi",
+        }
+    }
+}
