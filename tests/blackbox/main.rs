@@ -1,0 +1,12 @@
+//! Tests of the whole program from outside, on rsgi and, where it makes sense, on real uWSGI:
+//!
+//!     cargo test --test blackbox
+//!     SERVER_UNDER_TEST=uwsgi UWSGI_BIN=.../uwsgi cargo test --test blackbox
+
+#![allow(unreachable_pub)]
+
+mod bodies;
+mod harness;
+mod http;
+mod protocol_uwsgi;
+mod wsgi;
