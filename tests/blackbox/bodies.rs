@@ -79,11 +79,9 @@ fn a_body_that_nobody_reads_does_not_mix_with_the_next_request() {
 fn an_unread_body_does_not_cost_the_answer() {
     differs("A request body that the application leaves unread does not cost the client its answer.", || {
         let server = Setup::http("basic").start();
-        for _ in 0..5 {
-            let mut client = server.connect();
-            client.send(post("/", pattern(1_000_000)));
-            client.response().expect(200);
-        }
+        let mut client = server.connect();
+        client.send(post("/", pattern(20_000_000)));
+        client.response().expect(200);
     });
 }
 
@@ -189,18 +187,20 @@ fn chunked_bodies_that_are_refused() {
 
 #[test]
 fn a_chunked_body_that_ends_early_never_reaches_the_application() {
-    let server = Setup::http("basic").start();
-    for cut in ["", "5", "5\r\n", "5\r\n123", "5\r\n12345", "5\r\n12345\r\n", "5\r\n12345\r\n0\r\n"] {
+    differs("A request whose body ends early never reaches the application.", || {
+        let server = Setup::http("basic").start();
+        for cut in ["", "5", "5\r\n", "5\r\n123", "5\r\n12345", "5\r\n12345\r\n", "5\r\n12345\r\n0\r\n"] {
+            let mut client = server.connect();
+            client.send(format!("POST /wait/never HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{cut}"));
+            drop(client);
+        }
         let mut client = server.connect();
-        client.send(format!("POST /wait/never HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{cut}"));
+        client.send("POST /wait/never HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345");
         drop(client);
-    }
-    let mut client = server.connect();
-    client.send("POST /wait/never HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345");
-    drop(client);
-    // Had it been called, the application would wait for a file that nobody writes.
-    server.get("/").expect(200);
-    assert!(!server.path("never.in").exists());
+        // Had it been called, the application would wait for a file that nobody writes.
+        server.get("/").expect(200);
+        assert!(!server.path("never.in").exists());
+    });
 }
 
 #[test]

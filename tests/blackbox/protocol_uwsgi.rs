@@ -92,24 +92,26 @@ fn many_variables() {
 
 #[test]
 fn modifier_30_takes_the_script_name_off_the_path() {
-    let server = Setup::uwsgi("basic").start();
-    let mut client = server.connect();
-    client.send(packet(
-        30,
-        &[
-            ("REQUEST_METHOD", "GET"),
-            ("REQUEST_URI", "/app/environ"),
-            ("SCRIPT_NAME", "/app"),
-            ("PATH_INFO", "/app/environ"),
-            ("QUERY_STRING", ""),
-            ("SERVER_PROTOCOL", "HTTP/1.1"),
-            ("SERVER_NAME", "a"),
-            ("SERVER_PORT", "80"),
-        ],
-    ));
-    let page = client.response().expect(200).json();
-    assert_eq!(page["SCRIPT_NAME"], "/app");
-    assert_eq!(page["PATH_INFO"], "/environ");
+    differs("`uwsgi_modifier1 30` takes SCRIPT_NAME off PATH_INFO (uWSGI has forgotten how under Python 3).", || {
+        let server = Setup::uwsgi("basic").start();
+        let mut client = server.connect();
+        client.send(packet(
+            30,
+            &[
+                ("REQUEST_METHOD", "GET"),
+                ("REQUEST_URI", "/app/environ"),
+                ("SCRIPT_NAME", "/app"),
+                ("PATH_INFO", "/app/environ"),
+                ("QUERY_STRING", ""),
+                ("SERVER_PROTOCOL", "HTTP/1.1"),
+                ("SERVER_NAME", "a"),
+                ("SERVER_PORT", "80"),
+            ],
+        ));
+        let page = client.response().expect(200).json();
+        assert_eq!(page["SCRIPT_NAME"], "/app");
+        assert_eq!(page["PATH_INFO"], "/environ");
+    });
 }
 
 #[test]

@@ -159,7 +159,6 @@ fn results_of_every_kind_are_sent_whole() {
         ("/open-file", file.as_str()),
         ("/wrapper", file.as_str()),
         ("/wrapper-bytesio", "not a real file"),
-        ("/wrapper-readable", "read only"),
         ("/wrapper-close", "closed afterwards"),
         ("/context", "one two"),
     ] {
@@ -173,16 +172,20 @@ fn results_of_every_kind_are_sent_whole() {
 
 #[test]
 fn files_are_sent_from_where_they_stand() {
-    differs("`wsgi.file_wrapper` sends a file from its current position, and never more than Content-Length.", || {
-        let server = responses();
-        let rest: String = (19990..20000).map(|n| format!("{n:06}\n")).collect();
-        assert_eq!(server.get("/wrapper-seek").expect(200).text(), rest);
-        assert_eq!(server.get("/wrapper-offset").expect(200).text(), rest);
-        let begin: String = (0..10).map(|n| format!("{n:06}\n")).collect();
-        let mut client = server.connect();
-        assert_eq!(client.send(get("/wrapper-length")).response().expect(200).text(), begin);
-        client.send(get("/one")).response().expect(200);
-    });
+    differs(
+        "`wsgi.file_wrapper` sends a file from its current position, never more than Content-Length, and an object with nothing but `read` to its end.",
+        || {
+            let server = responses();
+            let rest: String = (19990..20000).map(|n| format!("{n:06}\n")).collect();
+            assert_eq!(server.get("/wrapper-seek").expect(200).text(), rest);
+            assert_eq!(server.get("/wrapper-offset").expect(200).text(), rest);
+            assert_eq!(server.get("/wrapper-readable").expect(200).text(), "read only");
+            let begin: String = (0..10).map(|n| format!("{n:06}\n")).collect();
+            let mut client = server.connect();
+            assert_eq!(client.send(get("/wrapper-length")).response().expect(200).text(), begin);
+            client.send(get("/one")).response().expect(200);
+        },
+    );
 }
 
 #[test]
@@ -296,11 +299,13 @@ fn results_that_are_no_iterables() {
 
 #[test]
 fn exc_info_replaces_what_is_not_out_yet() {
-    let server = responses();
-    let response = server.get("/exc-info").expect(503);
-    assert_eq!(response.reason, "Replaced");
-    assert_eq!(response.field("X-Replaced"), Some("yes"));
-    assert_eq!(response.text(), "replaced");
+    differs("`start_response` with exc_info replaces a head that is not out yet, and the answer goes on.", || {
+        let server = responses();
+        let response = server.get("/exc-info").expect(503);
+        assert_eq!(response.reason, "Replaced");
+        assert_eq!(response.field("X-Replaced"), Some("yes"));
+        assert_eq!(response.text(), "replaced");
+    });
 }
 
 #[test]
@@ -407,7 +412,6 @@ fn the_body_is_read_like_a_file() {
     let mut wrong = Vec::new();
     for (page, pieces) in [
         ("read", vec![body]),
-        ("read-sizes", vec!["one", "", "\ntwo", "\n\nlast", "", ""]),
         ("read-huge", vec![body, ""]),
         ("readline", vec!["one\n", "two\n", "\n", "last", ""]),
         ("readlines", vec!["one\n", "two\n", "\n", "last"]),
@@ -436,7 +440,7 @@ fn a_body_that_is_not_there_is_empty() {
 #[test]
 fn the_body_is_read_like_a_file_also_with_limits() {
     differs(
-        "`wsgi.input` is read exactly like a file: `readline(size)`, `readlines(hint)`, `read(None)`, `seek` and `tell`.",
+        "`wsgi.input` is read exactly like a file: `read(0)`, `readline(size)`, `readlines(hint)`, `read(None)`, `seek` and `tell`.",
         || {
             let server = Setup::http("inputs").start();
             let body = "one\ntwo\n\nlast";
@@ -444,6 +448,7 @@ fn the_body_is_read_like_a_file_also_with_limits() {
                 ("readline-size", vec!["on", "e\n", "", "two\n", "\n"]),
                 ("readlines-hint", vec!["one\n", "|", "two\n", "\n", "last"]),
                 ("read-none", vec![body]),
+                ("read-sizes", vec!["one", "", "\ntwo", "\n\nlast", "", ""]),
                 ("seek", vec!["one\n", "4", "1", "ne\n", "11", "st"]),
             ] {
                 let found = server.ask(crate::harness::http::post(&format!("/{page}"), body)).expect(200).json();
@@ -455,16 +460,20 @@ fn the_body_is_read_like_a_file_also_with_limits() {
 
 #[test]
 fn what_the_application_prints_is_in_the_log() {
-    let server = Setup::http("basic").start();
-    server.get("/log?one").expect(200);
-    server.get("/log?two").expect(200);
-    for from in ["wsgi.errors", "print", "stderr"] {
-        server.wait_for_log(&[&format!("from {from}: two")]);
-    }
+    differs("`wsgi.errors` is written to the log at the end of each line.", || {
+        let server = Setup::http("basic").start();
+        server.get("/log?one").expect(200);
+        server.get("/log?two").expect(200);
+        for from in ["wsgi.errors", "print", "stderr"] {
+            server.wait_for_log(&[&format!("from {from}: two")]);
+        }
+    });
 }
 
 #[test]
 fn utf8_is_the_encoding_whatever_the_locale() {
-    let server = Setup::http("basic").env("LC_ALL", "C").env("LANG", "C").start();
-    assert_eq!(server.get("/process").expect(200).json()["encoding"], "utf-8");
+    differs("Python's file system encoding is UTF-8 whatever the locale.", || {
+        let server = Setup::http("basic").env("LC_ALL", "C").env("LANG", "C").start();
+        assert_eq!(server.get("/process").expect(200).json()["encoding"], "utf-8");
+    });
 }
