@@ -8,5 +8,6 @@
 mod bodies;
 mod harness;
 mod http;
+mod processes;
 mod protocol_uwsgi;
 mod wsgi;

@@ -31,13 +31,23 @@ impl Endpoint {
     pub fn try_connect(&self) -> io::Result<Client> {
         let address = self.socket_address();
         let socket = Socket::new(address.domain(), Type::STREAM, None)?;
-        socket.connect(&address)?;
+        if address.domain() == Domain::UNIX {
+            socket.connect(&address)?;
+        } else {
+            socket.connect_timeout(&address, patience())?;
+        }
         if address.domain() != Domain::UNIX {
             socket.set_tcp_nodelay(true)?;
         }
         socket.set_read_timeout(Some(patience()))?;
         socket.set_write_timeout(Some(patience()))?;
         Ok(Client { socket, unread: Vec::new() })
+    }
+
+    /// Whether nobody listens there. A listen queue that is full is no refusal.
+    pub fn refuses(&self) -> bool {
+        let kind = self.try_connect().map(drop).map_err(|error| error.kind());
+        matches!(kind, Err(io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound))
     }
 
     /// A new connection; the test fails without.

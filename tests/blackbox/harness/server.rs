@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;
@@ -76,7 +77,11 @@ impl Setup {
                 ("die-on-term".into(), "true".into()),
                 ("need-app".into(), "true".into()),
                 ("vacuum".into(), "true".into()),
-            ],
+            ]
+            .into_iter()
+            // uWSGI's workers overlook a signal that comes while they start.
+            .chain((subject() == Subject::Uwsgi).then(|| ("worker-reload-mercy".into(), "2".into())))
+            .collect(),
             raw_ini: None,
             arguments: None,
             more_arguments: Vec::new(),
@@ -278,6 +283,7 @@ impl Setup {
             folder: self.folder,
             ended: None,
             judged: false,
+            stopping: false,
         }
     }
 
@@ -345,6 +351,7 @@ pub struct Server {
     folder: TempDir,
     ended: Option<ExitStatus>,
     judged: bool,
+    stopping: bool,
 }
 
 impl Server {
@@ -464,11 +471,17 @@ impl Server {
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
         let end = Instant::now() + patience();
+        let mut asked_again = self.stopping.then(|| Instant::now() + patience() / 3);
         loop {
             if let Some(status) = self.try_wait() {
                 return status;
             }
             assert!(Instant::now() < end, "the server does not end:\n{}", self.log());
+            if subject() == Subject::Uwsgi && asked_again.is_some_and(|at| Instant::now() > at) {
+                // uWSGI overlooks a signal that comes while its master still starts.
+                let _ = kill(self.group, Signal::SIGTERM);
+                asked_again = None;
+            }
             std::thread::park_timeout(std::time::Duration::from_millis(5));
         }
     }
@@ -510,9 +523,29 @@ impl Server {
         self.judge();
     }
 
+    /// Takes the end of a server that was killed or gave up as it is.
+    #[track_caller]
+    pub fn expect_killed(mut self) {
+        self.wait();
+        self.expect_no_processes();
+        self.judged = true;
+    }
+
+    /// Ends whatever is left of it.
+    fn kill_all(&mut self) {
+        if !processes_of(self.group).is_empty() {
+            // The group of processes that this harness made; nobody else is in it.
+            let _ = killpg(self.group, Signal::SIGKILL);
+        }
+        if self.ended.is_none() {
+            let _ = self.child.wait();
+        }
+    }
+
     #[track_caller]
     fn stop_and_judge(&mut self) {
         if self.try_wait().is_none() {
+            self.stopping = true;
             self.signal(Signal::SIGTERM);
         }
         self.judge();
@@ -538,15 +571,13 @@ impl Drop for Server {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- the server's log:\n{}---", self.log());
-            if !self.judged || !processes_of(self.group).is_empty() {
-                // The group of processes that this harness made; nobody else is in it.
-                let _ = killpg(self.group, Signal::SIGKILL);
-            }
-            if self.ended.is_none() {
-                let _ = self.child.wait();
-            }
+            self.kill_all();
         } else if !self.judged {
-            self.stop_and_judge();
+            let judged = catch_unwind(AssertUnwindSafe(|| self.stop_and_judge()));
+            if let Err(panic) = judged {
+                self.kill_all();
+                resume_unwind(panic);
+            }
         }
     }
 }
