@@ -6,8 +6,10 @@
 #![allow(unreachable_pub)]
 
 mod bodies;
+mod config;
 mod harness;
 mod http;
+mod listeners;
 mod processes;
 mod protocol_uwsgi;
 mod wsgi;

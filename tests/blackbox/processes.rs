@@ -137,6 +137,10 @@ fn background_threads_run_while_no_request_is_there() {
 fn atexit_handlers_run_when_a_worker_stops() {
     let mut server = Setup::http("lifecycle").start();
     let pid = server.get("/").expect(200).text();
+    // uWSGI runs them only when the worker waits for work.
+    wait_until("the worker sleeps", || {
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") S "))
+    });
     server.signal(Signal::SIGTERM);
     server.wait();
     assert!(notes(&server).contains(&format!("atexit {pid}\n")), "{}", notes(&server));

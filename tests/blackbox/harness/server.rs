@@ -77,11 +77,7 @@ impl Setup {
                 ("die-on-term".into(), "true".into()),
                 ("need-app".into(), "true".into()),
                 ("vacuum".into(), "true".into()),
-            ]
-            .into_iter()
-            // uWSGI's workers overlook a signal that comes while they start.
-            .chain((subject() == Subject::Uwsgi).then(|| ("worker-reload-mercy".into(), "2".into())))
-            .collect(),
+            ],
             raw_ini: None,
             arguments: None,
             more_arguments: Vec::new(),
@@ -256,10 +252,16 @@ impl Setup {
             .env("TEST_FOLDER", self.folder.path())
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            // uWSGI takes every UWSGI_* for an option.
+            .env_remove("UWSGI_BIN")
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("the log"))
             .stderr(output)
             .process_group(0);
+        if subject() == Subject::Uwsgi {
+            // Its workers overlook a signal that comes while they start.
+            command.env("UWSGI_WORKER_RELOAD_MERCY", "2");
+        }
         let mappings = self
             .inherited
             .iter()
@@ -366,10 +368,10 @@ impl Server {
                     Err(error) => last = error,
                 }
                 if let Some(status) = self.try_wait() {
-                    trouble(format!("the server ended with {status} instead of serving:\n{}", self.log()));
+                    panic!("the server ended with {status} instead of serving:\n{}", self.log());
                 }
                 if Instant::now() > end {
-                    trouble(format!("{endpoint:?} does not serve ({last}):\n{}", self.log()));
+                    panic!("{endpoint:?} does not serve ({last}):\n{}", self.log());
                 }
                 std::thread::park_timeout(std::time::Duration::from_millis(5));
             }
