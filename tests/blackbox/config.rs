@@ -292,7 +292,7 @@ fn relative_paths_survive_a_reload() {
         let server = setup.start();
         server.signal(nix::sys::signal::Signal::SIGHUP);
         let before = server.get("/pid").expect(200).text();
-        wait_until("the reload is done", || server.get("/pid").expect(200).text() != before);
+        wait_until("the reload is done", || server.poll("/pid").is_some_and(|page| page.text() != before));
         assert_eq!(
             std::fs::read_to_string(start.join("app.pid")).expect("the pid file").trim(),
             server.pid().to_string()

@@ -277,7 +277,9 @@ fn signals_to_the_whole_group_are_the_masters() {
             let held = Held::begin(&server, "a");
             let old = held.pid;
             server.signal_group(Signal::SIGHUP);
-            wait_until("a new worker serves", || pid_of_worker(&server) != old);
+            wait_until("a new worker serves", || {
+                server.poll("/pid").is_some_and(|page| page.text() != old.to_string())
+            });
             held.release().expect(200);
             server.get("/").expect(200);
         },
@@ -294,7 +296,9 @@ fn term_or_hup_to_a_worker_retires_it() {
                 let held = Held::begin(&server, "a");
                 let old = Pid::from_raw(held.pid);
                 kill(old, signal).expect("kill");
-                wait_until("the replacement serves", || pid_of_worker(&server) != old.as_raw());
+                wait_until("the replacement serves", || {
+                    server.poll("/pid").is_some_and(|page| page.text() != old.to_string())
+                });
                 held.release().expect(200);
                 wait_until("the old one is gone", || !processes_of(server.pid()).contains(&old.as_raw()));
             }
@@ -321,7 +325,7 @@ fn sighup_loads_the_new_application_and_loses_no_request() {
     let master = server.pid();
     std::fs::write(server.path("served.py"), says("new")).expect("the file");
     server.signal(Signal::SIGHUP);
-    wait_until("the new application answers", || server.get("/").expect(200).text() == "new");
+    wait_until("the new application answers", || server.poll("/").is_some_and(|page| page.text() == "new"));
     for _ in 0..20 {
         assert_eq!(server.get("/").expect(200).text(), "new");
     }
@@ -339,7 +343,7 @@ fn a_reload_finishes_what_is_in_flight() {
     held.release().expect(200);
     half.send("TP/1.1\r\nHost: a\r\n\r\n");
     half.response().expect(200);
-    wait_until("a new worker serves", || pid_of_worker(&server) != old);
+    wait_until("a new worker serves", || server.poll("/pid").is_some_and(|page| page.text() != old.to_string()));
 }
 
 #[test]
@@ -388,7 +392,7 @@ fn a_broken_application_leaves_the_old_one_serving() {
         assert!(server.try_wait().is_none());
         std::fs::write(server.path("served.py"), says("mended")).expect("the file");
         server.signal(Signal::SIGHUP);
-        wait_until("the mended one answers", || server.get("/").expect(200).text() == "mended");
+        wait_until("the mended one answers", || server.poll("/").is_some_and(|page| page.text() == "mended"));
     });
 }
 
@@ -403,7 +407,7 @@ fn a_broken_configuration_leaves_the_old_one_serving() {
         std::fs::write(server.path("served.py"), says("new")).expect("the file");
         server.rewrite("processes", "2");
         server.signal(Signal::SIGHUP);
-        wait_until("the new one answers", || server.get("/").expect(200).text() == "new");
+        wait_until("the new one answers", || server.poll("/").is_some_and(|page| page.text() == "new"));
     });
 }
 
@@ -413,10 +417,14 @@ fn a_reload_reads_the_configuration_again() {
     assert_eq!(server.get("/environ").expect(200).json()["wsgi.multiprocess"], false);
     server.rewrite("processes", "3");
     server.signal(Signal::SIGHUP);
-    wait_until("three processes serve", || server.get("/environ").expect(200).json()["wsgi.multiprocess"] == true);
+    wait_until("three processes serve", || {
+        server.poll("/environ").is_some_and(|page| page.json()["wsgi.multiprocess"] == true)
+    });
     server.rewrite("processes", "1");
     server.signal(Signal::SIGHUP);
-    wait_until("one process serves", || server.get("/environ").expect(200).json()["wsgi.multiprocess"] == false);
+    wait_until("one process serves", || {
+        server.poll("/environ").is_some_and(|page| page.json()["wsgi.multiprocess"] == false)
+    });
 }
 
 #[test]
@@ -425,7 +433,9 @@ fn several_reloads_in_a_row() {
     for round in 0..5 {
         std::fs::write(server.path("served.py"), says(&format!("round {round}"))).expect("the file");
         server.signal(Signal::SIGHUP);
-        wait_until("the new one answers", || server.get("/").expect(200).text() == format!("round {round}"));
+        wait_until("the new one answers", || {
+            server.poll("/").is_some_and(|page| page.text() == format!("round {round}"))
+        });
     }
 }
 

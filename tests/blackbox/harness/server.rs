@@ -400,6 +400,19 @@ impl Server {
         self.connect().send(get(target)).response()
     }
 
+    /// The answer to `GET target` during a reload. uWSGI may lose the request then, rsgi never.
+    #[track_caller]
+    pub fn poll(&self, target: &str) -> Option<Response> {
+        match subject() {
+            Subject::Rsgi => Some(self.get(target).expect(200)),
+            Subject::Uwsgi => {
+                let mut client = self.endpoint().try_connect().ok()?;
+                client.try_send(get(target)).ok()?;
+                client.try_response_to("GET").ok()
+            }
+        }
+    }
+
     /// The answer to these bytes on a connection of their own.
     #[track_caller]
     pub fn ask(&self, request: impl AsRef<[u8]>) -> Response {
