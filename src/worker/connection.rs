@@ -192,6 +192,18 @@ impl Connection {
         self.work.as_mut().expect("a connection that runs a request has its buffers")
     }
 
+    /// An event came: readiness (with whether the client has ended its side), or the deadline (`None`).
+    pub(super) fn meet(&mut self, ready: Option<bool>, spare: &mut Spare) -> Step {
+        match ready {
+            Some(half_closed) => {
+                self.readable = true;
+                self.half_closed |= half_closed;
+                self.step(spare)
+            }
+            None => self.expire(spare),
+        }
+    }
+
     /// Goes as far as the client's bytes allow.
     pub(super) fn step(&mut self, spare: &mut Spare) -> Step {
         let step = loop {
@@ -213,7 +225,7 @@ impl Connection {
     }
 
     /// The deadline passed.
-    pub(super) fn expire(&mut self, spare: &mut Spare) -> Step {
+    fn expire(&mut self, spare: &mut Spare) -> Step {
         match self.phase {
             Phase::Head | Phase::Body if self.protocol() == Protocol::Http => {
                 let what = if self.phase == Phase::Head { "head" } else { "body" };

@@ -203,7 +203,8 @@ impl Exchange for Connection {
         let bytes = &piece.bytes[..allowed];
         if first || !bytes.is_empty() {
             let head_bytes = if first { head.bytes() } else { b"" };
-            let whole = total == Some(piece.bytes.len() as u64) || self.work().response.framing == Some(BodyFraming::Nothing);
+            let whole =
+                total == Some(piece.bytes.len() as u64) || self.work().response.framing == Some(BodyFraming::Nothing);
             let mut copy = || -> Kept { Box::new(bytes.to_vec()) };
             if allowed == piece.bytes.len() {
                 self.put(head_bytes, bytes, whole, piece.keep);
@@ -306,7 +307,8 @@ impl Exchange for Connection {
             response.head_bytes = out.len() as u64;
             self.io.queue().push(&out);
             self.last = true;
-        } else if self.work().response.remaining != Some(0) && self.work().response.framing != Some(BodyFraming::Nothing)
+        } else if self.work().response.remaining != Some(0)
+            && self.work().response.framing != Some(BodyFraming::Nothing)
         {
             self.last = true;
             self.cut = true;

@@ -147,7 +147,9 @@ impl Streamed {
             }
             match self.io.stream.wait(false, self.timeout) {
                 Ok(true) => {}
-                Ok(false) => break Err(io::Error::new(io::ErrorKind::TimedOut, "the client sent nothing for too long")),
+                Ok(false) => {
+                    break Err(io::Error::new(io::ErrorKind::TimedOut, "the client sent nothing for too long"));
+                }
                 Err(error) => break Err(error),
             }
         };

@@ -75,11 +75,10 @@ pub struct Context {
 }
 
 /// What all threads of a worker share.
-pub(self) struct Worker {
+struct Worker {
     id: u32,
     options: Options,
     locals: Vec<Local>,
-    listeners: Vec<Listener>,
     date: clock::Date,
     scoreboard: Arc<Scoreboard>,
     control: OwnedFd,
@@ -91,7 +90,7 @@ pub(self) struct Worker {
 }
 
 impl Worker {
-    fn slot(&self) -> &WorkerSlot {
+    fn slot(&self) -> WorkerSlot<'_> {
         self.scoreboard.worker(self.id)
     }
 
@@ -161,8 +160,8 @@ pub fn run(context: Context, load: impl FnOnce() -> Result<Arc<wsgi::Apps>, Stri
         }
     };
     let prepared = sys::worker_signals::install()
-        .and_then(|signals| Reactor::new(threads).map(|reactor| (signals, reactor)))
-        .and_then(|(signals, reactor)| reactor.watch(control.as_fd(), signals, &listeners).map(|()| reactor));
+        .and_then(|signals| Reactor::new().map(|reactor| (signals, reactor)))
+        .and_then(|(signals, reactor)| reactor.watch(control.as_fd(), signals, listeners).map(|()| reactor));
     let reactor = match prepared {
         Ok(reactor) => reactor,
         Err(error) => {
@@ -173,7 +172,6 @@ pub fn run(context: Context, load: impl FnOnce() -> Result<Arc<wsgi::Apps>, Stri
     let worker = Arc::new(Worker {
         id,
         locals,
-        listeners,
         date: clock::Date::new(),
         scoreboard: Arc::clone(&scoreboard),
         control,

@@ -10,6 +10,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,11 +18,12 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
 use slab::Slab;
 
+use super::Worker;
 use super::clock::{Millis, NEVER, now};
-use super::connection::{Connection, Phase, Spare, Step};
-use super::{Worker, clock};
+use super::connection::{Connection, Spare, Step};
 use crate::control::{FromWorker, MAX_MESSAGE, Retire, ToWorker};
 use crate::gateway::Peer;
+use crate::net::address::Address;
 use crate::net::listener::Listener;
 use crate::net::stream::{Stream, peer_names};
 use crate::sys;
@@ -46,24 +48,51 @@ enum Driver {
     Standby,
 }
 
+/// Something happened to what `token` names.
 #[derive(Clone, Copy, Debug)]
-struct Ready {
+struct Event {
     token: usize,
-    half_closed: bool,
+    what: What,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    /// Bytes came, or there is room for some. `half_closed`: nothing more will come.
+    Ready { half_closed: bool },
+    /// A deadline passed.
+    Expired,
+}
+
+impl What {
+    /// Whether the client has ended its side; none for a deadline.
+    fn as_ready(self) -> Option<bool> {
+        match self {
+            What::Ready { half_closed } => Some(half_closed),
+            What::Expired => None,
+        }
+    }
+}
+
+/// A listening socket as this worker sees it.
+struct Door {
+    /// None once it is closed here.
+    listener: Option<Arc<Listener>>,
+    /// It is in the epoll instance.
+    watched: bool,
 }
 
 struct Slot {
     /// Here while it waits; away while a thread has it.
     connection: Option<Box<Connection>>,
     /// It became ready while it was away.
-    missed: Option<Ready>,
+    missed: Option<What>,
     /// The earliest entry in the timer heap, `NEVER` for none.
     timer: Millis,
 }
 
 struct State {
     slots: Slab<Slot>,
-    events: VecDeque<Ready>,
+    events: VecDeque<Event>,
     /// Complete requests that wait for an app thread.
     requests: VecDeque<Box<Connection>>,
     timers: BinaryHeap<Reverse<(Millis, usize)>>,
@@ -75,7 +104,7 @@ struct State {
     retiring: Option<Retire>,
     /// Listeners whose queue is served to its end before they are closed.
     draining: VecDeque<usize>,
-    watched: Vec<bool>,
+    doors: Vec<Door>,
     /// When listeners that were left out for want of descriptors are watched again.
     pause: Option<Millis>,
 }
@@ -93,7 +122,6 @@ pub(super) struct Reactor {
     state: Mutex<State>,
     wake: Condvar,
     signals: Mutex<Option<OwnedFd>>,
-    threads: usize,
 }
 
 /// What a thread brings back to the reactor.
@@ -114,7 +142,7 @@ pub(super) enum Patience {
 
 enum Pick {
     Request(Box<Connection>),
-    Connection(Box<Connection>, Option<Ready>),
+    Connection(Box<Connection>, What),
     Listener(usize),
     Control,
     Signals,
@@ -122,7 +150,7 @@ enum Pick {
 }
 
 impl Reactor {
-    pub(super) fn new(threads: usize) -> io::Result<Reactor> {
+    pub(super) fn new() -> io::Result<Reactor> {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
         let epoll = poll.as_raw_fd();
@@ -137,7 +165,7 @@ impl Reactor {
             live: 0,
             retiring: None,
             draining: VecDeque::new(),
-            watched: Vec::new(),
+            doors: Vec::new(),
             pause: None,
         };
         Ok(Reactor {
@@ -148,20 +176,19 @@ impl Reactor {
             state: Mutex::new(state),
             wake: Condvar::new(),
             signals: Mutex::new(None),
-            threads,
         })
     }
 
     /// Begins to watch the control socket, the signal pipe and the listeners.
-    pub(super) fn watch(&self, control: BorrowedFd<'_>, signals: OwnedFd, listeners: &[Listener]) -> io::Result<()> {
+    pub(super) fn watch(&self, control: BorrowedFd<'_>, signals: OwnedFd, listeners: Vec<Listener>) -> io::Result<()> {
         let readable = Interest::READABLE;
         self.registry.register(&mut SourceFd(&control.as_raw_fd()), Token(CONTROL), readable)?;
         self.registry.register(&mut SourceFd(&signals.as_raw_fd()), Token(SIGNALS), readable)?;
         *self.signals.lock().unwrap_or_else(PoisonError::into_inner) = Some(signals);
         let mut state = self.lock();
-        for (index, listener) in listeners.iter().enumerate() {
+        for (index, listener) in listeners.into_iter().enumerate() {
             sys::epoll::watch_listener(self.epoll, listener.fd.as_raw_fd(), LISTENERS - index)?;
-            state.watched.push(true);
+            state.doors.push(Door { listener: Some(Arc::new(listener)), watched: true });
         }
         Ok(())
     }
@@ -261,14 +288,6 @@ impl Reactor {
         }
     }
 
-    /// Makes a sleeping app thread look again, if there is something it could do.
-    pub(super) fn nudge(&self) {
-        let state = self.lock();
-        if state.asleep > 0 && (!state.requests.is_empty() || state.driver == Driver::Nobody) {
-            self.wake.notify_one();
-        }
-    }
-
     /// Whether a retiring worker has nothing left to do.
     pub(super) fn is_done(&self) -> bool {
         self.lock().is_done()
@@ -296,17 +315,15 @@ impl Reactor {
             if token == WAKER {
                 continue;
             }
-            state.events.push_back(Ready { token, half_closed: event.is_read_closed() || event.is_error() });
+            let half_closed = event.is_read_closed() || event.is_error();
+            state.events.push_back(Event { token, what: What::Ready { half_closed } });
         }
         state.expire(now);
         if who == Driver::Thread {
             state.driver = Driver::Nobody;
         }
-        let resume = state.pause.is_some_and(|until| until <= now);
-        drop(state);
-        drop(poller);
-        if resume {
-            self.resume_accepting();
+        if state.pause.is_some_and(|until| until <= now) {
+            self.resume_accepting(&mut state);
         }
     }
 
@@ -314,15 +331,8 @@ impl Reactor {
     fn act(&self, worker: &Arc<Worker>, spare: &mut Spare, pick: Pick) -> Option<Box<Connection>> {
         match pick {
             Pick::Request(connection) => Some(connection),
-            Pick::Connection(mut connection, ready) => {
-                let step = match ready {
-                    Some(ready) => {
-                        connection.readable = true;
-                        connection.half_closed |= ready.half_closed;
-                        connection.step(spare)
-                    }
-                    None => connection.expire(spare),
-                };
+            Pick::Connection(mut connection, what) => {
+                let step = connection.meet(what.as_ready(), spare);
                 self.settle(connection, step)
             }
             Pick::Listener(index) => self.accept(worker, spare, index),
@@ -363,20 +373,14 @@ impl Reactor {
             };
             let mut state = self.lock();
             let slot = &mut state.slots[token];
-            let missed = match (slot.missed.take(), step) {
-                (None, Step::Again) => Some(Ready { token, half_closed: false }),
-                (missed, _) => missed,
-            };
-            if let Some(ready) = missed {
-                if step == Step::Again {
-                    slot.connection = Some(connection);
-                    state.events.push_back(ready);
-                    return None;
-                }
+            if step == Step::Again {
+                slot.connection = Some(connection);
+                state.events.push_back(Event { token, what: What::Ready { half_closed: false } });
+                return None;
+            }
+            if let Some(what) = slot.missed.take() {
                 drop(state);
-                connection.readable = true;
-                connection.half_closed |= ready.half_closed;
-                step = connection.step(&mut Spare::default());
+                step = connection.meet(what.as_ready(), &mut Spare::default());
                 continue;
             }
             if connection.deadline < slot.timer {
@@ -435,140 +439,133 @@ impl Reactor {
     }
 
     fn accept(&self, worker: &Arc<Worker>, spare: &mut Spare, index: usize) -> Option<Box<Connection>> {
-        let listener = &worker.listeners[index];
+        let listener = self.lock().doors[index].listener.clone()?;
         match sys::accept::accept(listener.fd.as_fd()) {
             Ok((fd, address)) => {
-                if worker.options.processes > 1 {
-                    self.go_to_the_end_of_the_line(listener, index);
+                {
+                    let mut state = self.lock();
+                    state.live += 1;
+                    if worker.options.processes > 1 && state.doors[index].watched {
+                        // The kernel wakes exclusive waiters in the order they came and does not rotate them: without
+                        // going to the end of the line the first worker takes every connection of a burst.
+                        self.watch_door(&mut state, index, false);
+                        self.watch_door(&mut state, index, true);
+                    }
                 }
                 let (addr, port) = peer_names(&address);
                 let mut connection = Connection::new(worker, Stream::new(fd), index, Peer { addr, port });
-                self.lock().live += 1;
                 let step = connection.step(spare);
-                self.settle(connection, step)
+                return self.settle(connection, step);
             }
-            Err(error) => {
-                let mut state = self.lock();
-                match error.raw_os_error() {
-                    Some(libc::EAGAIN) => {
-                        if state.draining.front() == Some(&index) {
-                            state.draining.pop_front();
-                            self.leave(&mut state, worker, index);
-                            if state.is_done() {
-                                drop(state);
-                                self.finish();
-                            }
-                        }
-                    }
-                    // The client was faster: nothing happened.
-                    Some(libc::ECONNABORTED | libc::EINTR | libc::EPROTO) => {}
-                    _ => {
-                        if state.pause.is_none() {
-                            log::error!(
-                                "accepting on {} failed: {error}; new connections wait in the listen queue{}",
-                                listener.address,
-                                if error.raw_os_error() == Some(libc::EMFILE) { " (max-fd raises the limit)" } else { "" }
-                            );
-                        }
-                        state.pause = Some(now() + ACCEPT_PAUSE);
-                        for (index, listener) in worker.listeners.iter().enumerate() {
-                            if std::mem::replace(&mut state.watched[index], false) {
-                                let _ = sys::epoll::forget(self.epoll, listener.fd.as_raw_fd());
-                            }
-                        }
-                        // A worker that stops must not wait for descriptors for ever.
-                        state.draining.clear();
-                    }
-                }
-                None
-            }
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN) => self.found_empty(index),
+                // The client was faster: nothing happened.
+                Some(libc::ECONNABORTED | libc::EINTR | libc::EPROTO) => {}
+                _ => self.pause_accepting(&listener.address, &error),
+            },
         }
+        None
     }
 
-    /// The kernel wakes exclusive waiters in the order they came and does not rotate them: without this the first worker
-    /// would take every connection of a burst.
-    fn go_to_the_end_of_the_line(&self, listener: &Listener, index: usize) {
-        let state = self.lock();
-        if state.watched[index] && sys::epoll::forget(self.epoll, listener.fd.as_raw_fd()).is_ok() {
-            let _ = sys::epoll::watch_listener(self.epoll, listener.fd.as_raw_fd(), LISTENERS - index);
-        }
-    }
-
-    fn resume_accepting(&self) {
+    /// Nobody waits at a listener; if it is served to its end, that is its end.
+    fn found_empty(&self, index: usize) {
         let mut state = self.lock();
-        state.pause = None;
-        state.events.push_back(Ready { token: CONTROL, half_closed: false });
+        if state.draining.front() != Some(&index) {
+            return;
+        }
+        state.draining.pop_front();
+        self.close_door(&mut state, index);
+        if state.is_done() {
+            drop(state);
+            self.finish();
+        }
     }
 
-    fn leave(&self, state: &mut State, worker: &Worker, index: usize) {
-        if std::mem::replace(&mut state.watched[index], false) {
-            let _ = sys::epoll::forget(self.epoll, worker.listeners[index].fd.as_raw_fd());
+    /// No descriptors are left (or the like): those who wait stay in the queue until some are.
+    fn pause_accepting(&self, address: &Address, error: &io::Error) {
+        let mut state = self.lock();
+        if state.pause.is_none() {
+            let advice = if error.raw_os_error() == Some(libc::EMFILE) { " (max-fd raises the limit)" } else { "" };
+            log::error!("accepting on {address} failed: {error}; new connections wait in the listen queue{advice}");
         }
+        state.pause = Some(now() + ACCEPT_PAUSE);
+        for index in 0..state.doors.len() {
+            self.watch_door(&mut state, index, false);
+        }
+        // A worker that stops does not wait for descriptors for ever.
+        for index in std::mem::take(&mut state.draining) {
+            self.close_door(&mut state, index);
+        }
+    }
+
+    fn resume_accepting(&self, state: &mut State) {
+        state.pause = None;
+        for index in 0..state.doors.len() {
+            self.watch_door(state, index, true);
+        }
+    }
+
+    fn watch_door(&self, state: &mut State, index: usize, watch: bool) {
+        let door = &mut state.doors[index];
+        let Some(listener) = &door.listener else { return };
+        if door.watched == watch {
+            return;
+        }
+        let fd = listener.fd.as_raw_fd();
+        let done = match watch {
+            true => sys::epoll::watch_listener(self.epoll, fd, LISTENERS - index),
+            false => sys::epoll::forget(self.epoll, fd),
+        };
+        match done {
+            Ok(()) => door.watched = watch,
+            Err(error) => log::error!("{} cannot be watched: {error}", listener.address),
+        }
+    }
+
+    fn close_door(&self, state: &mut State, index: usize) {
+        self.watch_door(state, index, false);
+        state.doors[index].listener = None;
     }
 
     fn read_control(&self, worker: &Arc<Worker>) {
-        {
-            let mut state = self.lock();
-            if state.pause.is_none() && state.retiring.is_none() {
-                for (index, listener) in worker.listeners.iter().enumerate() {
-                    if !state.watched[index] {
-                        state.watched[index] =
-                            sys::epoll::watch_listener(self.epoll, listener.fd.as_raw_fd(), LISTENERS - index).is_ok();
-                    }
-                }
-            }
-        }
         let mut buffer = [0u8; MAX_MESSAGE];
         loop {
             let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT;
             match nix::sys::socket::recv(worker.control.as_raw_fd(), &mut buffer, flags) {
-                Ok(0) => return self.retire(worker, Retire::Replaced, true),
-                Ok(len) => match ToWorker::decode(&buffer[..len]) {
+                Ok(len) if len > 0 => match ToWorker::decode(&buffer[..len]) {
                     Some(ToWorker::Retire(how)) => self.retire(worker, how, false),
                     None => log::warn!("worker {}: the master said something unknown", worker.id),
                 },
                 Err(nix::errno::Errno::EAGAIN) => return,
                 Err(nix::errno::Errno::EINTR) => {}
-                Err(_) => return self.retire(worker, Retire::Replaced, true),
+                Ok(_) | Err(_) => return self.retire(worker, Retire::Replaced, true),
             }
         }
     }
 
     fn retire(&self, worker: &Arc<Worker>, how: Retire, orphaned: bool) {
         let mut state = self.lock();
-        if state.retiring.is_some() {
-            return;
-        }
-        if orphaned {
+        if orphaned && state.retiring != Some(Retire::Stop) {
             log::error!("worker {}: the master is gone; requests in flight are finished, then it exits", worker.id);
         }
-        worker.slot().set_state(crate::scoreboard::State::Retiring);
-        worker.retiring.store(true, std::sync::atomic::Ordering::Relaxed);
-        state.retiring = Some(how);
-        for index in 0..worker.listeners.len() {
-            match how {
-                Retire::Stop if state.watched[index] => state.draining.push_back(index),
-                _ => self.leave(&mut state, worker, index),
+        // A new master may want to bind the addresses of a dead one right away.
+        let serve_queue = how == Retire::Stop && !orphaned;
+        for index in 0..state.doors.len() {
+            if serve_queue && state.doors[index].listener.is_some() {
+                state.draining.push_back(index);
+            } else if !state.draining.contains(&index) || orphaned {
+                self.close_door(&mut state, index);
             }
         }
         if orphaned {
-            // A new master may want to bind the same addresses right away.
-            for listener in &worker.listeners {
-                listener.stop_listening();
-            }
+            state.draining.clear();
         }
-        let now = clock::now();
-        let mut soon = Vec::new();
-        for (token, slot) in &mut state.slots {
-            if let Some(connection) = &mut slot.connection
-                && connection.phase == Phase::Idle
-            {
-                connection.hurry(now);
-                slot.timer = connection.deadline;
-                soon.push(Reverse((connection.deadline, token)));
-            }
+        if state.retiring.is_none() {
+            state.retiring = Some(how);
+            worker.slot().set_state(crate::scoreboard::State::Retiring);
+            worker.retiring.store(true, Ordering::Relaxed);
+            state.hurry_idle();
         }
-        state.timers.extend(soon);
         let done = state.is_done();
         drop(state);
         if done {
@@ -576,8 +573,9 @@ impl Reactor {
         }
     }
 
-    pub(super) fn threads(&self) -> usize {
-        self.threads
+    /// Whether an app thread waits for events right now.
+    pub(super) fn thread_drives(&self) -> bool {
+        self.lock().driver == Driver::Thread
     }
 }
 
@@ -590,28 +588,29 @@ impl State {
     }
 
     fn pick_io(&mut self) -> Pick {
-        while let Some(ready) = self.events.pop_front() {
-            match ready.token {
-                CONTROL => return Pick::Control,
-                SIGNALS => return Pick::Signals,
-                token if token > LISTENERS - 1024 => {
-                    let index = LISTENERS - token;
-                    if self.watched.get(index) == Some(&true) {
-                        return Pick::Listener(index);
-                    }
+        while let Some(Event { token, what }) = self.events.pop_front() {
+            if token == CONTROL {
+                return Pick::Control;
+            }
+            if token == SIGNALS {
+                return Pick::Signals;
+            }
+            if token > LISTENERS - 1024 {
+                let index = LISTENERS - token;
+                if self.doors.get(index).is_some_and(|door| door.watched) {
+                    return Pick::Listener(index);
                 }
-                token => {
-                    let Some(slot) = self.slots.get_mut(token) else { continue };
-                    match slot.connection.take() {
-                        Some(connection) => {
-                            let expired = ready.half_closed && connection.deadline == 0;
-                            return Pick::Connection(connection, (!expired).then_some(ready));
-                        }
-                        None => {
-                            let half_closed = ready.half_closed || slot.missed.is_some_and(|missed| missed.half_closed);
-                            slot.missed = Some(Ready { token, half_closed });
-                        }
-                    }
+                continue;
+            }
+            let Some(slot) = self.slots.get_mut(token) else { continue };
+            match (slot.connection.take(), what) {
+                // It was served in the meantime: the deadline has moved.
+                (Some(connection), What::Expired) if connection.deadline > now() => slot.connection = Some(connection),
+                (Some(connection), what) => return Pick::Connection(connection, what),
+                (None, What::Expired) => {}
+                (None, What::Ready { half_closed }) => {
+                    let before = slot.missed.is_some_and(|missed| missed == What::Ready { half_closed: true });
+                    slot.missed = Some(What::Ready { half_closed: half_closed || before });
                 }
             }
         }
@@ -624,7 +623,7 @@ impl State {
     fn timeout(&self) -> Option<Duration> {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
         let next = [timer, self.pause].into_iter().flatten().min()?;
-        Some(Duration::from_millis(next.saturating_sub(clock::now()).max(1)))
+        Some(Duration::from_millis(next.saturating_sub(now()).max(1)))
     }
 
     /// Turns deadlines that have passed into events. Timers are lazy: an entry may be older than the connection's
@@ -645,8 +644,20 @@ impl State {
                 slot.timer = connection.deadline;
                 self.timers.push(Reverse((connection.deadline, token)));
             } else {
-                connection.deadline = 0;
-                self.events.push_back(Ready { token, half_closed: true });
+                self.events.push_back(Event { token, what: What::Expired });
+            }
+        }
+    }
+
+    /// Retiring: idle connections do not wait for long any more.
+    fn hurry_idle(&mut self) {
+        let now = now();
+        for (token, slot) in &mut self.slots {
+            let Some(connection) = &mut slot.connection else { continue };
+            connection.hurry(now);
+            if connection.deadline < slot.timer {
+                slot.timer = connection.deadline;
+                self.timers.push(Reverse((connection.deadline, token)));
             }
         }
     }
