@@ -15,6 +15,7 @@ use super::output::Io;
 use crate::gateway::{Body, Local, Peer};
 use crate::net::stream::Stream;
 use crate::protocol::Protocol;
+use crate::protocol::body::admit;
 use crate::protocol::http::head;
 use crate::protocol::request::{BodyLength, Parsed, Refusal, Request};
 use crate::protocol::{response, uwsgi};
@@ -298,7 +299,6 @@ impl Connection {
         let protocol = self.protocol();
         let limits = self.worker.options.limits;
         let work = self.work_mut();
-        work.request.clear();
         let parsed = match protocol {
             Protocol::Http => head::parse(&work.input[..work.filled], work.scanned, &limits, &mut work.request),
             Protocol::Uwsgi => match uwsgi::parse(&work.input[..work.filled], &limits, &mut work.request) {
@@ -341,16 +341,13 @@ impl Connection {
         let io = Arc::clone(&self.io);
         let work = self.work_mut();
         let (length, head_len) = (work.request.body, work.request.head_len);
-        let len = match length {
-            BodyLength::Absent | BodyLength::Length(0) => {
-                self.phase = Phase::Application;
-                return Some(Step::Request);
-            }
-            BodyLength::Length(len) => len,
-            BodyLength::Chunked => 0,
-        };
-        if options.limit_post > 0 && len > options.limit_post {
-            self.refuse_for(Refusal::new(413, "the body is longer than limit-post"));
+        if matches!(length, BodyLength::Absent | BodyLength::Length(0)) {
+            self.phase = Phase::Application;
+            return Some(Step::Request);
+        }
+        let limit = options.body_limit();
+        if let Err(refusal) = admit(length, limit) {
+            self.refuse_for(refusal);
             return None;
         }
         let arrived = work.filled - head_len;
@@ -359,13 +356,13 @@ impl Connection {
             let raw = work.input[head_len..work.filled].to_vec();
             work.filled = head_len;
             let timeout = options.timeouts.body;
-            let body = SharedBody::new(Streamed::new(io, length, options.limit_post, raw, continue_due, timeout));
+            let body = SharedBody::new(Streamed::new(io, length, limit, raw, continue_due, timeout));
             work.body = Some(Body::Stream(Box::new(body.clone())));
             work.streamed = Some(body);
             self.phase = Phase::Application;
             return Some(Step::Request);
         };
-        match Incoming::new(length, options.limit_post, threshold) {
+        match Incoming::new(length, limit, threshold) {
             Ok(incoming) => work.incoming = Some(incoming),
             Err(broken) => {
                 self.refuse_broken(broken);

@@ -15,6 +15,9 @@ mod output;
 mod reactor;
 mod threads;
 
+#[cfg(test)]
+mod tests;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -54,6 +57,13 @@ pub struct Options {
     pub host_name: String,
     /// The request line; none: requests are not logged.
     pub access: Option<Arc<Format>>,
+}
+
+impl Options {
+    /// Longest request body in bytes.
+    fn body_limit(&self) -> u64 {
+        if self.limit_post == 0 { u64::MAX } else { self.limit_post }
+    }
 }
 
 /// What a new worker is given.
