@@ -1,3 +1,0 @@
-//! Stub.
-#[derive(Debug)]
-pub struct Format;
