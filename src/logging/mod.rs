@@ -1,2 +1,3 @@
 //! Stub.
+
 pub mod access;

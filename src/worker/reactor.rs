@@ -97,6 +97,8 @@ struct State {
     requests: VecDeque<Box<Connection>>,
     timers: BinaryHeap<Reverse<(Millis, usize)>>,
     driver: Driver,
+    /// When the driver that waits now wakes at the latest.
+    wakes_at: Millis,
     /// App threads asleep on the condition variable.
     asleep: usize,
     /// Open connections, those that no slot knows included.
@@ -161,6 +163,7 @@ impl Reactor {
             requests: VecDeque::new(),
             timers: BinaryHeap::new(),
             driver: Driver::Nobody,
+            wakes_at: NEVER,
             asleep: 0,
             live: 0,
             retiring: None,
@@ -388,6 +391,11 @@ impl Reactor {
                 let entry = Reverse((connection.deadline, token));
                 slot.connection = Some(connection);
                 state.timers.push(entry);
+                // Somebody else waits already, for too long.
+                if entry.0.0 < state.wakes_at && state.driver != Driver::Nobody {
+                    drop(state);
+                    self.interrupt();
+                }
             } else {
                 slot.connection = Some(connection);
             }
@@ -620,10 +628,12 @@ impl State {
         }
     }
 
-    fn timeout(&self) -> Option<Duration> {
+    /// How long the driver may wait.
+    fn timeout(&mut self) -> Option<Duration> {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-        let next = [timer, self.pause].into_iter().flatten().min()?;
-        Some(Duration::from_millis(next.saturating_sub(now()).max(1)))
+        let next = [timer, self.pause].into_iter().flatten().min();
+        self.wakes_at = next.unwrap_or(NEVER);
+        Some(Duration::from_millis(next?.saturating_sub(now()).max(1)))
     }
 
     /// Turns deadlines that have passed into events. Timers are lazy: an entry may be older than the connection's

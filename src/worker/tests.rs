@@ -12,7 +12,7 @@ use super::reactor::Reactor;
 use super::threads::Standby;
 use super::{Options, Worker, clock};
 use crate::config::Timeouts;
-use crate::gateway::{Body, BodySource, Exchange, Local, Payload, Peer, Sent};
+use crate::gateway::{Body, Exchange, Local, Payload, Peer, Sent};
 use crate::net::stream::Stream;
 use crate::protocol::Protocol;
 use crate::protocol::http::head::Limits;
@@ -40,6 +40,7 @@ fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
         options,
         locals: vec![local(0, Protocol::Http), local(1, Protocol::Uwsgi)],
         date: clock::Date::new(),
+        zone: super::access::zone(),
         scoreboard: Arc::new(Scoreboard::create(1, 1).unwrap()),
         control: OwnedFd::from(control),
         retiring: AtomicBool::new(false),
