@@ -6,6 +6,7 @@
 //! nor answers.
 
 pub mod body;
+mod bytes;
 pub mod http;
 pub mod path;
 pub mod request;

@@ -1,0 +1,3 @@
+//! Stub.
+#[derive(Debug)]
+pub struct Format;
