@@ -1,1 +1,3 @@
-//! Stub.
+//! The master.
+pub mod children;
+pub mod command;
