@@ -79,7 +79,9 @@ pub(super) fn apply(mut gathered: Gathered, facts: &Facts) -> Result<Loaded, Vec
 }
 
 fn report_unknown(draft: &mut Draft<'_>, setting: &Setting, strict: bool) {
-    let hint = options::nearest(&setting.key).map(|near| format!("did you mean {near:?}?"));
+    let near = options::nearest(&setting.key);
+    draft.misspelt.extend(near.map(|near| (setting.clone(), near)));
+    let hint = near.map(|near| format!("did you mean {near:?}?"));
     if strict {
         let error = Error::new(&setting.origin, "", "an option (strict)", format!("{:?}", setting.key));
         let hint = hint.unwrap_or_else(|| "a placeholder is made with set-placeholder".into());
@@ -148,9 +150,13 @@ fn finish(draft: &mut Draft<'_>, not_yet: &[&str]) {
     if !draft.errors.is_empty() {
         return;
     }
-    let mentioned = |names: &[&str]| {
-        let found: Vec<_> = not_yet.iter().copied().filter(|key| names.contains(key)).collect();
-        (!found.is_empty()).then(|| format!("{} is not supported yet", found.join(", ")))
+    let misspelt = std::mem::take(&mut draft.misspelt);
+    let mentioned = |others: &[&str], meant: &[&str]| {
+        let found = not_yet.iter().filter(|key| others.contains(key)).map(|key| format!("{key} is not supported yet"));
+        let near = misspelt.iter().filter(|(_, near)| meant.contains(near));
+        let near = near.map(|(s, near)| format!("{}: did you mean {near:?} by {:?}?", s.origin, s.key));
+        let hints: Vec<_> = found.chain(near).collect();
+        (!hints.is_empty()).then(|| hints.join("; "))
     };
     let mut missing = |sentence: &str, hint: Option<String>| {
         let error = Error::plain(&Origin::Whole, sentence);
@@ -163,17 +169,19 @@ fn finish(draft: &mut Draft<'_>, not_yet: &[&str]) {
     if settings.sockets.is_empty() && !draft.facts.inherited_sockets {
         missing(
             "nothing to serve: add http-socket = 127.0.0.1:8000, or socket = /path/to.sock behind nginx",
-            mentioned(OTHER_SOCKETS),
+            mentioned(OTHER_SOCKETS, SOCKETS),
         );
     }
     if settings.need_app && settings.module.is_none() && settings.wsgi_file.is_none() && settings.mounts.is_empty() {
         missing(
             "no application: add module = package.module:callable, wsgi-file = app.py, or need-app = false",
-            mentioned(OTHER_LOADERS),
+            mentioned(OTHER_LOADERS, LOADERS),
         );
     }
 }
 
+const SOCKETS: &[&str] = &["socket", "uwsgi-socket", "http-socket", "http11-socket", "http"];
+const LOADERS: &[&str] = &["module", "wsgi", "wsgi-file", "file", "mount"];
 const OTHER_SOCKETS: &[&str] = &[
     "fastcgi-socket",
     "fastcgi-nph-socket",

@@ -45,6 +45,8 @@ pub struct Draft<'a> {
     pub(super) sockets: Vec<DraftSocket>,
     pub(super) protocol: Option<Protocol>,
     pub(super) timeouts: DraftTimeouts,
+    /// Unknown names that are near to an option.
+    pub(super) misspelt: Vec<(Setting, &'static str)>,
     pub(super) errors: Vec<Error>,
     pub(super) warnings: Vec<Warning>,
     pub(super) notes: Vec<Warning>,
@@ -74,6 +76,7 @@ impl<'a> Draft<'a> {
             sockets: Vec::new(),
             protocol: None,
             timeouts: DraftTimeouts::default(),
+            misspelt: Vec::new(),
             errors: Vec::new(),
             warnings: Vec::new(),
             notes: Vec::new(),

@@ -119,7 +119,6 @@ pub(super) fn names_in(value: &str) -> Vec<String> {
     let mut names = Vec::new();
     for part in value.split("%(").skip(1) {
         if let Some((inside, _)) = part.split_once(')') {
-            names.push(inside.to_owned());
             names.extend(inside.split(' ').filter(|word| !word.is_empty()).map(str::to_owned));
         }
     }
@@ -256,6 +255,6 @@ mod tests {
 
     #[test]
     fn names_that_values_use_are_found() {
-        assert_eq!(names_in("/%(a)/%(b + 1)%(c"), ["a", "b + 1", "b", "+", "1"]);
+        assert_eq!(names_in("/%(a)/%(b + 1)%(c"), ["a", "b", "+", "1"]);
     }
 }
