@@ -39,6 +39,8 @@ fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
         id: 1,
         options,
         locals: vec![local(0, Protocol::Http), local(1, Protocol::Uwsgi)],
+        addresses: vec!["127.0.0.1:80".into(), "@app".into()],
+        mailboxes: Arc::new(crate::mailbox::Mailboxes::create(1).unwrap()),
         date: clock::Date::new(),
         zone: super::access::zone(),
         scoreboard: Arc::new(Scoreboard::create(1, 1).unwrap()),
@@ -294,4 +296,28 @@ fn a_streamed_body_is_read_by_the_application_and_errors_when_the_request_is_ove
     assert_eq!(client.respond(b"ok"), Step::Request);
     assert_eq!(client.target(), "/next");
     assert!(source.read(&mut buf).is_err());
+}
+
+#[test]
+fn a_connection_moves_with_what_was_read_of_it() {
+    let worker = worker(|_| {});
+    let whole = "POST /m HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbodyGET /next HTTP/1.1\r\nHost: h\r\n\r\n";
+    for split in 0..whole.len() {
+        let mut client = Client::new(&worker, 0);
+        client.send(&whole.as_bytes()[..split]);
+        let Some(message) = client.connection.letter(1) else {
+            assert_eq!(client.connection.phase, Phase::Body, "only a body on its way stays");
+            continue;
+        };
+        let letter = super::migrate::Letter::decode(&message).unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let connection = Connection::adopt(&worker, Stream::new(OwnedFd::from(ours)), 0, &letter);
+        let mut moved = Client { socket: theirs, connection, spare: Spare::default() };
+        assert_eq!(moved.send(&whole.as_bytes()[split..]), Step::Request);
+        assert_eq!(moved.target(), "/m");
+        assert_eq!(moved.body(), b"body");
+        assert_eq!(moved.respond(b""), Step::Request);
+        assert_eq!(moved.target(), "/next");
+    }
 }
