@@ -66,8 +66,10 @@ pub(super) fn apply(mut gathered: Gathered, facts: &Facts) -> Result<Loaded, Vec
     let keys: Vec<_> = not_yet.iter().map(|(key, _)| key.as_str()).collect();
     finish(&mut draft, &keys);
     if !draft.errors.is_empty() {
+        Origin::sort(&mut draft.errors, |error| &error.origin);
         return Err(draft.errors);
     }
+    Origin::sort(&mut draft.warnings, |warning| &warning.origin);
     let shown = gathered.entries.iter().any(|entry| entry.key == "show-config" && is_true(&entry.value));
     Ok(Loaded {
         settings: draft.settings,
