@@ -62,7 +62,8 @@ impl Connection {
 
     fn fix_head(&mut self, head: &mut Head, total: Option<u64>) {
         let date = self.worker.date.current();
-        let keep_alive = !self.worker.is_retiring();
+        // `http-keepalive = 0`: every response ends its connection.
+        let keep_alive = !self.worker.is_retiring() && !self.worker.options.timeouts.keep_alive.is_zero();
         let protocol = self.local().protocol;
         let work = self.work_mut();
         let facts = Facts {
