@@ -22,6 +22,7 @@ const GENERATION: usize = 2;
 const REQUESTS: usize = 3;
 const EXCEPTIONS: usize = 4;
 const TX_BYTES: usize = 5;
+const IDLE: usize = 6;
 
 const THREAD_WORDS: usize = 40;
 const SEQUENCE: usize = 0;
@@ -142,6 +143,19 @@ impl Scoreboard {
         }
     }
 
+    /// Finds a ready worker that waits for something to do, other than `except`, and claims it: nobody else finds it
+    /// until it waits again.
+    pub fn claim_idle(&self, except: u32) -> Option<u32> {
+        let count = self.workers() as u32;
+        (0..count).map(|step| (except + step) % count + 1).filter(|id| *id != except).find(|id| {
+            (0..LANES).any(|lane| {
+                let slot = self.slot(*id, lane);
+                slot.state() == State::Ready
+                    && slot.words[IDLE].compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            })
+        })
+    }
+
     /// Numbers a request: 1 for the first one of the whole server.
     pub fn count_request(&self) -> u64 {
         self.totals.rows()[0][0].fetch_add(1, Ordering::Relaxed) + 1
@@ -163,6 +177,7 @@ impl<'a> WorkerSlot<'a> {
         }
         self.words[GENERATION].store(u64::from(generation), Ordering::Relaxed);
         self.words[PID].store(pid as u64, Ordering::Relaxed);
+        self.set_idle(false);
         self.set_state(State::Starting);
     }
 
@@ -195,6 +210,11 @@ impl<'a> WorkerSlot<'a> {
             State::Retiring => 3,
         };
         self.words[STATE].store(value, Ordering::Release);
+    }
+
+    /// Says whether the worker waits for something to do.
+    pub fn set_idle(self, idle: bool) {
+        self.words[IDLE].store(u64::from(idle), Ordering::Release);
     }
 
     /// Requests served by all processes of this slot.

@@ -198,7 +198,7 @@ fn a_reload_retires_the_old_workers_when_all_new_ones_are_ready() {
         world.children.workers().iter().filter(|w| w.generation == 2).map(|w| (w.key, w.pid)).collect();
     assert_eq!(new.len(), 3);
     for (key, pid) in &new {
-        assert_eq!(world.retired(), []);
+        assert!(world.retired().is_empty());
         world.children.worker_ready(*key, *pid, world.now);
         world.settle();
     }

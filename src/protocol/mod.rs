@@ -7,6 +7,8 @@
 
 pub mod body;
 mod bytes;
+#[cfg(test)]
+mod corpus;
 pub mod http;
 pub mod path;
 pub mod request;

@@ -11,10 +11,12 @@ use super::Worker;
 use super::clock::{Millis, NEVER, after, now};
 use super::exchange::Response;
 use super::incoming::{Broken, Incoming, SharedBody, Streamed};
+use super::migrate::{self, Letter};
 use super::output::Io;
 use crate::gateway::{Body, Local, Peer};
 use crate::net::stream::Stream;
 use crate::protocol::Protocol;
+use crate::protocol::body::admit;
 use crate::protocol::http::head;
 use crate::protocol::request::{BodyLength, Parsed, Refusal, Request};
 use crate::protocol::{response, uwsgi};
@@ -150,6 +152,8 @@ pub(super) struct Connection {
     /// Written bytes when the write deadline was set last.
     seen_written: u64,
     pub(super) work: Option<Box<Work>>,
+    /// How often the present request moved from worker to worker.
+    pub(super) hops: u8,
     /// The connection closes when the response is written.
     pub(super) last: bool,
     /// The response is incomplete: the connection is cut, not closed in order.
@@ -171,9 +175,58 @@ impl Connection {
             linger_end: NEVER,
             seen_written: 0,
             work: None,
+            hops: 0,
             last: false,
             cut: false,
         })
+    }
+
+    /// A connection that another worker gave away.
+    pub(super) fn adopt(worker: &Arc<Worker>, stream: Stream, listener: usize, letter: &Letter<'_>) -> Box<Connection> {
+        let peer = Peer { addr: letter.peer_addr.into(), port: letter.peer_port.into() };
+        let mut connection = Connection::new(worker, stream, listener, peer);
+        connection.hops = letter.hops;
+        connection.half_closed = letter.half_closed;
+        if letter.bytes.is_empty() {
+            connection.deadline = after(now(), worker.options.timeouts.keep_alive);
+        } else {
+            let mut work = Work::new();
+            work.input.resize(READ.max(letter.bytes.len() + SLACK), 0);
+            work.input[..letter.bytes.len()].copy_from_slice(letter.bytes);
+            work.filled = letter.bytes.len();
+            connection.work = Some(work);
+            connection.phase = Phase::Head;
+        }
+        connection
+    }
+
+    /// The letter that takes this connection to another worker; none when it can't move.
+    pub(super) fn letter(&self, hops: u8) -> Option<Vec<u8>> {
+        if !migrate::may_move(self.phase) || self.io.queue().len() > 0 {
+            return None;
+        }
+        let mut bytes = Vec::new();
+        if let Some(work) = &self.work {
+            let end_of_head = if self.phase == Phase::Application { work.request.head_len } else { work.filled };
+            bytes.extend_from_slice(&work.input[..end_of_head]);
+            match (&work.body, work.request.body) {
+                (None, _) => {}
+                (Some(Body::Memory(body)), BodyLength::Length(_)) => bytes.extend_from_slice(body),
+                // Its framing is gone, or it lies in a file, or the application is to read it.
+                _ => return None,
+            }
+            bytes.extend_from_slice(&work.input[end_of_head..work.filled]);
+        }
+        let letter = Letter {
+            protocol: self.protocol(),
+            hops,
+            half_closed: self.half_closed,
+            listener: &self.worker.addresses[self.listener],
+            peer_addr: &self.peer.addr,
+            peer_port: &self.peer.port,
+            bytes: &bytes,
+        };
+        letter.encode()
     }
 
     pub(super) fn local(&self) -> &Local {
@@ -298,7 +351,6 @@ impl Connection {
         let protocol = self.protocol();
         let limits = self.worker.options.limits;
         let work = self.work_mut();
-        work.request.clear();
         let parsed = match protocol {
             Protocol::Http => head::parse(&work.input[..work.filled], work.scanned, &limits, &mut work.request),
             Protocol::Uwsgi => match uwsgi::parse(&work.input[..work.filled], &limits, &mut work.request) {
@@ -341,16 +393,13 @@ impl Connection {
         let io = Arc::clone(&self.io);
         let work = self.work_mut();
         let (length, head_len) = (work.request.body, work.request.head_len);
-        let len = match length {
-            BodyLength::Absent | BodyLength::Length(0) => {
-                self.phase = Phase::Application;
-                return Some(Step::Request);
-            }
-            BodyLength::Length(len) => len,
-            BodyLength::Chunked => 0,
-        };
-        if options.limit_post > 0 && len > options.limit_post {
-            self.refuse_for(Refusal::new(413, "the body is longer than limit-post"));
+        if matches!(length, BodyLength::Absent | BodyLength::Length(0)) {
+            self.phase = Phase::Application;
+            return Some(Step::Request);
+        }
+        let limit = options.body_limit();
+        if let Err(refusal) = admit(length, limit) {
+            self.refuse_for(refusal);
             return None;
         }
         let arrived = work.filled - head_len;
@@ -359,13 +408,13 @@ impl Connection {
             let raw = work.input[head_len..work.filled].to_vec();
             work.filled = head_len;
             let timeout = options.timeouts.body;
-            let body = SharedBody::new(Streamed::new(io, length, options.limit_post, raw, continue_due, timeout));
+            let body = SharedBody::new(Streamed::new(io, length, limit, raw, continue_due, timeout));
             work.body = Some(Body::Stream(Box::new(body.clone())));
             work.streamed = Some(body);
             self.phase = Phase::Application;
             return Some(Step::Request);
         };
-        match Incoming::new(length, options.limit_post, threshold) {
+        match Incoming::new(length, limit, threshold) {
             Ok(incoming) => work.incoming = Some(incoming),
             Err(broken) => {
                 self.refuse_broken(broken);
@@ -427,6 +476,7 @@ impl Connection {
     /// The application is done with the request: writes out the rest, then the next request or the end.
     pub(super) fn after_response(&mut self, spare: &mut Spare) -> Step {
         self.phase = Phase::Drain;
+        self.hops = 0;
         self.seen_written = self.io.queue().written();
         self.deadline = after(now(), self.worker.options.timeouts.write);
         let streamed = self.work_mut().streamed.take();

@@ -32,7 +32,7 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// `limit`: longest body, 0 without limit; `threshold`: bytes kept in memory.
+    /// `limit`: longest body in bytes; `threshold`: bytes kept in memory.
     pub(super) fn new(length: BodyLength, limit: u64, threshold: u64) -> Result<Incoming, Broken> {
         let store = match length {
             BodyLength::Length(len) if len > threshold => Store::File(temporary()?, 0),

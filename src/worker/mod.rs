@@ -11,20 +11,26 @@ mod clock;
 mod connection;
 mod exchange;
 mod incoming;
+mod migrate;
 mod output;
 mod reactor;
 mod threads;
+
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::config::Timeouts;
-use crate::control::{FromWorker, MAX_MESSAGE};
+use crate::control::FromWorker;
 use crate::gateway::Local;
 use crate::logging::access::Format;
+use crate::mailbox::Mailboxes;
 use crate::net::address::Address;
 use crate::net::listener::Listener;
+use crate::protocol::Protocol;
 use crate::protocol::http::head::Limits;
 use crate::scoreboard::{Scoreboard, State, WorkerSlot};
 use crate::{sys, wsgi};
@@ -56,6 +62,13 @@ pub struct Options {
     pub access: Option<Arc<Format>>,
 }
 
+impl Options {
+    /// Longest request body in bytes.
+    fn body_limit(&self) -> u64 {
+        if self.limit_post == 0 { u64::MAX } else { self.limit_post }
+    }
+}
+
 /// What a new worker is given.
 pub struct Context {
     /// Worker number, from 1.
@@ -66,6 +79,8 @@ pub struct Context {
     pub control: OwnedFd,
     /// Listening sockets.
     pub listeners: Vec<Listener>,
+    /// Where workers give connections to each other.
+    pub mailboxes: Arc<Mailboxes>,
     /// Shared with the master.
     pub scoreboard: Arc<Scoreboard>,
     /// See [`Options`].
@@ -79,7 +94,11 @@ struct Worker {
     id: u32,
     options: Options,
     locals: Vec<Local>,
+    /// Addresses of the listeners, as letters name them.
+    addresses: Vec<String>,
+    mailboxes: Arc<Mailboxes>,
     date: clock::Date,
+    zone: jiff::tz::TimeZone,
     scoreboard: Arc<Scoreboard>,
     control: OwnedFd,
     retiring: AtomicBool,
@@ -96,6 +115,14 @@ impl Worker {
 
     fn is_retiring(&self) -> bool {
         self.retiring.load(Ordering::Relaxed)
+    }
+
+    /// The listener of this address; after a reload without it, one that speaks the same.
+    fn listener_named(&self, address: &str, protocol: Protocol) -> usize {
+        let same = |at: &usize| self.locals[*at].protocol == protocol;
+        let all = 0..self.locals.len();
+        let named = all.clone().find(|at| self.addresses[*at] == address && same(at));
+        named.or_else(|| all.clone().find(same)).unwrap_or(0)
     }
 
     fn count_exception(&self) {
@@ -134,11 +161,7 @@ impl Worker {
 
     /// Sends a word to the master; when the master is gone nobody needs it.
     fn tell(&self, message: &FromWorker) {
-        let _ = nix::sys::socket::send(
-            std::os::fd::AsRawFd::as_raw_fd(&self.control),
-            &message.encode(),
-            nix::sys::socket::MsgFlags::MSG_NOSIGNAL,
-        );
+        let _ = sys::fd::send(&self.control, &message.encode(), None);
     }
 }
 
@@ -147,21 +170,24 @@ impl Worker {
 /// `load` gives the application: what the zygote imported, or with `lazy-apps` the import itself. When it fails, the
 /// cause is sent to the master and the code is [`crate::exit::NO_APP`].
 pub fn run(context: Context, load: impl FnOnce() -> Result<Arc<wsgi::Apps>, String>) -> u8 {
-    let Context { id, generation, control, listeners, scoreboard, options, wsgi } = context;
+    let Context { id, generation, control, listeners, mailboxes, scoreboard, options, wsgi } = context;
     let slot = scoreboard.worker(id);
     slot.reset(std::process::id() as i32, generation);
     let threads = options.threads.max(1) as usize;
     let locals = listeners.iter().enumerate().map(|(index, listener)| local(index, listener, &options)).collect();
+    let addresses = listeners.iter().map(|listener| listener.address.to_string()).collect();
     let apps = match load() {
         Ok(apps) => apps,
         Err(cause) => {
-            send_alone(&control, &FromWorker::LoadFailed(cause));
+            let _ = sys::fd::send(&control, &FromWorker::LoadFailed(cause).encode(), None);
             return crate::exit::NO_APP;
         }
     };
     let prepared = sys::worker_signals::install()
         .and_then(|signals| Reactor::new().map(|reactor| (signals, reactor)))
-        .and_then(|(signals, reactor)| reactor.watch(control.as_fd(), signals, listeners).map(|()| reactor));
+        .and_then(|(signals, reactor)| {
+            reactor.watch(control.as_fd(), mailboxes.reader(id), signals, listeners).map(|()| reactor)
+        });
     let reactor = match prepared {
         Ok(reactor) => reactor,
         Err(error) => {
@@ -172,7 +198,10 @@ pub fn run(context: Context, load: impl FnOnce() -> Result<Arc<wsgi::Apps>, Stri
     let worker = Arc::new(Worker {
         id,
         locals,
+        addresses,
+        mailboxes,
         date: clock::Date::new(),
+        zone: access::zone(),
         scoreboard: Arc::clone(&scoreboard),
         control,
         retiring: AtomicBool::new(false),
@@ -186,13 +215,6 @@ pub fn run(context: Context, load: impl FnOnce() -> Result<Arc<wsgi::Apps>, Stri
     let code = threads::run(&worker, &apps, &wsgi);
     scoreboard.worker(id).set_state(State::Empty);
     code
-}
-
-fn send_alone(control: &OwnedFd, message: &FromWorker) {
-    let bytes = message.encode();
-    debug_assert!(bytes.len() <= MAX_MESSAGE);
-    let flags = nix::sys::socket::MsgFlags::MSG_NOSIGNAL;
-    let _ = nix::sys::socket::send(std::os::fd::AsRawFd::as_raw_fd(control), &bytes, flags);
 }
 
 fn local(index: usize, listener: &Listener, options: &Options) -> Local {

@@ -21,8 +21,10 @@ use slab::Slab;
 use super::Worker;
 use super::clock::{Millis, NEVER, now};
 use super::connection::{Connection, Spare, Step};
+use super::migrate::{Letter, MAX_HOPS};
 use crate::control::{FromWorker, MAX_MESSAGE, Retire, ToWorker};
 use crate::gateway::Peer;
+use crate::mailbox::MAX_LETTER;
 use crate::net::address::Address;
 use crate::net::listener::Listener;
 use crate::net::stream::{Stream, peer_names};
@@ -31,6 +33,7 @@ use crate::sys;
 const CONTROL: usize = usize::MAX - 1;
 const SIGNALS: usize = usize::MAX - 2;
 const WAKER: usize = usize::MAX - 3;
+const MAILBOX: usize = usize::MAX - 4;
 /// Listener `n` has the token `LISTENERS - n`.
 const LISTENERS: usize = usize::MAX - 1024;
 
@@ -97,6 +100,8 @@ struct State {
     requests: VecDeque<Box<Connection>>,
     timers: BinaryHeap<Reverse<(Millis, usize)>>,
     driver: Driver,
+    /// When the driver that waits now wakes at the latest.
+    wakes_at: Millis,
     /// App threads asleep on the condition variable.
     asleep: usize,
     /// Open connections, those that no slot knows included.
@@ -146,6 +151,7 @@ enum Pick {
     Listener(usize),
     Control,
     Signals,
+    Mailbox,
     Nothing,
 }
 
@@ -161,6 +167,7 @@ impl Reactor {
             requests: VecDeque::new(),
             timers: BinaryHeap::new(),
             driver: Driver::Nobody,
+            wakes_at: NEVER,
             asleep: 0,
             live: 0,
             retiring: None,
@@ -180,10 +187,19 @@ impl Reactor {
     }
 
     /// Begins to watch the control socket, the signal pipe and the listeners.
-    pub(super) fn watch(&self, control: BorrowedFd<'_>, signals: OwnedFd, listeners: Vec<Listener>) -> io::Result<()> {
+    pub(super) fn watch(
+        &self,
+        control: BorrowedFd<'_>,
+        mailbox: Option<BorrowedFd<'_>>,
+        signals: OwnedFd,
+        listeners: Vec<Listener>,
+    ) -> io::Result<()> {
         let readable = Interest::READABLE;
         self.registry.register(&mut SourceFd(&control.as_raw_fd()), Token(CONTROL), readable)?;
         self.registry.register(&mut SourceFd(&signals.as_raw_fd()), Token(SIGNALS), readable)?;
+        if let Some(mailbox) = mailbox {
+            self.registry.register(&mut SourceFd(&mailbox.as_raw_fd()), Token(MAILBOX), readable)?;
+        }
         *self.signals.lock().unwrap_or_else(PoisonError::into_inner) = Some(signals);
         let mut state = self.lock();
         for (index, listener) in listeners.into_iter().enumerate() {
@@ -226,8 +242,11 @@ impl Reactor {
                 Pick::Nothing if state.driver == Driver::Nobody => {
                     state.driver = Driver::Thread;
                     let timeout = state.timeout();
+                    let retiring = state.retiring.is_some();
                     drop(state);
+                    worker.slot().set_idle(!retiring);
                     self.wait(timeout, Driver::Thread);
+                    worker.slot().set_idle(false);
                 }
                 Pick::Nothing => {
                     state.asleep += 1;
@@ -266,15 +285,103 @@ impl Reactor {
                 pick => {
                     drop(state);
                     if let Some(connection) = self.act(worker, spare, pick) {
-                        let mut state = self.lock();
-                        state.requests.push_back(connection);
-                        if state.asleep > 0 {
-                            self.wake.notify_one();
-                        }
+                        self.hand_out(worker, connection);
                     }
                 }
             }
         }
+    }
+
+    /// Gives a complete request to a sleeping app thread, or to another worker when there is none; else it waits here.
+    fn hand_out(&self, worker: &Arc<Worker>, connection: Box<Connection>) {
+        let mut state = self.lock();
+        if state.asleep > state.requests.len() {
+            state.requests.push_back(connection);
+            self.wake.notify_one();
+            return;
+        }
+        drop(state);
+        if let Err(connection) = self.move_away(worker, connection) {
+            self.lock().requests.push_back(connection);
+        }
+    }
+
+    /// Requests that wait for an app thread go to other workers as those become idle. True: some still wait.
+    pub(super) fn relieve(&self, worker: &Arc<Worker>) -> bool {
+        loop {
+            let mut state = self.lock();
+            if state.requests.len() <= state.asleep {
+                return false;
+            }
+            // The youngest: the others are nearer to their turn here.
+            let Some(connection) = state.requests.pop_back() else { return false };
+            drop(state);
+            if let Err(connection) = self.move_away(worker, connection) {
+                self.lock().requests.push_back(connection);
+                return true;
+            }
+        }
+    }
+
+    /// Gives a connection to a worker that is idle. It comes back when there is none or it cannot move.
+    fn move_away(&self, worker: &Arc<Worker>, connection: Box<Connection>) -> Result<(), Box<Connection>> {
+        if worker.mailboxes.len() < 2 || connection.hops >= MAX_HOPS {
+            return Err(connection);
+        }
+        let Some(letter) = connection.letter(connection.hops + 1) else { return Err(connection) };
+        let Some(target) = worker.scoreboard.claim_idle(worker.id) else { return Err(connection) };
+        self.post(worker, connection, target, &letter)
+    }
+
+    /// Puts a connection into a mailbox and forgets it.
+    fn post(
+        &self,
+        worker: &Arc<Worker>,
+        mut connection: Box<Connection>,
+        target: u32,
+        letter: &[u8],
+    ) -> Result<(), Box<Connection>> {
+        // The registration belongs to the open file, which lives on elsewhere: its events would haunt this worker.
+        if let Some(token) = connection.token.take() {
+            let _ = self.registry.deregister(&mut SourceFd(&connection.io.stream.as_raw_fd()));
+            self.lock().slots.remove(token);
+        }
+        match worker.mailboxes.put(target, letter, connection.io.stream.as_fd()) {
+            Ok(()) => {
+                self.close(connection);
+                Ok(())
+            }
+            Err(error) => {
+                log::debug!("worker {}: the mailbox of worker {target} takes nothing: {error}", worker.id);
+                Err(connection)
+            }
+        }
+    }
+
+    /// Takes one connection out of this worker's mailbox.
+    fn take_letter(&self, worker: &Arc<Worker>, spare: &mut Spare) -> Option<Box<Connection>> {
+        let mut buffer = vec![0; MAX_LETTER];
+        let (len, fd) = match worker.mailboxes.take(worker.id, &mut buffer) {
+            Ok(Some(found)) => found,
+            Ok(None) => return None,
+            Err(error) => {
+                log::error!("worker {}: a connection that another worker gave away is lost: {error}", worker.id);
+                return None;
+            }
+        };
+        let mut state = self.lock();
+        state.live += 1;
+        state.events.push_back(Event { token: MAILBOX, what: What::Ready { half_closed: false } });
+        drop(state);
+        let Some(letter) = Letter::decode(&buffer[..len]) else {
+            log::error!("worker {}: a connection came with a letter that cannot be read, closed", worker.id);
+            self.lock().live -= 1;
+            return None;
+        };
+        let listener = worker.listener_named(letter.listener, letter.protocol);
+        let mut connection = Connection::adopt(worker, Stream::new(fd), listener, &letter);
+        let step = connection.step(spare);
+        self.settle(connection, step)
     }
 
     /// The standby thread has driven long enough: somebody else must, if anybody is free to.
@@ -340,6 +447,7 @@ impl Reactor {
                 self.read_control(worker);
                 None
             }
+            Pick::Mailbox => self.take_letter(worker, spare),
             Pick::Signals => {
                 let mut bin = [0u8; 64];
                 if let Some(pipe) = &*self.signals.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -388,6 +496,11 @@ impl Reactor {
                 let entry = Reverse((connection.deadline, token));
                 slot.connection = Some(connection);
                 state.timers.push(entry);
+                // Somebody else waits already, for too long.
+                if entry.0.0 < state.wakes_at && state.driver != Driver::Nobody {
+                    drop(state);
+                    self.interrupt();
+                }
             } else {
                 slot.connection = Some(connection);
             }
@@ -595,6 +708,12 @@ impl State {
             if token == SIGNALS {
                 return Pick::Signals;
             }
+            if token == MAILBOX {
+                if self.retiring.is_none() {
+                    return Pick::Mailbox;
+                }
+                continue;
+            }
             if token > LISTENERS - 1024 {
                 let index = LISTENERS - token;
                 if self.doors.get(index).is_some_and(|door| door.watched) {
@@ -620,10 +739,12 @@ impl State {
         }
     }
 
-    fn timeout(&self) -> Option<Duration> {
+    /// How long the driver may wait.
+    fn timeout(&mut self) -> Option<Duration> {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-        let next = [timer, self.pause].into_iter().flatten().min()?;
-        Some(Duration::from_millis(next.saturating_sub(now()).max(1)))
+        let next = [timer, self.pause].into_iter().flatten().min();
+        self.wakes_at = next.unwrap_or(NEVER);
+        Some(Duration::from_millis(next?.saturating_sub(now()).max(1)))
     }
 
     /// Turns deadlines that have passed into events. Timers are lazy: an entry may be older than the connection's
