@@ -9,9 +9,9 @@ mod limits;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use pyo3::Python;
+use pyo3::prelude::*;
 
 use crate::control::{FromZygote, MAX_MESSAGE, ToZygote};
 use crate::exit;
@@ -41,6 +41,8 @@ pub struct Zygote {
     pub apps: LoadSpec,
     /// Whether the workers import for themselves.
     pub lazy: bool,
+    /// Variables set (or removed) since an interpreter may have read the environment.
+    pub environment: Vec<(String, Option<String>)>,
 }
 
 /// A worker that was just born, in its own process.
@@ -67,9 +69,14 @@ pub fn run(zygote: Zygote, worker: impl FnOnce(Birth, Load) -> u8) -> u8 {
         tell(&zygote.control, &FromZygote::StartFailed(cause));
         return exit::ERROR;
     }
+    if let Err(error) = Python::attach(|py| set_environment(py, &zygote.environment)) {
+        tell(&zygote.control, &FromZygote::StartFailed(format!("os.environ cannot be set: {error}")));
+        return exit::ERROR;
+    }
     if let Err(error) = Python::attach(limits::install) {
         log::warn!("programs started by the application will have the server's limit of descriptors: {error}");
     }
+    log::info!("CPython {}", Python::version_str().split(' ').next().unwrap_or_default());
     let apps = match zygote.lazy {
         true => None,
         false => match import(&zygote.apps) {
@@ -113,9 +120,19 @@ fn leave_signals_to_the_master() -> io::Result<()> {
         Signal::SIGALRM,
     ])?;
     signal::set_end(&[Signal::SIGQUIT])?;
-    // A client or a pipe that is gone is an error of `write`, as Python has it too.
-    signal::ignore(&[Signal::SIGPIPE])?;
     signal::unblock_all()
+}
+
+/// `os.environ` is a copy made when `os` was imported, which an adopted interpreter did long ago.
+fn set_environment(py: Python<'_>, changes: &[(String, Option<String>)]) -> PyResult<()> {
+    let environ = py.import("os")?.getattr("environ")?;
+    for (name, value) in changes {
+        match value {
+            Some(value) => environ.set_item(name, value)?,
+            None => environ.call_method1("pop", (name, py.None())).map(|_| ())?,
+        }
+    }
+    Ok(())
 }
 
 fn tell(control: &OwnedFd, message: &FromZygote) {
@@ -125,14 +142,11 @@ fn tell(control: &OwnedFd, message: &FromZygote) {
 }
 
 fn import(spec: &LoadSpec) -> Result<Arc<Apps>, String> {
-    let begun = Instant::now();
     let apps = Python::attach(|py| {
         let apps = wsgi::load(py, spec).map_err(|error| error.cause)?;
         interpreter::flush(py);
         Ok::<_, String>(apps)
     })?;
-    let version = Python::version_str().split(' ').next().unwrap_or_default();
-    log::info!("CPython {version}, application imported in {} ms", begun.elapsed().as_millis());
     warn_of_threads();
     Ok(Arc::new(apps))
 }

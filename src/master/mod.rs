@@ -8,6 +8,8 @@ pub mod command;
 mod reload;
 mod words;
 
+pub use reload::bind_options;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,6 +20,7 @@ use std::time::Duration;
 use crate::config::Settings;
 use crate::control::{FromWorker, FromZygote, MAX_MESSAGE, ToWorker, ToZygote};
 use crate::exit;
+use crate::mailbox::Mailboxes;
 use crate::net::listener::Listener;
 use crate::scoreboard::{Scoreboard, State};
 use crate::sys::clock::monotonic_ms;
@@ -40,6 +43,8 @@ pub struct Task {
     pub settings: Arc<Settings>,
     /// Its sockets.
     pub listeners: Vec<Listener>,
+    /// Where workers give connections to each other.
+    pub mailboxes: Arc<Mailboxes>,
     /// Shared by all processes.
     pub scoreboard: Arc<Scoreboard>,
 }
@@ -73,6 +78,7 @@ struct Generation {
     number: u32,
     settings: Arc<Settings>,
     listeners: Vec<Listener>,
+    mailboxes: Arc<Mailboxes>,
     scoreboard: Arc<Scoreboard>,
     zygote: Option<Zygote>,
     began: u64,
@@ -87,7 +93,8 @@ struct Zygote {
 }
 
 struct Master {
-    signals: Blocked,
+    /// None only in a child that has forgotten it.
+    signals: Option<Blocked>,
     children: Children,
     /// The one that serves, the one that comes, and those whose zygote or workers are not gone yet.
     generations: Vec<Generation>,
@@ -104,37 +111,63 @@ struct Master {
     code: Option<u8>,
 }
 
-/// Runs the master until the server has ended. Gives the exit code and the sockets it has then.
-///
-/// # Errors
-/// One line, when it cannot even begin.
-pub fn run(start: Start) -> Result<(u8, Vec<Listener>), String> {
-    let signals = Blocked::new(command::SIGNALS).map_err(|error| format!("cannot block signals: {error}"))?;
-    process::adopt_orphans().map_err(|error| format!("cannot become the reaper of orphans: {error}"))?;
-    let settings = Arc::new(start.settings);
-    let scoreboard = Arc::new(reload::scoreboard(&settings)?);
+/// How the server ended.
+pub struct Outcome {
+    /// Exit code.
+    pub code: u8,
+    /// The sockets it had then.
+    pub listeners: Vec<Listener>,
+    /// Whether the files of the server are to be removed.
+    pub vacuum: bool,
+}
+
+/// Runs the master until the server has ended.
+pub fn run(start: Start) -> Outcome {
+    let Start { settings, listeners, passed, start_dir, hooks } = start;
+    let settings = Arc::new(settings);
+    let made = prepare(&settings);
+    let (signals, scoreboard, mailboxes) = match made {
+        Ok(made) => made,
+        Err(error) => {
+            log::error!("the master cannot start: {error}");
+            return Outcome { code: exit::ERROR, listeners, vacuum: true };
+        }
+    };
+    let processes = settings.processes;
+    let first = Generation {
+        number: 1,
+        settings,
+        listeners,
+        mailboxes: Arc::new(mailboxes),
+        scoreboard: Arc::new(scoreboard),
+        zygote: None,
+        began: monotonic_ms(),
+    };
     let mut master = Master {
-        signals,
-        children: Children::new(settings.processes),
-        generations: vec![Generation {
-            number: 1,
-            settings,
-            listeners: start.listeners,
-            scoreboard,
-            zygote: None,
-            began: monotonic_ms(),
-        }],
+        signals: Some(signals),
+        children: Children::new(processes),
+        generations: vec![first],
         controls: Vec::new(),
         parked: Vec::new(),
-        passed: start.passed,
-        start_dir: start.start_dir,
-        hooks: start.hooks,
+        passed,
+        start_dir,
+        hooks,
         last_generation: 1,
         unclaimed: Vec::new(),
         code: None,
     };
     let code = master.work();
-    Ok((code, master.generations.into_iter().flat_map(|generation| generation.listeners).collect()))
+    let serving = master.children.serving();
+    let vacuum = master.generation(serving).is_some_and(|generation| generation.settings.vacuum);
+    let listeners = master.generations.into_iter().flat_map(|generation| generation.listeners).collect();
+    Outcome { code, listeners, vacuum }
+}
+
+fn prepare(settings: &Settings) -> io::Result<(Blocked, Scoreboard, Mailboxes)> {
+    process::adopt_orphans()?;
+    let workers = settings.processes as usize;
+    let scoreboard = Scoreboard::create(workers, settings.threads as usize)?;
+    Ok((Blocked::new(command::SIGNALS)?, scoreboard, Mailboxes::create(workers)?))
 }
 
 impl Master {
@@ -158,7 +191,7 @@ impl Master {
 
     /// Waits for something to happen, and hears it all.
     fn wait(&mut self, limit: Option<Duration>) -> io::Result<()> {
-        let mut fds: Vec<BorrowedFd<'_>> = vec![self.signals.as_fd()];
+        let mut fds: Vec<BorrowedFd<'_>> = self.signals.iter().map(Blocked::as_fd).collect();
         let zygotes: Vec<u32> = self.generations.iter().filter(|g| g.zygote.is_some()).map(|g| g.number).collect();
         fds.extend(self.generations.iter().filter_map(|g| g.zygote.as_ref()).map(|zygote| zygote.control.as_fd()));
         let workers: Vec<u32> = self.controls.iter().map(|(key, _)| *key).collect();
@@ -180,7 +213,7 @@ impl Master {
     }
 
     fn hear_signals(&mut self) {
-        while let Some((signal, sender)) = self.signals.next() {
+        while let Some((signal, sender)) = self.signals.as_ref().and_then(Blocked::next) {
             let from = if sender == 0 { String::new() } else { format!(" from process {sender}") };
             match command::meaning(signal) {
                 None | Some(Command::Reap) => {}
@@ -451,6 +484,7 @@ impl Master {
                     master,
                     settings: Arc::clone(&generation.settings),
                     listeners: std::mem::take(&mut generation.listeners),
+                    mailboxes: Arc::clone(&generation.mailboxes),
                     scoreboard: Arc::clone(&generation.scoreboard),
                 };
                 self.forget();
@@ -470,6 +504,7 @@ impl Master {
         }
         self.controls.clear();
         self.parked.clear();
+        self.signals = None;
     }
 
     fn ask_for_worker(&mut self, number: u32, key: u32, id: u32, lane: u32) -> io::Result<()> {

@@ -1,6 +1,7 @@
 //! A reload: the configuration is read again, new sockets are bound, a new generation is prepared. What fails
 //! on the way leaves the old one as it is.
 
+use std::io;
 use std::sync::Arc;
 
 use super::{Generation, Master, words};
@@ -8,12 +9,6 @@ use crate::config::Settings;
 use crate::net::listener::{self, BindOptions, Listener};
 use crate::scoreboard::Scoreboard;
 use crate::sys::clock::monotonic_ms;
-
-/// A scoreboard for a configuration.
-pub(super) fn scoreboard(settings: &Settings) -> Result<Scoreboard, String> {
-    Scoreboard::create(settings.processes as usize, settings.threads as usize)
-        .map_err(|error| format!("no shared memory for {} workers: {error}", settings.processes))
-}
 
 /// How the sockets of a configuration are bound; a warning when the queue is shorter than asked.
 pub fn bind_options(settings: &Settings) -> (BindOptions, Option<String>) {
@@ -91,21 +86,30 @@ impl Master {
         }
         let wanted = listener::with_systemd(&settings.sockets, &self.passed, settings.inherited_protocol);
         let listeners = listener::open(&wanted, &existing, &options)?;
-        let old = self.generations.iter().find(|generation| generation.number == serving);
-        let (board, kept) = match old {
-            Some(old) => {
-                let same = old.settings.processes == settings.processes && old.settings.threads == settings.threads;
-                (same.then(|| Arc::clone(&old.scoreboard)), kept(&old.settings, &settings))
-            }
-            None => (None, Vec::new()),
+        let Some(old) = self.generations.iter().find(|generation| generation.number == serving) else {
+            return Err(vec!["no generation serves".into()]);
         };
+        let kept = kept(&old.settings, &settings);
         if !kept.is_empty() {
             log::warn!("a reload does not change {}: restart the server for that", kept.join(", "));
         }
-        let board = match board {
-            Some(board) => board,
-            None => Arc::new(scoreboard(&settings).map_err(|error| vec![error])?),
+        let shared = || -> io::Result<_> {
+            let workers = settings.processes as usize;
+            let same = old.settings.processes == settings.processes && old.settings.threads == settings.threads;
+            let board = match same {
+                true => Arc::clone(&old.scoreboard),
+                false => Arc::new(Scoreboard::create(workers, settings.threads as usize)?),
+            };
+            let mut mailboxes = Arc::clone(&old.mailboxes);
+            if mailboxes.len() < workers {
+                let mut more = mailboxes.try_clone()?;
+                more.extend(workers)?;
+                mailboxes = Arc::new(more);
+            }
+            Ok((board, mailboxes))
         };
+        let (scoreboard, mailboxes) =
+            shared().map_err(|error| vec![format!("no room for {} workers: {error}", settings.processes)])?;
         if let Some(mask) = settings.umask {
             crate::sys::process::set_umask(mask);
         }
@@ -115,7 +119,8 @@ impl Master {
             number: self.last_generation,
             settings: Arc::new(settings),
             listeners,
-            scoreboard: board,
+            mailboxes,
+            scoreboard,
             zygote: None,
             began: monotonic_ms(),
         });

@@ -6,7 +6,7 @@ use crate::scoreboard::{Current, Scoreboard};
 use crate::sys::process::End;
 
 /// What there is to say of a worker that ended, and whether it is bad news.
-pub fn last_words(worker: &Worker, end: End, current: Option<&Current>, now: Millis) -> (bool, String) {
+pub(super) fn last_words(worker: &Worker, end: End, current: Option<&Current>, now: Millis) -> (bool, String) {
     let mut text = format!("worker {} (pid {}) {end}", worker.id, worker.pid);
     match worker.phase {
         Phase::Retiring if end == End::Code(0) => {
@@ -29,7 +29,7 @@ fn describe(current: &Current, now: Millis) -> String {
 }
 
 /// `41 s`, `250 ms`.
-pub fn duration(ms: Millis) -> String {
+pub(super) fn duration(ms: Millis) -> String {
     if ms >= 10_000 {
         format!("{} s", ms / 1000)
     } else if ms >= 1000 {
@@ -40,7 +40,7 @@ pub fn duration(ms: Millis) -> String {
 }
 
 /// Why a worker is told to go.
-pub fn reason(how: Retire) -> &'static str {
+pub(super) fn reason(how: Retire) -> &'static str {
     match how {
         Retire::Replaced => "another one has taken its place",
         Retire::Stop => "the server stops",
@@ -48,7 +48,7 @@ pub fn reason(how: Retire) -> &'static str {
 }
 
 /// One line for a worker: `worker 2 (pid 77, generation 1): ready, 12 requests, 1 exception, 3456 bytes; GET /slow for 3 s`.
-pub fn status(worker: &Worker, scoreboard: &Scoreboard, now: Millis) -> String {
+pub(super) fn status(worker: &Worker, scoreboard: &Scoreboard, now: Millis) -> String {
     let slot = scoreboard.slot(worker.id, worker.lane);
     let load = |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
     let phase = match worker.phase {
@@ -73,7 +73,7 @@ pub fn status(worker: &Worker, scoreboard: &Scoreboard, now: Millis) -> String {
 }
 
 /// `1 worker`, `2 workers`.
-pub fn count(number: u64, noun: &str) -> String {
+pub(super) fn count(number: u64, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
