@@ -19,7 +19,8 @@ pub enum Command {
     Nothing(&'static str),
 }
 
-/// Every signal that a `kill` could be meant for. The others (faults, timers) keep their default.
+/// Every signal that a `kill` could be meant for. The others keep what they have: faults their default, and SIGPIPE is ignored
+/// since Rust or Python started, for the children as well.
 pub const SIGNALS: &[Signal] = &[
     Signal::SIGTERM,
     Signal::SIGINT,
@@ -33,7 +34,6 @@ pub const SIGNALS: &[Signal] = &[
     Signal::SIGWINCH,
     Signal::SIGURG,
     Signal::SIGALRM,
-    Signal::SIGPIPE,
     Signal::SIGCHLD,
 ];
 

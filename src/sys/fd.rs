@@ -3,9 +3,12 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use nix::cmsg_space;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
@@ -109,20 +112,95 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8], wait: bool) -> io::Result<R
     }
 }
 
-/// Soft and hard limit of open descriptors.
+/// Waits until one of `fds` can be read or is closed on the other side, or `limit` is over; which ones. A
+/// signal ends the wait early.
 ///
 /// # Errors
 /// The system's.
-pub fn descriptor_limits() -> io::Result<(u64, u64)> {
-    Ok(getrlimit(Resource::RLIMIT_NOFILE)?)
+pub fn wait_readable(fds: &[BorrowedFd<'_>], limit: Option<Duration>) -> io::Result<Vec<bool>> {
+    let mut polled: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    // Rounded up: one that wakes too early finds nothing due and would spin.
+    let timeout = limit.map_or(PollTimeout::NONE, |limit| {
+        PollTimeout::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX)
+    });
+    match poll(&mut polled, timeout) {
+        Ok(_) => Ok(polled.iter().map(|fd| fd.any().unwrap_or(true)).collect()),
+        Err(nix::Error::EINTR) => Ok(vec![false; fds.len()]),
+        Err(error) => Err(error.into()),
+    }
 }
 
-/// Sets soft and hard limit of open descriptors.
+/// A pipe, close-on-exec: reading and writing end.
+///
+/// # Errors
+/// The system's.
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?)
+}
+
+/// The limit of open descriptors that this process was started with and the one it has now, soft and hard each.
+static LIMITS: OnceLock<((u64, u64), (u64, u64))> = OnceLock::new();
+
+/// Descriptors left free of the original limit before it is taken back for a moment.
+const SPARE: u64 = 64;
+
+/// Raises the soft limit of open descriptors to the hard one; the new one. The original is remembered.
+///
+/// # Errors
+/// The system's.
+pub fn raise_limit() -> io::Result<u64> {
+    let original = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let (soft, hard) = original;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+        let _ = LIMITS.set((original, (hard, hard)));
+    }
+    Ok(hard)
+}
+
+/// Sets the limit of open descriptors for good, also for what is started later; the hard one is raised when it must be.
 ///
 /// # Errors
 /// The system's: raising the hard limit needs privileges.
-pub fn set_descriptor_limits(soft: u64, hard: u64) -> io::Result<()> {
-    Ok(setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?)
+pub fn set_limit(wanted: u64) -> io::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted))?)
+}
+
+/// Whether [`raise_limit`] changed anything.
+pub fn is_limit_raised() -> bool {
+    LIMITS.get().is_some()
+}
+
+/// Runs `f` while this process has its original limit, which what `f` starts inherits; true if so. Not done when so
+/// many descriptors are open that other threads could fail to open one meanwhile.
+pub fn with_original_limit<R>(f: impl FnOnce() -> R) -> (R, bool) {
+    let Some(((soft, _), raised)) = LIMITS.get() else { return (f(), true) };
+    // A new descriptor has the lowest free number.
+    let free = std::fs::File::open("/dev/null").map_or(u64::MAX, |file| file.as_raw_fd() as u64);
+    if free.saturating_add(SPARE) > *soft || setrlimit(Resource::RLIMIT_NOFILE, *soft, raised.1).is_err() {
+        return (f(), false);
+    }
+    let result = f();
+    raise_limit_again();
+    (result, true)
+}
+
+/// Gives process `id` (0: this one) the original limit.
+pub fn give_original_limit(id: i32) {
+    if let Some(((soft, hard), _)) = LIMITS.get() {
+        let limit = libc::rlimit { rlim_cur: *soft, rlim_max: *hard };
+        // SAFETY: `limit` is valid to read, and nothing is asked back. A process that is gone is no harm.
+        unsafe { libc::prlimit(id, libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut()) };
+    }
+}
+
+/// Gives this process the raised limit again.
+pub fn raise_limit_again() {
+    if let Some((_, (soft, hard))) = LIMITS.get() {
+        // The hard limit was never lowered, so this cannot fail.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, *soft, *hard);
+    }
 }
 
 /// The same open file under another number (`dup2`), as for a log file over standard error.
@@ -161,6 +239,17 @@ mod tests {
         drop(a);
         assert!(matches!(receive(&b, &mut buffer, true).unwrap(), Received::End));
         assert_eq!(send(&b, b"x", None).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn waiting_tells_who_can_be_read() {
+        let (a, b) = message_pair().unwrap();
+        let (c, _d) = message_pair().unwrap();
+        assert_eq!(wait_readable(&[b.as_fd(), c.as_fd()], Some(Duration::ZERO)).unwrap(), [false, false]);
+        send(&a, b"x", None).unwrap();
+        assert_eq!(wait_readable(&[b.as_fd(), c.as_fd()], None).unwrap(), [true, false]);
+        drop(a);
+        assert!(wait_readable(&[b.as_fd()], None).unwrap()[0]);
     }
 
     #[test]

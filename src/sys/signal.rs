@@ -1,14 +1,11 @@
-//! Signals: blocked and read from a descriptor in the master, written to a pipe in the workers.
+//! Signals of the master, which reads them from a descriptor, and of the zygote, which leaves them to the master.
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::os::fd::{AsFd, BorrowedFd};
 
-use nix::fcntl::OFlag;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, sigaction, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::pipe2;
 
 pub use nix::sys::signal::Signal;
 
@@ -100,88 +97,21 @@ pub fn set_no_effect(signals: &[Signal]) -> io::Result<()> {
     signals.iter().try_for_each(|signal| set_handler(*signal, SigHandler::Handler(nothing)))
 }
 
-/// Ignores `signals`, SIGPIPE above all: a client that is gone is an error of `write`, not our end.
+/// The process ends at once on `signals`, without a core dump.
 ///
 /// # Errors
 /// The system's.
-pub fn ignore(signals: &[Signal]) -> io::Result<()> {
-    signals.iter().try_for_each(|signal| set_handler(*signal, SigHandler::SigIgn))
-}
-
-/// Writing end of the one [`Pipe`] of this process.
-static WRITER: AtomicI32 = AtomicI32::new(-1);
-
-extern "C" fn note(signal: libc::c_int) {
-    let byte = signal as u8;
-    // SAFETY: errno is this thread's; write is async-signal-safe and `byte` outlives it. A full pipe loses nothing: the
-    // reader has not yet seen the earlier ones.
-    unsafe {
-        let errno = libc::__errno_location();
-        let saved = *errno;
-        libc::write(WRITER.load(Ordering::Relaxed), (&raw const byte).cast(), 1);
-        *errno = saved;
+pub fn set_end(signals: &[Signal]) -> io::Result<()> {
+    extern "C" fn end(_: libc::c_int) {
+        // SAFETY: `_exit` may be called in any state.
+        unsafe { libc::_exit(0) }
     }
-}
-
-/// Signals as bytes of a pipe, to be watched together with sockets. One in a process; made after the fork,
-/// as the end that handlers write to would else be shared with the parent.
-pub struct Pipe {
-    reader: OwnedFd,
-    writer: OwnedFd,
-    signals: Vec<Signal>,
-}
-
-impl Pipe {
-    /// From now on `signals` are bytes of this pipe, whatever handled them before.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn new(signals: &[Signal]) -> io::Result<Pipe> {
-        let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        WRITER.store(writer.as_raw_fd(), Ordering::Relaxed);
-        for signal in signals {
-            set_handler(*signal, SigHandler::Handler(note))?;
-        }
-        Ok(Pipe { reader, writer, signals: signals.to_vec() })
-    }
-
-    /// The next signal; none when all were read.
-    pub fn next(&self) -> Option<Signal> {
-        let mut byte = [0];
-        match nix::unistd::read(&self.reader, &mut byte) {
-            Ok(1) => Signal::try_from(i32::from(byte[0])).ok(),
-            _ => None,
-        }
-    }
-}
-
-impl AsFd for Pipe {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.reader.as_fd()
-    }
-}
-
-impl Drop for Pipe {
-    fn drop(&mut self) {
-        // Only while the handlers are ours and the pipe is the latest.
-        if WRITER.compare_exchange(self.writer.as_raw_fd(), -1, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            let _ = set_no_effect(&self.signals);
-        }
-    }
+    signals.iter().try_for_each(|signal| set_handler(*signal, SigHandler::Handler(end)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_signal_arrives_in_the_pipe() {
-        let pipe = Pipe::new(&[Signal::SIGWINCH]).unwrap();
-        assert_eq!(pipe.next(), None);
-        nix::sys::signal::raise(Signal::SIGWINCH).unwrap();
-        assert_eq!(pipe.next(), Some(Signal::SIGWINCH));
-        assert_eq!(pipe.next(), None);
-    }
 
     #[test]
     fn a_blocked_signal_is_read_with_its_sender() {

@@ -21,3 +21,23 @@ pub fn by_name(name: &str) -> Option<(u32, u32)> {
 pub fn group_by_name(name: &str) -> Option<u32> {
     nix::unistd::Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
 }
+
+/// Primary group of a user id.
+pub fn primary_group(uid: u32) -> Option<u32> {
+    User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.gid.as_raw())
+}
+
+/// Name of a group id.
+pub fn group_name_of(gid: u32) -> Option<String> {
+    nix::unistd::Group::from_gid(nix::unistd::Gid::from_raw(gid)).ok().flatten().map(|group| group.name)
+}
+
+/// This process's effective user and group id.
+pub fn own() -> (u32, u32) {
+    (Uid::effective().as_raw(), nix::unistd::Gid::effective().as_raw())
+}
+
+/// Name of this machine.
+pub fn host_name() -> String {
+    nix::unistd::gethostname().map_or_else(|_| "localhost".into(), |name| name.to_string_lossy().into_owned())
+}
