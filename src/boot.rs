@@ -1,7 +1,466 @@
-//! Stub.
+//! From the command line to a running master: reads the configuration, prepares the process, binds the sockets, gives
+//! privileges up, and connects the parts. What was made on the way is removed again when the start fails.
+
 use std::ffi::OsString;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::RawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-/// Stub.
-pub fn main(_args: Vec<OsString>) -> ExitCode {
-    ExitCode::from(crate::exit::ERROR)
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::cli::{self, Command};
+use crate::config::{self, Argument, Facts, ProcessNames, Settings};
+use crate::logging::access::Format;
+use crate::master::{self, Hooks, Start, Task};
+use crate::net::listener::{self, Listener};
+use crate::protocol::http::head::Limits;
+use crate::sys::process::{self, Fork};
+use crate::sys::{fd, user};
+use crate::zygote::{self, Zygote};
+use crate::{exit, interpreter, logging, worker, wsgi};
+
+/// Variables by which systemd passes sockets. They are meant for this process alone.
+const SYSTEMD_VARIABLES: [&str; 3] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
+
+/// The `rsgi` command.
+pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    ExitCode::from(run(&arguments, process::fork))
+}
+
+/// Runs the command with `arguments`, the program's name first; gives the exit code. `fork` forks the master: where
+/// an interpreter runs already, it has to hear of it.
+pub(crate) fn run(arguments: &[OsString], fork: fn() -> io::Result<Fork>) -> u8 {
+    logging::start();
+    let own = arguments.get(1..).unwrap_or_default();
+    let (check, arguments) = match cli::parse(own) {
+        Ok(Command::Help(text) | Command::Version(text)) => return print(&text),
+        Ok(Command::Run { check, arguments }) => (check, arguments),
+        Err(errors) => return refuse(errors),
+    };
+    let start_dir = match std::env::current_dir() {
+        Ok(dir) => dir,
+        Err(error) => return refuse([format!("the current directory cannot be told: {error}")]),
+    };
+    let (passed, systemd_line) = listener::systemd(std::process::id(), |name| std::env::var(name).ok());
+    let facts = facts(start_dir.clone(), !passed.is_empty());
+    let loaded = match config::load(&arguments, &facts) {
+        Ok(loaded) => loaded,
+        Err(errors) => return refuse(errors),
+    };
+    if let Some(shown) = &loaded.shown {
+        print(shown);
+    }
+    let settings = match complete(loaded.settings) {
+        Ok(settings) => settings,
+        Err(error) => return refuse([error]),
+    };
+    if check {
+        for warning in &loaded.warnings {
+            complain(&format!("warning: {warning}"));
+        }
+        return print("the configuration is valid\n");
+    }
+    if let Err(error) = set_up_process(&settings) {
+        return refuse([error]);
+    }
+    log::info!("rsgi {} starts", env!("CARGO_PKG_VERSION"));
+    for note in &loaded.notes {
+        log::debug!("{note}");
+    }
+    for warning in &loaded.warnings {
+        log::warn!("{warning}");
+    }
+    if let Some(line) = systemd_line {
+        log::warn!("{line}");
+    }
+    for name in SYSTEMD_VARIABLES {
+        process::remove_variable(name);
+    }
+    serve(settings, passed, start_dir, reader(arguments, facts), fork)
+}
+
+fn print(text: &str) -> u8 {
+    let end = if text.ends_with('\n') { "" } else { "\n" };
+    match write!(io::stdout(), "{text}{end}") {
+        Ok(()) => exit::OK,
+        Err(_) => exit::ERROR,
+    }
+}
+
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "rsgi: {text}");
+}
+
+fn refuse(errors: impl IntoIterator<Item = impl std::fmt::Display>) -> u8 {
+    for error in errors {
+        complain(&format!("error: {error}"));
+    }
+    exit::ERROR
+}
+
+/// What the configuration has to know of the system.
+fn facts(start_directory: PathBuf, inherited_sockets: bool) -> Facts {
+    let (uid, gid) = user::own();
+    let stdin: OnceLock<Result<Vec<u8>, String>> = OnceLock::new();
+    Facts {
+        start_directory,
+        environment: std::env::vars_os()
+            .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+            .collect(),
+        hostname: user::host_name(),
+        cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
+        uid,
+        gid,
+        user_name: user::name_of(uid).unwrap_or_default(),
+        group_name: user::group_name_of(gid).unwrap_or_default(),
+        started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+        binary: std::env::current_exe().unwrap_or_else(|_| "rsgi".into()),
+        inherited_sockets,
+        reloading: false,
+        stdin: Box::new(move || {
+            let read = stdin.get_or_init(|| {
+                let mut bytes = Vec::new();
+                io::stdin().read_to_end(&mut bytes).map(|_| bytes).map_err(|error| error.to_string())
+            });
+            read.clone().map_err(io::Error::other)
+        }),
+        user: Box::new(|text| {
+            let (name, uid) = match text.parse() {
+                Ok(uid) => (user::name_of(uid)?, uid),
+                Err(_) => (text.to_string(), user::by_name(text)?.0),
+            };
+            Some(config::User { name, uid })
+        }),
+        group: Box::new(user::group_by_name),
+    }
+}
+
+/// Reads the configuration again, for a reload.
+fn reader(arguments: Vec<Argument>, facts: Facts) -> Box<dyn FnMut() -> Result<Settings, Vec<String>>> {
+    let facts = Facts { reloading: true, ..facts };
+    Box::new(move || {
+        let loaded = config::load(&arguments, &facts)
+            .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        for warning in &loaded.warnings {
+            log::warn!("{warning}");
+        }
+        complete(loaded.settings).map_err(|error| vec![error])
+    })
+}
+
+/// What only the system knows: the group of the user that was named alone. Root's group would be too much for a
+/// server that was to run as somebody else.
+fn complete(mut settings: Settings) -> Result<Settings, String> {
+    if let (Some(uid), None) = (settings.uid, settings.gid) {
+        settings.gid = user::primary_group(uid);
+    }
+    if let Some(format) = &settings.log_format {
+        Format::parse(format).map_err(|error| format!("log-format: {error}"))?;
+    }
+    Ok(settings)
+}
+
+/// umask and log file first: they are for everything that follows, sockets included.
+fn set_up_process(settings: &Settings) -> Result<(), String> {
+    if let Some(mask) = settings.umask {
+        process::set_umask(mask);
+    }
+    if let Some(path) = &settings.logto {
+        let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path);
+        let redirected = file.and_then(|file| {
+            fd::replace(1, &file)?;
+            fd::replace(2, &file)
+        });
+        redirected.map_err(|error| format!("logto = {}: {}", path.display(), plain(&error)))?;
+    }
+    let limit = match settings.max_fd {
+        Some(wanted) => fd::set_limit(wanted).map_err(|error| format!("max-fd = {wanted}: {}", plain(&error))),
+        None => {
+            fd::raise_limit().map(|_| ()).map_err(|error| format!("the descriptor limit cannot be raised: {error}"))
+        }
+    };
+    limit
+}
+
+/// An error in words, without Rust's number.
+fn plain(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "the directory does not exist; create it".into(),
+        io::ErrorKind::PermissionDenied => "permission denied".into(),
+        _ => error.to_string(),
+    }
+}
+
+/// Files that this process made. Removed by it alone, never by a child.
+struct Made {
+    pid: i32,
+    pidfile: Option<(PathBuf, u64)>,
+}
+
+impl Made {
+    fn remove(&self, listeners: &[Listener]) {
+        if process::own_id() != self.pid {
+            return;
+        }
+        for listener in listeners {
+            listener.remove_file();
+        }
+        if let Some((path, inode)) = &self.pidfile
+            && fs::metadata(path).is_ok_and(|found| found.ino() == *inode)
+            && let Err(error) = fs::remove_file(path)
+        {
+            log::warn!("cannot remove the pidfile {}: {error}", path.display());
+        }
+    }
+}
+
+fn write_pidfile(path: &Path) -> Result<(PathBuf, u64), String> {
+    let write = || {
+        let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o644).open(path)?;
+        writeln!(file, "{}", process::own_id())?;
+        Ok(file.metadata()?.ino())
+    };
+    match write() {
+        Ok(inode) => Ok((path.to_path_buf(), inode)),
+        Err(error) => Err(format!("pidfile = {}: {}", path.display(), plain(&error))),
+    }
+}
+
+/// Binds, writes the pid file, gives privileges up, and runs the master.
+fn serve(
+    settings: Settings,
+    passed: Vec<RawFd>,
+    start_dir: PathBuf,
+    read: Box<dyn FnMut() -> Result<Settings, Vec<String>>>,
+    fork: fn() -> io::Result<Fork>,
+) -> u8 {
+    let mut made = Made { pid: process::own_id(), pidfile: None };
+    let listeners = match open_sockets(&settings, &passed) {
+        Ok(listeners) => listeners,
+        Err(errors) => {
+            errors.iter().for_each(|error| log::error!("{error}"));
+            return exit::ERROR;
+        }
+    };
+    if let Err(error) = settle(&settings, &mut made) {
+        log::error!("{error}");
+        made.remove(&listeners);
+        return exit::ERROR;
+    }
+    introduce(&settings, &listeners);
+    rename(title(&settings.process_names, &Role::Master));
+    let hooks = Hooks { read, fork, zygote: Box::new(run_zygote) };
+    let outcome = master::run(Start { settings, listeners, passed, start_dir, hooks });
+    if outcome.code != exit::OK || outcome.vacuum {
+        made.remove(&outcome.listeners);
+    }
+    log::info!("stopped");
+    outcome.code
+}
+
+fn open_sockets(settings: &Settings, passed: &[RawFd]) -> Result<Vec<Listener>, Vec<String>> {
+    if let Some(dir) = &settings.chdir {
+        std::env::set_current_dir(dir).map_err(|error| vec![format!("chdir = {}: {error}", dir.display())])?;
+    }
+    let (options, warning) = master::bind_options(settings);
+    if let Some(warning) = warning {
+        log::warn!("{warning}");
+    }
+    let wanted = listener::with_systemd(&settings.sockets, passed, settings.inherited_protocol);
+    listener::open(&wanted, &[], &options)
+}
+
+fn settle(settings: &Settings, made: &mut Made) -> Result<(), String> {
+    if let Some(path) = &settings.pidfile {
+        made.pidfile = Some(write_pidfile(path)?);
+    }
+    if user::is_root() && settings.uid.is_none() {
+        log::warn!("the application runs as root; name another user with uid and gid");
+    }
+    process::drop_privileges(settings.uid, settings.gid, settings.user_name.as_deref())
+        .map_err(|error| format!("uid, gid: {error}"))
+}
+
+fn introduce(settings: &Settings, listeners: &[Listener]) {
+    for listener in listeners {
+        let how = if listener.inherited { format!(" (inherited, {})", listener.asked) } else { String::new() };
+        log::info!("{} on {}{how}", listener.protocol.name(), listener.address);
+    }
+    log::info!(
+        "processes: {}, threads in each: {}{}",
+        settings.processes,
+        settings.threads,
+        if settings.lazy_apps { ", each imports the application" } else { "" }
+    );
+}
+
+/// What a process is to others.
+enum Role {
+    Master,
+    Zygote,
+    Worker(u32),
+}
+
+/// The title of a process, if the configuration asks for one.
+fn title(names: &ProcessNames, role: &Role) -> Option<String> {
+    let own = match role {
+        Role::Master => names.master.clone(),
+        _ => None,
+    };
+    let auto = || match role {
+        Role::Master => "rsgi master".to_string(),
+        Role::Zygote => "rsgi zygote".to_string(),
+        Role::Worker(id) => format!("rsgi worker {id}"),
+    };
+    let name = own.or_else(|| names.all.clone()).or_else(|| names.auto.then(auto))?;
+    Some(format!("{}{name}{}", names.prefix, names.append))
+}
+
+fn rename(title: Option<String>) {
+    if let Some(title) = title
+        && let Err(error) = process::set_title(&title)
+    {
+        log::warn!("the process cannot be called {title:?}: {error}");
+    }
+}
+
+/// The life of a zygote and, in the processes it forks, of a worker.
+fn run_zygote(task: Task) -> u8 {
+    let Task { generation, control, master, settings, listeners, mailboxes, scoreboard } = task;
+    rename(title(&settings.process_names, &Role::Zygote));
+    for (name, value) in &settings.env {
+        process::set_variable(name, value);
+    }
+    let zygote = Zygote {
+        generation,
+        control,
+        master,
+        scoreboard: Arc::clone(&scoreboard),
+        interpreter: interpreter::Spec { home: home(&settings) },
+        apps: load_spec(&settings),
+        lazy: settings.lazy_apps,
+        environment: environment_changes(&settings),
+    };
+    zygote::run(zygote, move |birth, load| {
+        rename(title(&settings.process_names, &Role::Worker(birth.id)));
+        let context = worker::Context {
+            id: birth.id,
+            generation,
+            control: birth.control,
+            listeners,
+            mailboxes,
+            scoreboard,
+            options: worker_options(&settings),
+            wsgi: wsgi::Options {
+                threads: settings.threads,
+                processes: settings.processes,
+                manage_script_name: settings.manage_script_name,
+            },
+        };
+        worker::run(context, load)
+    })
+}
+
+/// The configured home, else the virtual environment that the shell has activated.
+fn home(settings: &Settings) -> Option<(PathBuf, String)> {
+    let active = || {
+        let path = std::env::var_os("VIRTUAL_ENV").filter(|path| !path.is_empty())?;
+        // Set by the installed command's own environment, or for another Python: only the binary looks for one.
+        (!interpreter_runs()).then(|| (PathBuf::from(path), "VIRTUAL_ENV".to_string()))
+    };
+    settings.home.clone().or_else(active)
+}
+
+fn interpreter_runs() -> bool {
+    INSIDE_PYTHON.get().is_some()
+}
+
+/// Set by the command that pip installs.
+pub(crate) static INSIDE_PYTHON: OnceLock<()> = OnceLock::new();
+
+/// For an interpreter that read the environment before: what was set and removed since.
+fn environment_changes(settings: &Settings) -> Vec<(String, Option<String>)> {
+    let removed = SYSTEMD_VARIABLES.iter().map(|name| (name.to_string(), None));
+    let set = settings.env.iter().map(|(name, value)| (name.clone(), Some(value.clone())));
+    removed.chain(set).collect()
+}
+
+fn load_spec(settings: &Settings) -> wsgi::LoadSpec {
+    let mounts = settings.mounts.iter();
+    wsgi::LoadSpec {
+        module: settings.module.clone(),
+        wsgi_file: settings.wsgi_file.clone(),
+        callable: settings.callable.clone(),
+        mounts: mounts
+            .map(|mount| wsgi::Mount {
+                path: mount.path.clone(),
+                what: mount.what.clone(),
+                origin: mount.origin.clone(),
+            })
+            .collect(),
+        pythonpath: settings.pythonpath.clone(),
+        need_app: settings.need_app,
+    }
+}
+
+fn worker_options(settings: &Settings) -> worker::Options {
+    let format = match &settings.log_format {
+        // It was checked when the configuration was read.
+        Some(text) => Format::parse(text).unwrap_or_default(),
+        None => Format::default(),
+    };
+    // The line has its default share of a head that is larger than the default.
+    let usual = Limits::default();
+    let max_line = usual.max_line.max(settings.buffer_size / (usual.max_head / usual.max_line));
+    worker::Options {
+        threads: settings.threads,
+        processes: settings.processes,
+        limits: Limits { max_head: settings.buffer_size, max_line },
+        limit_post: settings.limit_post,
+        post_buffering: settings.post_buffering,
+        response_buffer: settings.response_buffer,
+        timeouts: settings.timeouts.clone(),
+        host_name: user::host_name(),
+        access: settings.log_requests.then(|| Arc::new(format)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn titles_follow_the_most_special_option() {
+        let none = ProcessNames::default();
+        assert_eq!(title(&none, &Role::Master), None);
+        let auto = ProcessNames { auto: true, prefix: "shop ".into(), append: "!".into(), ..none.clone() };
+        assert_eq!(title(&auto, &Role::Worker(3)).as_deref(), Some("shop rsgi worker 3!"));
+        let named = ProcessNames { all: Some("all".into()), master: Some("boss".into()), ..none };
+        assert_eq!(title(&named, &Role::Master).as_deref(), Some("boss"));
+        assert_eq!(title(&named, &Role::Zygote).as_deref(), Some("all"));
+    }
+
+    #[test]
+    fn a_user_alone_brings_his_own_group() {
+        let settings = complete(Settings { uid: Some(0), ..Settings::default() }).unwrap();
+        assert_eq!(settings.gid, user::primary_group(0));
+    }
+
+    #[test]
+    fn a_pidfile_is_removed_only_by_its_maker_and_while_it_is_the_same_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        let written = write_pidfile(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+        Made { pid: process::own_id() + 1, pidfile: Some(written.clone()) }.remove(&[]);
+        assert!(path.exists());
+        Made { pid: process::own_id(), pidfile: Some((path.clone(), written.1 + 1)) }.remove(&[]);
+        assert!(path.exists());
+        Made { pid: process::own_id(), pidfile: Some(written) }.remove(&[]);
+        assert!(!path.exists());
+        assert!(write_pidfile(Path::new("/nonexistent/pid")).unwrap_err().contains("does not exist"));
+    }
 }

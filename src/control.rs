@@ -13,6 +13,8 @@ pub enum ToZygote {
     Fork {
         /// Worker number, from 1.
         id: u32,
+        /// The scoreboard lane of the new process.
+        lane: u32,
     },
 }
 
@@ -99,14 +101,14 @@ impl ToZygote {
     /// The datagram.
     pub fn encode(self) -> Vec<u8> {
         match self {
-            ToZygote::Fork { id } => number(b'f', &[id], ""),
+            ToZygote::Fork { id, lane } => number(b'f', &[id, lane], ""),
         }
     }
 
     /// The value of a datagram; `None` for one that no version of this program sends.
     pub fn decode(bytes: &[u8]) -> Option<ToZygote> {
         match bytes.first()? {
-            b'f' => Some(ToZygote::Fork { id: u32_at(bytes, 1)? }),
+            b'f' => Some(ToZygote::Fork { id: u32_at(bytes, 1)?, lane: u32_at(bytes, 5)? }),
             _ => None,
         }
     }
@@ -199,7 +201,10 @@ mod tests {
         for message in [ToWorker::Retire(Retire::Replaced), ToWorker::Retire(Retire::Stop)] {
             assert_eq!(ToWorker::decode(&message.encode()), Some(message));
         }
-        assert_eq!(ToZygote::decode(&ToZygote::Fork { id: 3 }.encode()), Some(ToZygote::Fork { id: 3 }));
+        assert_eq!(
+            ToZygote::decode(&ToZygote::Fork { id: 3, lane: 2 }.encode()),
+            Some(ToZygote::Fork { id: 3, lane: 2 })
+        );
         assert!(FromZygote::LoadFailed(long).encode().len() <= MAX_MESSAGE);
     }
 

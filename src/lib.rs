@@ -12,6 +12,7 @@ mod extension;
 pub mod gateway;
 pub mod interpreter;
 pub mod logging;
+pub mod mailbox;
 pub mod master;
 pub mod net;
 pub mod protocol;

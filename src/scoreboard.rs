@@ -1,1 +1,427 @@
-//! Stub.
+//! What every worker and every app thread is doing, in memory that all processes share.
+//!
+//! Workers write, the master and the statistics read. All of it is atomics: nobody waits for anybody, and a
+//! process that dies in the middle of a write leaves nothing locked.
+//!
+//! While a worker is being replaced two processes bear the same worker number. Each number therefore has
+//! [`LANES`] slots; the master names the lane when it asks for a fork, and the new process calls
+//! [`Scoreboard::settle`] once, so that [`Scoreboard::worker`] gives everybody his own slot.
+
+use std::io;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+use crate::sys::memory::SharedRows;
+
+/// How many processes can bear one worker number at a time.
+pub const LANES: u32 = 4;
+
+const WORKER_WORDS: usize = 8;
+const PID: usize = 0;
+const STATE: usize = 1;
+const GENERATION: usize = 2;
+const REQUESTS: usize = 3;
+const EXCEPTIONS: usize = 4;
+const TX_BYTES: usize = 5;
+const IDLE: usize = 6;
+
+const THREAD_WORDS: usize = 40;
+const SEQUENCE: usize = 0;
+const STARTED: usize = 1;
+const SERVED: usize = 2;
+const LENGTHS: usize = 3;
+const METHOD: usize = 4;
+const METHOD_WORDS: usize = 2;
+const PEER: usize = METHOD + METHOD_WORDS;
+const PEER_WORDS: usize = 6;
+const URI: usize = PEER + PEER_WORDS;
+const URI_WORDS: usize = THREAD_WORDS - URI;
+
+/// Where a worker stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// No process.
+    Empty,
+    /// Forked, not serving yet.
+    Starting,
+    /// Serving.
+    Ready,
+    /// Finishes what it has and exits.
+    Retiring,
+}
+
+impl State {
+    /// The name in logs and statistics.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Empty => "empty",
+            State::Starting => "starting",
+            State::Ready => "ready",
+            State::Retiring => "retiring",
+        }
+    }
+}
+
+/// The shared table. Made by the master before it forks; clones of the mapping come with each fork.
+pub struct Scoreboard {
+    totals: SharedRows<8>,
+    workers: SharedRows<WORKER_WORDS>,
+    threads: SharedRows<THREAD_WORDS>,
+    /// This process's idea of each worker's lane.
+    lanes: Vec<AtomicU32>,
+    threads_per_worker: usize,
+}
+
+/// What one worker process tells. A cheap value: take it as often as needed.
+#[derive(Clone, Copy)]
+pub struct WorkerSlot<'a> {
+    words: &'a [AtomicU64; WORKER_WORDS],
+    threads: &'a [[AtomicU64; THREAD_WORDS]],
+}
+
+/// What one app thread tells. Only the thread itself writes to it.
+#[derive(Clone, Copy)]
+pub struct ThreadSlot<'a> {
+    words: &'a [AtomicU64; THREAD_WORDS],
+}
+
+/// A request that is being served, as its thread noted it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Current {
+    /// When it began, on [`crate::sys::clock::monotonic_ms`].
+    pub started_ms: u64,
+    /// Request method, cut to 16 bytes.
+    pub method: Vec<u8>,
+    /// Request target, cut to 224 bytes.
+    pub uri: Vec<u8>,
+    /// The client, cut to 48 bytes.
+    pub peer: Vec<u8>,
+}
+
+impl Scoreboard {
+    /// A table for `workers` workers of `threads` app threads.
+    ///
+    /// # Errors
+    /// The system's, when there is no memory.
+    pub fn create(workers: usize, threads: usize) -> io::Result<Scoreboard> {
+        let slots = workers.max(1) * LANES as usize;
+        Ok(Scoreboard {
+            totals: SharedRows::create(c"rsgi-totals", 1)?,
+            workers: SharedRows::create(c"rsgi-workers", slots)?,
+            threads: SharedRows::create(c"rsgi-threads", slots * threads.max(1))?,
+            lanes: (0..workers.max(1)).map(|_| AtomicU32::new(0)).collect(),
+            threads_per_worker: threads.max(1),
+        })
+    }
+
+    /// How many worker numbers there are.
+    pub fn workers(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// App threads of each worker.
+    pub fn threads_per_worker(&self) -> usize {
+        self.threads_per_worker
+    }
+
+    /// From now on [`Scoreboard::worker`] of `id` is the slot in `lane`, in this process.
+    pub fn settle(&self, id: u32, lane: u32) {
+        self.lanes[id as usize - 1].store(lane % LANES, Ordering::Relaxed);
+    }
+
+    /// The slot of worker `id`, from 1.
+    pub fn worker(&self, id: u32) -> WorkerSlot<'_> {
+        self.slot(id, self.lanes[id as usize - 1].load(Ordering::Relaxed))
+    }
+
+    /// The slot of worker `id` in a lane that is named.
+    pub fn slot(&self, id: u32, lane: u32) -> WorkerSlot<'_> {
+        let index = (id as usize - 1) * LANES as usize + (lane % LANES) as usize;
+        let first = index * self.threads_per_worker;
+        WorkerSlot {
+            words: &self.workers.rows()[index],
+            threads: &self.threads.rows()[first..first + self.threads_per_worker],
+        }
+    }
+
+    /// Finds a ready worker that waits for something to do, other than `except`, and claims it: nobody else finds it
+    /// until it waits again.
+    pub fn claim_idle(&self, except: u32) -> Option<u32> {
+        let count = self.workers() as u32;
+        (0..count).map(|step| (except + step) % count + 1).filter(|id| *id != except).find(|id| {
+            (0..LANES).any(|lane| {
+                let slot = self.slot(*id, lane);
+                slot.state() == State::Ready
+                    && slot.words[IDLE].compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            })
+        })
+    }
+
+    /// Numbers a request: 1 for the first one of the whole server.
+    pub fn count_request(&self) -> u64 {
+        self.totals.rows()[0][0].fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Requests of the whole server so far.
+    pub fn total_requests(&self) -> u64 {
+        self.totals.rows()[0][0].load(Ordering::Relaxed)
+    }
+}
+
+impl<'a> WorkerSlot<'a> {
+    /// Begins the life of a new process: its threads are idle. Counters go on from the process before.
+    pub fn reset(self, pid: i32, generation: u32) {
+        for thread in self.threads {
+            // A process that was killed in the middle of `enter` left its sequence odd.
+            thread[SEQUENCE].store(0, Ordering::Relaxed);
+            thread[STARTED].store(0, Ordering::Relaxed);
+        }
+        self.words[GENERATION].store(u64::from(generation), Ordering::Relaxed);
+        self.words[PID].store(pid as u64, Ordering::Relaxed);
+        self.set_idle(false);
+        self.set_state(State::Starting);
+    }
+
+    /// Process id, 0 for none.
+    pub fn pid(self) -> i32 {
+        self.words[PID].load(Ordering::Relaxed) as i32
+    }
+
+    /// Generation of the process.
+    pub fn generation(self) -> u32 {
+        self.words[GENERATION].load(Ordering::Relaxed) as u32
+    }
+
+    /// Where the worker stands.
+    pub fn state(self) -> State {
+        match self.words[STATE].load(Ordering::Acquire) {
+            1 => State::Starting,
+            2 => State::Ready,
+            3 => State::Retiring,
+            _ => State::Empty,
+        }
+    }
+
+    /// Says where the worker stands.
+    pub fn set_state(self, state: State) {
+        let value = match state {
+            State::Empty => 0,
+            State::Starting => 1,
+            State::Ready => 2,
+            State::Retiring => 3,
+        };
+        self.words[STATE].store(value, Ordering::Release);
+    }
+
+    /// Says whether the worker waits for something to do.
+    pub fn set_idle(self, idle: bool) {
+        self.words[IDLE].store(u64::from(idle), Ordering::Release);
+    }
+
+    /// Requests served by all processes of this slot.
+    pub fn requests(self) -> &'a AtomicU64 {
+        &self.words[REQUESTS]
+    }
+
+    /// Exceptions that the application raised.
+    pub fn exceptions(self) -> &'a AtomicU64 {
+        &self.words[EXCEPTIONS]
+    }
+
+    /// Bytes sent to clients.
+    pub fn tx_bytes(self) -> &'a AtomicU64 {
+        &self.words[TX_BYTES]
+    }
+
+    /// One request more; its number in this slot.
+    pub fn add_request(self) -> u64 {
+        self.words[REQUESTS].fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// One exception more.
+    pub fn add_exception(self) {
+        self.words[EXCEPTIONS].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// `bytes` more were sent.
+    pub fn add_tx_bytes(self, bytes: u64) {
+        self.words[TX_BYTES].fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// App threads of the worker.
+    pub fn threads(self) -> usize {
+        self.threads.len()
+    }
+
+    /// App thread `core`, from 0.
+    pub fn thread(self, core: usize) -> ThreadSlot<'a> {
+        ThreadSlot { words: &self.threads[core] }
+    }
+
+    /// The request that has been served for longest.
+    pub fn oldest(self) -> Option<Current> {
+        (0..self.threads()).filter_map(|core| self.thread(core).current()).min_by_key(|current| current.started_ms)
+    }
+}
+
+impl ThreadSlot<'_> {
+    /// A request begins, at `now_ms` of [`crate::sys::clock::monotonic_ms`].
+    pub fn enter(self, now_ms: u64, method: &[u8], uri: &[u8], peer: &[u8]) {
+        // A sequence lock with one writer: odd while the words change.
+        let sequence = self.words[SEQUENCE].load(Ordering::Relaxed);
+        self.words[SEQUENCE].store(sequence.wrapping_add(1), Ordering::Relaxed);
+        fence(Ordering::Release);
+        let method = write(&self.words[METHOD..METHOD + METHOD_WORDS], method);
+        let peer = write(&self.words[PEER..PEER + PEER_WORDS], peer);
+        let uri = write(&self.words[URI..URI + URI_WORDS], uri);
+        self.words[LENGTHS].store((method | peer << 16 | uri << 32) as u64, Ordering::Relaxed);
+        // 0 is idle.
+        self.words[STARTED].store(now_ms.max(1), Ordering::Relaxed);
+        self.words[SEQUENCE].store(sequence.wrapping_add(2), Ordering::Release);
+    }
+
+    /// The request is over.
+    pub fn leave(self) {
+        self.words[STARTED].store(0, Ordering::Release);
+        let served = self.words[SERVED].load(Ordering::Relaxed);
+        self.words[SERVED].store(served + 1, Ordering::Relaxed);
+    }
+
+    /// Requests that this thread has served.
+    pub fn requests(self) -> u64 {
+        self.words[SERVED].load(Ordering::Relaxed)
+    }
+
+    /// The request that is being served, if any. Torn reads are never returned; a thread that
+    /// changes requests too fast to be read, or that was killed in the act, counts as idle.
+    pub fn current(self) -> Option<Current> {
+        for _ in 0..64 {
+            let before = self.words[SEQUENCE].load(Ordering::Acquire);
+            if before % 2 == 1 {
+                std::hint::spin_loop();
+                continue;
+            }
+            let started_ms = self.words[STARTED].load(Ordering::Relaxed);
+            if started_ms == 0 {
+                return None;
+            }
+            let lengths = self.words[LENGTHS].load(Ordering::Relaxed) as usize;
+            let current = Current {
+                started_ms,
+                method: read(&self.words[METHOD..METHOD + METHOD_WORDS], lengths & 0xffff),
+                peer: read(&self.words[PEER..PEER + PEER_WORDS], lengths >> 16 & 0xffff),
+                uri: read(&self.words[URI..URI + URI_WORDS], lengths >> 32 & 0xffff),
+            };
+            fence(Ordering::Acquire);
+            if self.words[SEQUENCE].load(Ordering::Relaxed) == before {
+                return Some(current);
+            }
+        }
+        None
+    }
+}
+
+/// Stores as much of `bytes` as fits; how much that was.
+fn write(words: &[AtomicU64], bytes: &[u8]) -> usize {
+    let len = bytes.len().min(words.len() * 8);
+    let mut chunks = bytes[..len].chunks_exact(8);
+    let mut words = words.iter();
+    for (chunk, word) in chunks.by_ref().zip(words.by_ref()) {
+        let mut eight = [0; 8];
+        eight.copy_from_slice(chunk);
+        word.store(u64::from_ne_bytes(eight), Ordering::Relaxed);
+    }
+    let rest = chunks.remainder();
+    if let Some(word) = words.next()
+        && !rest.is_empty()
+    {
+        let mut eight = [0; 8];
+        eight[..rest.len()].copy_from_slice(rest);
+        word.store(u64::from_ne_bytes(eight), Ordering::Relaxed);
+    }
+    len
+}
+
+fn read(words: &[AtomicU64], len: usize) -> Vec<u8> {
+    let len = len.min(words.len() * 8);
+    let mut out = Vec::with_capacity(len + 8);
+    for word in &words[..len.div_ceil(8)] {
+        out.extend_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+    }
+    out.truncate(len);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_seen_while_it_runs() {
+        let board = Scoreboard::create(2, 2).unwrap();
+        let thread = board.worker(2).thread(1);
+        assert_eq!(thread.current(), None);
+        thread.enter(7, b"POST", b"/import", b"10.0.0.1");
+        let current = board.worker(2).oldest().unwrap();
+        assert_eq!((current.method.as_slice(), current.uri.as_slice()), (&b"POST"[..], &b"/import"[..]));
+        assert_eq!((current.peer.as_slice(), current.started_ms), (&b"10.0.0.1"[..], 7));
+        assert_eq!(board.worker(1).oldest(), None);
+        thread.leave();
+        assert_eq!((thread.current(), thread.requests()), (None, 1));
+    }
+
+    #[test]
+    fn long_texts_are_cut_and_short_ones_exact() {
+        let board = Scoreboard::create(1, 1).unwrap();
+        let thread = board.worker(1).thread(0);
+        let long = [b'x'; 1000];
+        thread.enter(0, &long, &long, &long);
+        let current = thread.current().unwrap();
+        assert_eq!((current.method.len(), current.uri.len(), current.peer.len()), (16, 224, 48));
+        for len in 0..=224 {
+            thread.enter(1, b"GET", &long[..len], b"");
+            assert_eq!(thread.current().unwrap().uri, &long[..len]);
+        }
+    }
+
+    #[test]
+    fn lanes_keep_two_processes_of_one_number_apart() {
+        let board = Scoreboard::create(3, 1).unwrap();
+        board.worker(2).reset(100, 1);
+        board.settle(2, 1);
+        board.worker(2).reset(200, 2);
+        board.worker(2).set_state(State::Ready);
+        assert_eq!((board.slot(2, 0).pid(), board.slot(2, 0).state()), (100, State::Starting));
+        assert_eq!((board.slot(2, 1).pid(), board.slot(2, 1).generation()), (200, 2));
+        assert_eq!((board.worker(1).pid(), board.worker(3).pid()), (0, 0));
+    }
+
+    #[test]
+    fn a_process_killed_in_the_act_locks_nothing() {
+        let board = Scoreboard::create(1, 1).unwrap();
+        let thread = board.worker(1).thread(0);
+        thread.words[SEQUENCE].store(1, Ordering::Relaxed);
+        assert_eq!(thread.current(), None);
+        board.worker(1).reset(5, 1);
+        thread.enter(3, b"GET", b"/", b"");
+        assert!(thread.current().is_some());
+    }
+
+    #[test]
+    fn a_reader_never_sees_two_requests_mixed() {
+        let board = Scoreboard::create(1, 1).unwrap();
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for n in 0..20_000_u64 {
+                    let byte = [b'a' + (n % 26) as u8; 100];
+                    board.worker(1).thread(0).enter(n, &byte[..10], &byte, &byte[..20]);
+                }
+            });
+            while !writer.is_finished() {
+                if let Some(current) = board.worker(1).thread(0).current() {
+                    let first = current.uri[0];
+                    assert!(current.uri.iter().chain(&current.method).chain(&current.peer).all(|b| *b == first));
+                }
+            }
+        });
+    }
+}

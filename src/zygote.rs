@@ -1,1 +1,252 @@
-//! Stub.
+//! The zygote: starts CPython, imports the application, serves nothing, and forks workers when the master asks.
+//!
+//! A worker is forked twice: the process between ends at once, so that the master, a reaper of orphans, becomes the
+//! worker's parent. CPython's fork hooks run once on each side that goes on, never in the process between.
+//! What a worker does is a function given by `boot`.
+
+mod limits;
+
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::prelude::*;
+
+use crate::control::{FromZygote, MAX_MESSAGE, ToZygote};
+use crate::exit;
+use crate::interpreter::{self, Spec};
+use crate::scoreboard::Scoreboard;
+use crate::sys::fd::{self, Received};
+use crate::sys::process::{self, Fork};
+use crate::sys::signal::{self, Signal};
+use crate::wsgi::{self, Apps, LoadSpec};
+
+/// How long threads of the application may hold up the end of a worker that has nothing left to do.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a zygote works with.
+pub struct Zygote {
+    /// Generation, from 1.
+    pub generation: u32,
+    /// Control socket to the master.
+    pub control: OwnedFd,
+    /// Process id of the master.
+    pub master: i32,
+    /// Shared by all processes.
+    pub scoreboard: Arc<Scoreboard>,
+    /// How to start the interpreter.
+    pub interpreter: Spec,
+    /// What to import.
+    pub apps: LoadSpec,
+    /// Whether the workers import for themselves.
+    pub lazy: bool,
+    /// Variables set (or removed) since an interpreter may have read the environment.
+    pub environment: Vec<(String, Option<String>)>,
+}
+
+/// A worker that was just born, in its own process.
+pub struct Birth {
+    /// Worker number, from 1.
+    pub id: u32,
+    /// Control socket to the master.
+    pub control: OwnedFd,
+    /// Whether the application is imported by `load` in this process.
+    pub lazy: bool,
+}
+
+/// Gives a worker its application, or the cause why there is none.
+pub type Load = Box<dyn FnOnce() -> Result<Arc<Apps>, String>>;
+
+/// Runs a zygote until the master is gone. In the workers that it forks, `worker` runs and their exit code is
+/// returned.
+pub fn run(zygote: Zygote, worker: impl FnOnce(Birth, Load) -> u8) -> u8 {
+    if let Err(error) = leave_signals_to_the_master() {
+        tell(&zygote.control, &FromZygote::StartFailed(format!("signals cannot be set up: {error}")));
+        return exit::ERROR;
+    }
+    if let Err(cause) = interpreter::start(&zygote.interpreter) {
+        tell(&zygote.control, &FromZygote::StartFailed(cause));
+        return exit::ERROR;
+    }
+    if let Err(error) = Python::attach(|py| set_environment(py, &zygote.environment)) {
+        tell(&zygote.control, &FromZygote::StartFailed(format!("os.environ cannot be set: {error}")));
+        return exit::ERROR;
+    }
+    if let Err(error) = Python::attach(limits::install) {
+        log::warn!("programs started by the application will have the server's limit of descriptors: {error}");
+    }
+    log::info!("CPython {}", Python::version_str().split(' ').next().unwrap_or_default());
+    let apps = match zygote.lazy {
+        true => None,
+        false => match import(&zygote.apps) {
+            Ok(apps) => Some(apps),
+            Err(cause) => {
+                tell(&zygote.control, &FromZygote::LoadFailed(cause));
+                return exit::NO_APP;
+            }
+        },
+    };
+    if let Err(error) = Python::attach(interpreter::freeze) {
+        log::warn!("the garbage collector cannot be frozen: {error}");
+    }
+    tell(&zygote.control, &FromZygote::Ready);
+    match serve_forks(&zygote) {
+        None => exit::OK,
+        Some((id, control)) => {
+            let Zygote { apps: spec, lazy, .. } = zygote;
+            let load: Load = match apps {
+                Some(apps) => Box::new(move || Ok(apps)),
+                None => Box::new(move || import(&spec)),
+            };
+            let code = worker(Birth { id, control, lazy }, load);
+            if code == exit::OK {
+                interpreter::finalize(PATIENCE);
+            }
+            code
+        }
+    }
+}
+
+/// Signals that reach the whole process group are the master's business. QUIT, which means at once, is everybody's.
+fn leave_signals_to_the_master() -> io::Result<()> {
+    signal::set_no_effect(&[
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGTSTP,
+        Signal::SIGALRM,
+    ])?;
+    signal::set_end(&[Signal::SIGQUIT])?;
+    signal::unblock_all()
+}
+
+/// `os.environ` is a copy made when `os` was imported, which an adopted interpreter did long ago.
+fn set_environment(py: Python<'_>, changes: &[(String, Option<String>)]) -> PyResult<()> {
+    let environ = py.import("os")?.getattr("environ")?;
+    for (name, value) in changes {
+        match value {
+            Some(value) => environ.set_item(name, value)?,
+            None => environ.call_method1("pop", (name, py.None())).map(|_| ())?,
+        }
+    }
+    Ok(())
+}
+
+fn tell(control: &OwnedFd, message: &FromZygote) {
+    if let Err(error) = fd::send(control, &message.encode(), None) {
+        log::debug!("the master does not hear the zygote: {error}");
+    }
+}
+
+fn import(spec: &LoadSpec) -> Result<Arc<Apps>, String> {
+    let apps = Python::attach(|py| {
+        let apps = wsgi::load(py, spec).map_err(|error| error.cause)?;
+        interpreter::flush(py);
+        Ok::<_, String>(apps)
+    })?;
+    warn_of_threads();
+    Ok(Arc::new(apps))
+}
+
+/// Threads do not survive a fork.
+fn warn_of_threads() {
+    let all = process::thread_count() - 1;
+    if all == 0 {
+        return;
+    }
+    let mut names = Python::attach(interpreter::other_threads);
+    if names.len() < all {
+        names.push(format!("{} that Python does not know", all - names.len()));
+    }
+    log::warn!(
+        "{all} thread{} started at import: {}; what they do is not done in the workers, as threads do not survive a fork \
+         (start them later, or set lazy-apps)",
+        if all == 1 { " was" } else { "s were" },
+        names.join(", ")
+    );
+}
+
+/// Forks whenever the master asks. Gives the number and the control socket in a worker, nothing in a zygote whose
+/// master is gone.
+fn serve_forks(zygote: &Zygote) -> Option<(u32, OwnedFd)> {
+    let mut buffer = [0; MAX_MESSAGE];
+    loop {
+        let (len, control) = match fd::receive(&zygote.control, &mut buffer, true) {
+            Ok(Received::Message(len, control)) => (len, control),
+            Ok(Received::End) => return None,
+            Err(error) => {
+                log::error!("the zygote cannot hear the master: {error}");
+                return None;
+            }
+        };
+        let (Some(ToZygote::Fork { id, lane }), Some(control)) = (ToZygote::decode(&buffer[..len]), control) else {
+            log::warn!("the zygote does not understand the master");
+            continue;
+        };
+        match spawn(zygote.master) {
+            Ok(Some(pid)) => tell(&zygote.control, &FromZygote::Forked { id, pid }),
+            Ok(None) => {
+                zygote.scoreboard.settle(id, lane);
+                zygote.scoreboard.worker(id).reset(process::own_id(), zygote.generation);
+                return Some((id, control));
+            }
+            Err(error) => tell(&zygote.control, &FromZygote::ForkFailed { id, reason: error.to_string() }),
+        }
+    }
+}
+
+/// Forks a child of the master. Gives its process id in the zygote, nothing in the child.
+fn spawn(master: i32) -> io::Result<Option<i32>> {
+    let (mut reader, mut writer) =
+        fd::pipe().map(|(reader, writer)| (io::PipeReader::from(reader), io::PipeWriter::from(writer)))?;
+    Python::attach(|py| {
+        interpreter::before_fork(py);
+        let between = match process::fork() {
+            Err(error) => {
+                interpreter::after_fork_parent(py);
+                return Err(error);
+            }
+            Ok(Fork::Parent(between)) => between,
+            Ok(Fork::Child) => {
+                let own = process::own_id();
+                match process::fork() {
+                    Ok(Fork::Child) => {}
+                    // The process between runs nothing but this: what it shares is not its own.
+                    Ok(Fork::Parent(pid)) => {
+                        let _ = writer.write_all(&pid.to_le_bytes());
+                        process::exit_now(exit::OK);
+                    }
+                    Err(error) => {
+                        let _ = writer.write_all(&(-error.raw_os_error().unwrap_or(libc::EAGAIN)).to_le_bytes());
+                        process::exit_now(exit::ERROR);
+                    }
+                }
+                drop((reader, writer));
+                // It may run before the process between has ended.
+                while process::parent_id() == own {
+                    std::thread::yield_now();
+                }
+                if process::parent_id() != master {
+                    process::exit_now(exit::OK);
+                }
+                interpreter::after_fork_child(py);
+                // The hook gave this process the limit that programs of the application get.
+                limits::raise();
+                return Ok(None);
+            }
+        };
+        drop(writer);
+        let mut bytes = [0; 4];
+        let told = reader.read_exact(&mut bytes);
+        process::reap_one(between);
+        interpreter::after_fork_parent(py);
+        told?;
+        match i32::from_le_bytes(bytes) {
+            pid if pid > 0 => Ok(Some(pid)),
+            errno => Err(io::Error::from_raw_os_error(-errno)),
+        }
+    })
+}

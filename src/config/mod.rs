@@ -3,6 +3,22 @@
 //!
 //! Host and user facts are passed in ([`Facts`]); nothing here knows sockets, processes or Python.
 
+mod apply;
+mod blocks;
+pub mod draft;
+pub mod error;
+mod expand;
+mod gather;
+pub mod ini;
+mod load;
+pub mod options;
+mod source;
+#[cfg(test)]
+mod tests;
+
+pub use error::{Error, Origin, Warning};
+pub use load::{Argument, Facts, Loaded, Lookup, User, load};
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -64,7 +80,7 @@ pub struct Timeouts {
     pub body: Duration,
     /// Response: longest time without progress (60 s).
     pub write: Duration,
-    /// Idle keep-alive connection (`http-keepalive = N`, 75 s).
+    /// Idle keep-alive connection (`http-keepalive = N`, 75 s); zero closes after each response.
     pub keep_alive: Duration,
 }
 

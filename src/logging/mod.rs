@@ -1,1 +1,53 @@
-//! Stub.
+//! The server's own log: one line for each message on standard error (which `logto` points to a file).
+//!
+//! Request lines are made by [`access`] and written by the workers; they have no prefix.
+
+pub mod access;
+
+use std::io::Write;
+
+/// Starts logging. `RSGI_LOG` filters, as `RSGI_LOG=debug`; the default is `info`.
+pub fn start() {
+    let mut builder = env_logger::Builder::from_env(env_logger::Env::new().filter_or("RSGI_LOG", "info"));
+    builder.format(|buffer, record| {
+        let time = jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S").to_string();
+        let level = record.level().as_str().to_ascii_lowercase();
+        let line = render_line(&time, std::process::id(), &level, &record.args().to_string());
+        // One piece: lines of several processes must not mix.
+        buffer.write_all(line.as_bytes())
+    });
+    // The command installed by pip could be called twice in one process.
+    let _ = builder.try_init();
+}
+
+/// `2026-11-22 14:03:09 rsgi[1234] info: message`.
+fn render_line(time: &str, pid: u32, level: &str, message: &str) -> String {
+    let mut line = format!("{time} rsgi[{pid}] {level}: ");
+    escape(message, &mut line);
+    line.push('\n');
+    line
+}
+
+/// What a client or a file name put into a message must not look like another line, nor command the terminal.
+fn escape(text: &str, out: &mut String) {
+    for c in text.chars() {
+        match c {
+            '\t' => out.push('\t'),
+            c if c.is_control() => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line_whatever_it_holds() {
+        assert_eq!(
+            render_line("2026-11-22 14:03:09", 7, "warn", "a\nb\u{1b}[31m\tü"),
+            "2026-11-22 14:03:09 rsgi[7] warn: a\\nb\\u{1b}[31m\tü\n"
+        );
+    }
+}

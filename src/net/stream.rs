@@ -1,1 +1,126 @@
-//! Stub.
+//! An accepted connection's socket: non-blocking reads and gathered writes over TCP and unix sockets.
+
+use std::io::{self, IoSlice, Read};
+use std::net::{IpAddr, Shutdown};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use socket2::{SockAddr, Socket};
+
+/// A connected, non-blocking stream socket.
+#[derive(Debug)]
+pub struct Stream(Socket);
+
+impl Stream {
+    /// Wraps a connected socket that is already non-blocking.
+    pub fn new(fd: OwnedFd) -> Stream {
+        Stream(Socket::from(fd))
+    }
+
+    /// Reads what is there into `buf`; `Ok(0)` is the end of the stream.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing is there; anything else means that the client is gone.
+    #[inline]
+    pub fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match (&self.0).read(buf) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Writes one piece; returns the bytes taken, 0 when the socket is full.
+    ///
+    /// # Errors
+    /// The client is gone.
+    #[inline]
+    pub fn write_one(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.0.send(bytes) {
+                Ok(taken) => return Ok(taken),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Writes several pieces with one system call; returns the bytes taken, 0 when the socket is full.
+    ///
+    /// # Errors
+    /// The client is gone.
+    #[inline]
+    pub fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        loop {
+            match nix::sys::uio::writev(self, pieces) {
+                Ok(taken) => return Ok(taken),
+                Err(Errno::EAGAIN) => return Ok(0),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Blocks until the socket can be read (or written, with `write`); false when `timeout` ran out.
+    ///
+    /// # Errors
+    /// Those of poll(2).
+    pub fn wait(&self, write: bool, timeout: Duration) -> io::Result<bool> {
+        let flags = if write { PollFlags::POLLOUT } else { PollFlags::POLLIN };
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        loop {
+            match nix::poll::poll(&mut [PollFd::new(self.as_fd(), flags)], timeout) {
+                Ok(ready) => return Ok(ready > 0),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Tells the client that nothing more comes, keeping the reading side.
+    pub fn finish_writing(&self) {
+        let _ = self.0.shutdown(Shutdown::Write);
+    }
+
+    /// Ends both directions, also for whoever still holds the descriptor.
+    pub fn cut(&self) {
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+
+    /// Makes the next close send a reset, so that the client cannot take a cut response for a whole
+    /// one (a close-delimited response has no other sign of being incomplete).
+    pub fn reset_on_close(&self) {
+        let _ = self.0.set_linger(Some(Duration::ZERO));
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Stream {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// REMOTE_ADDR and REMOTE_PORT of a client's address; both empty on a unix socket. IPv4-mapped IPv6 addresses
+/// are given as IPv4, as uWSGI does.
+pub fn peer_names(address: &SockAddr) -> (String, String) {
+    match address.as_socket() {
+        Some(socket) => {
+            let ip = match socket.ip() {
+                IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4),
+                v4 => v4,
+            };
+            (ip.to_string(), socket.port().to_string())
+        }
+        None => (String::new(), String::new()),
+    }
+}

@@ -1,1 +1,115 @@
-//! Stub.
+//! Takes a request body out of the bytes that arrive.
+//!
+//! The caller owns the buffers: it feeds what it has read and gets the body's bytes appended to its own
+//! vector. Bytes that were not consumed belong to the next request.
+
+use super::http::chunked::{Decoded, Decoder};
+use super::request::{BodyLength, Refusal};
+
+const TOO_LARGE: Refusal = Refusal::new(413, "body over the limit");
+
+/// What came of feeding bytes to a [`Reader`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fed {
+    /// Bytes of the input that were used up.
+    pub consumed: usize,
+    /// Whether the body is whole.
+    pub done: bool,
+}
+
+/// A body that is being received.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    state: State,
+    /// How many body bytes may still come.
+    allowed: u64,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Length(u64),
+    Chunked(Box<Decoder>),
+    Done,
+}
+
+/// Whether a body of this length may be read at all, before any of it is.
+///
+/// # Errors
+/// 413 when the stated length is above `limit`.
+pub fn admit(length: BodyLength, limit: u64) -> Result<(), Refusal> {
+    match length {
+        BodyLength::Length(length) if length > limit => Err(TOO_LARGE),
+        _ => Ok(()),
+    }
+}
+
+impl Reader {
+    /// A reader of a body framed as `length` that takes at most `limit` bytes (`u64::MAX`: no limit).
+    pub fn new(length: BodyLength, limit: u64) -> Reader {
+        let state = match length {
+            BodyLength::Absent | BodyLength::Length(0) => State::Done,
+            BodyLength::Length(length) => State::Length(length),
+            BodyLength::Chunked => State::Chunked(Box::default()),
+        };
+        Reader { state, allowed: limit }
+    }
+
+    /// Whether the body is whole; at once for a request without one.
+    pub fn is_done(&self) -> bool {
+        matches!(self.state, State::Done)
+    }
+
+    /// How many body bytes are still to come; not known for the chunked coding.
+    pub fn remaining(&self) -> Option<u64> {
+        match self.state {
+            State::Length(left) => Some(left),
+            State::Chunked(_) => None,
+            State::Done => Some(0),
+        }
+    }
+
+    /// Takes from `input` and appends the body's bytes to `out`.
+    ///
+    /// # Errors
+    /// 400 when the chunked coding is broken, 413 when the body passes the limit.
+    pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Fed, Refusal> {
+        self.feed_at_most(input, out, usize::MAX)
+    }
+
+    /// Like [`Reader::feed`], but appends no more than `max` bytes.
+    ///
+    /// # Errors
+    /// As for [`Reader::feed`].
+    pub fn feed_at_most(&mut self, input: &[u8], out: &mut Vec<u8>, max: usize) -> Result<Fed, Refusal> {
+        match &mut self.state {
+            State::Done => Ok(Fed { consumed: 0, done: true }),
+            State::Length(left) => {
+                if *left > self.allowed {
+                    return Err(TOO_LARGE);
+                }
+                let taken = input.len().min(max).min(usize::try_from(*left).unwrap_or(usize::MAX));
+                out.extend_from_slice(&input[..taken]);
+                *left -= taken as u64;
+                self.allowed -= taken as u64;
+                let done = *left == 0;
+                if done {
+                    self.state = State::Done;
+                }
+                Ok(Fed { consumed: taken, done })
+            }
+            State::Chunked(decoder) => {
+                let before = out.len();
+                let Decoded { consumed, done } = decoder.decode_at_most(input, out, max)?;
+                let taken = (out.len() - before) as u64;
+                if taken > self.allowed || decoder.pending() > self.allowed - taken {
+                    return Err(TOO_LARGE);
+                }
+                self.allowed -= taken;
+                if done {
+                    self.state = State::Done;
+                }
+                Ok(Fed { consumed, done })
+            }
+        }
+    }
+}

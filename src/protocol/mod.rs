@@ -6,6 +6,9 @@
 //! nor answers.
 
 pub mod body;
+mod bytes;
+#[cfg(test)]
+mod corpus;
 pub mod http;
 pub mod path;
 pub mod request;

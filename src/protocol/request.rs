@@ -90,14 +90,15 @@ pub struct Request {
     pub host: Option<Span>,
     /// HTTP version.
     pub version: Version,
-    /// Header fields or variables, in the order sent. Over HTTP without Content-Length's duplicates
-    /// and without names that hold `_` (they would collide with `-` in environ).
+    /// Header fields or variables, in the order sent. Over HTTP without `Proxy` and without names that
+    /// hold `_` (they would collide with `-` in environ), and with the value of Host taken from an
+    /// absolute-form target; over uwsgi without HTTP_PROXY, HTTP_CONTENT_TYPE and HTTP_CONTENT_LENGTH.
     pub fields: Vec<Field>,
     /// What follows the head.
     pub body: BodyLength,
     /// Whether the client lets the connection go on after this request.
     pub keep_alive: bool,
-    /// `Expect: 100-continue` was sent by an HTTP/1.1 client.
+    /// `Expect: 100-continue` was sent by an HTTP/1.1 client that has a body to send.
     pub expect_continue: bool,
     /// uwsgi modifier1 (0 for all else): 30 asks to take SCRIPT_NAME off PATH_INFO.
     pub modifier1: u8,
@@ -122,7 +123,7 @@ impl Request {
 /// Why a head or a body cannot be accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// HTTP status to answer with: 400, 413, 414, 431, 501 or 505.
+    /// HTTP status to answer with: 400, 413, 414, 417, 431, 501 or 505.
     pub status: u16,
     /// What was wrong, for the log; a fixed text, never the client's bytes.
     pub reason: &'static str,

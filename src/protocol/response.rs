@@ -1,5 +1,465 @@
-//! Response heads and framing (stub with the agreed surface).
+//! Response heads and framing (RFC 9110 section 6, RFC 9112 sections 6, 7 and 9).
+//!
+//! An application fills a [`Head`] with its status and fields; [`Head::finish`] adds what makes a whole message of
+//! them. Nothing reaches the wire unchecked: no field can carry a line end, and framing is ours alone
+//! (an application's Connection, Transfer-Encoding and the like are dropped).
 
-/// A response head under construction.
+use std::fmt;
+
+use super::Protocol;
+use super::bytes;
+use super::request::Version;
+
+/// What a status or a field of an application is refused for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadError {
+    /// The status is not three digits, or three digits, a blank and a reason.
+    InvalidStatus,
+    /// 1xx and what is below: not for applications to send.
+    InterimStatus,
+    /// A field name that is not a token.
+    InvalidName,
+    /// A control byte in a field value.
+    InvalidValue,
+    /// A Content-Length that is no decimal number.
+    InvalidLength,
+    /// Two Content-Length fields that differ.
+    TwoLengths,
+}
+
+impl HeadError {
+    /// What is wrong, for the application's traceback.
+    pub fn message(self) -> &'static str {
+        match self {
+            HeadError::InvalidStatus => "status must be three digits, a blank and a reason without control characters",
+            HeadError::InterimStatus => "status must be 200 or above",
+            HeadError::InvalidName => "header name must be a token",
+            HeadError::InvalidValue => "header value must not hold control characters",
+            HeadError::InvalidLength => "Content-Length must be a decimal number",
+            HeadError::TwoLengths => "two different Content-Length headers",
+        }
+    }
+}
+
+impl fmt::Display for HeadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.message())
+    }
+}
+
+impl std::error::Error for HeadError {}
+
+/// What the framing of a response depends on, beside its head.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// HTTP version of the request.
+    pub version: Version,
+    /// Whether the method is HEAD.
+    pub head_request: bool,
+    /// What the connection speaks.
+    pub protocol: Protocol,
+    /// Whether both the request and the server let the connection go on.
+    pub keep_alive: bool,
+    /// Length of the body where it is known before the first byte is sent.
+    pub total: Option<u64>,
+    /// The time for the Date field: 29 bytes, IMF-fixdate.
+    pub date: &'a [u8],
+}
+
+/// How the body goes onto the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyFraming {
+    /// There is none (HEAD, 204, 304): bytes of the application are discarded.
+    Nothing,
+    /// Exactly so many bytes; what the application has beyond them is not sent.
+    Length(u64),
+    /// The chunked transfer coding.
+    Chunked,
+    /// It ends where the connection ends.
+    UntilClose,
+}
+
+/// How a response is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Framing {
+    /// The body.
+    pub body: BodyFraming,
+    /// Whether the connection takes another request afterwards.
+    pub keep_alive: bool,
+}
+
+/// A response head under construction, used again and again.
 #[derive(Debug, Default)]
-pub struct Head;
+pub struct Head {
+    bytes: Vec<u8>,
+    status: u16,
+    fields: u32,
+    length: Option<Length>,
+    has_date: bool,
+    close: bool,
+    dropped: Option<&'static str>,
+}
+
+/// The application's Content-Length.
+#[derive(Clone, Copy, Debug)]
+struct Length {
+    value: u64,
+    /// Where its line stands in the head: 204 must not carry it.
+    start: usize,
+    end: usize,
+}
+
+impl Head {
+    /// An empty head.
+    pub fn new() -> Head {
+        Head::default()
+    }
+
+    /// Empties the head, keeping its allocation.
+    pub fn clear(&mut self) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
+        *self = Head { bytes, ..Head::default() };
+    }
+
+    /// Whether there is a status.
+    pub fn is_started(&self) -> bool {
+        self.status != 0
+    }
+
+    /// Begins the head, dropping what it held. `status` is `200 OK`, or `200` for the standard reason.
+    ///
+    /// # Errors
+    /// When `status` has another form or a control byte, or is below 200.
+    pub fn start(&mut self, status: &[u8]) -> Result<(), HeadError> {
+        self.clear();
+        let (code, rest) = status.split_first_chunk::<3>().ok_or(HeadError::InvalidStatus)?;
+        let code = match bytes::decimal(code) {
+            Some(code) if code >= 200 => code as u16,
+            Some(100..=199) => return Err(HeadError::InterimStatus),
+            _ => return Err(HeadError::InvalidStatus),
+        };
+        let reason = match rest {
+            [] => reason(code).as_bytes(),
+            [b' ', reason @ ..] if bytes::value_len(reason) == reason.len() => reason,
+            _ => return Err(HeadError::InvalidStatus),
+        };
+        self.bytes.extend_from_slice(b"HTTP/1.1 ");
+        self.bytes.extend_from_slice(&status[..3]);
+        self.bytes.push(b' ');
+        self.bytes.extend_from_slice(reason);
+        self.bytes.extend_from_slice(b"\r\n");
+        self.status = code;
+        Ok(())
+    }
+
+    /// Adds a field of the application. Hop-by-hop fields are dropped.
+    ///
+    /// # Errors
+    /// When the name is no token, the value holds a control byte other than tab, or a Content-Length is
+    /// no number or not the one given before.
+    pub fn field(&mut self, name: &[u8], value: &[u8]) -> Result<(), HeadError> {
+        if !bytes::is_token(name) {
+            return Err(HeadError::InvalidName);
+        }
+        if bytes::value_len(value) != value.len() {
+            return Err(HeadError::InvalidValue);
+        }
+        if let Some(known) = Known::of(name) {
+            match known {
+                Known::Connection => {
+                    for option in bytes::list(value) {
+                        if option.eq_ignore_ascii_case(b"close") {
+                            self.close = true;
+                        } else if !option.eq_ignore_ascii_case(b"keep-alive") {
+                            self.dropped.get_or_insert("Connection");
+                        }
+                    }
+                    return Ok(());
+                }
+                Known::HopByHop(name) => {
+                    self.dropped.get_or_insert(name);
+                    return Ok(());
+                }
+                Known::ContentLength => {
+                    let value = bytes::decimal(bytes::trim(value)).ok_or(HeadError::InvalidLength)?;
+                    if let Some(first) = self.length {
+                        return if first.value == value { Ok(()) } else { Err(HeadError::TwoLengths) };
+                    }
+                    let start = self.bytes.len();
+                    push_number_field(&mut self.bytes, b"Content-Length: ", value);
+                    self.length = Some(Length { value, start, end: self.bytes.len() });
+                    self.fields += 1;
+                    return Ok(());
+                }
+                Known::Date => self.has_date = true,
+            }
+        }
+        self.bytes.reserve(name.len() + value.len() + 4);
+        self.bytes.extend_from_slice(name);
+        self.bytes.extend_from_slice(b": ");
+        self.bytes.extend_from_slice(value);
+        self.bytes.extend_from_slice(b"\r\n");
+        self.fields += 1;
+        Ok(())
+    }
+
+    /// The status code, 0 before [`Head::start`].
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// How many fields stand in the head.
+    pub fn fields(&self) -> u32 {
+        self.fields
+    }
+
+    /// The Content-Length that the application gave.
+    pub fn content_length(&self) -> Option<u64> {
+        self.length.map(|length| length.value)
+    }
+
+    /// Whether the application asked for the end of the connection.
+    pub fn wants_close(&self) -> bool {
+        self.close
+    }
+
+    /// The first hop-by-hop field that was dropped, for one warning.
+    pub fn dropped(&self) -> Option<&'static str> {
+        self.dropped
+    }
+
+    /// The head as it stands; whole after [`Head::finish`].
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The finished head with a small body behind it, to be written with one plain system call.
+    pub fn with_body(&mut self, body: &[u8]) -> &[u8] {
+        self.bytes.extend_from_slice(body);
+        &self.bytes
+    }
+
+    /// Decides the framing, and adds its fields and the blank line.
+    pub fn finish(&mut self, facts: &Facts<'_>) -> Framing {
+        let http = facts.protocol == Protocol::Http;
+        let bodiless = facts.head_request || matches!(self.status, 204 | 304);
+        let mut keep_alive = http && facts.keep_alive && !self.close;
+        let body = if bodiless {
+            self.finish_bodiless(facts);
+            BodyFraming::Nothing
+        } else if let Some(length) = self.length {
+            BodyFraming::Length(length.value)
+        } else if let Some(total) = facts.total {
+            self.add_number(b"Content-Length: ", total);
+            BodyFraming::Length(total)
+        } else if http && facts.version == Version::Http11 {
+            self.add(b"Transfer-Encoding: chunked\r\n");
+            BodyFraming::Chunked
+        } else {
+            keep_alive = false;
+            BodyFraming::UntilClose
+        };
+        if http {
+            // RFC 9110 section 6.6.1: an origin server with a clock sends Date.
+            if !self.has_date {
+                self.bytes.extend_from_slice(b"Date: ");
+                self.bytes.extend_from_slice(facts.date);
+                self.add(b"\r\n");
+            }
+            if !keep_alive {
+                self.add(b"Connection: close\r\n");
+            } else if facts.version == Version::Http10 {
+                self.add(b"Connection: keep-alive\r\n");
+            }
+        }
+        self.bytes.extend_from_slice(b"\r\n");
+        Framing { body, keep_alive }
+    }
+
+    /// A head without a body: RFC 9110 section 8.6 forbids Content-Length with 204; with HEAD and 304 it
+    /// tells what GET would give, so a length of 0 that only means "nothing came" is not stated.
+    fn finish_bodiless(&mut self, facts: &Facts<'_>) {
+        match (self.status, self.length, facts.total) {
+            (204, Some(length), _) => {
+                self.bytes.drain(length.start..length.end);
+                self.fields -= 1;
+            }
+            (204 | 304, ..) | (_, Some(_), _) => {}
+            (_, None, Some(total)) if total > 0 => self.add_number(b"Content-Length: ", total),
+            _ => {}
+        }
+    }
+
+    fn add(&mut self, line: &[u8]) {
+        self.bytes.extend_from_slice(line);
+        self.fields += 1;
+    }
+
+    fn add_number(&mut self, name: &[u8], value: u64) {
+        push_number_field(&mut self.bytes, name, value);
+        self.fields += 1;
+    }
+}
+
+/// A field name that means something for the framing.
+enum Known {
+    Connection,
+    ContentLength,
+    Date,
+    HopByHop(&'static str),
+}
+
+impl Known {
+    /// Most names are told apart by their length alone.
+    #[inline]
+    fn of(name: &[u8]) -> Option<Known> {
+        let is = |known: &'static str| name.eq_ignore_ascii_case(known.as_bytes());
+        let hop = |known: &'static str| is(known).then_some(Known::HopByHop(known));
+        match name.len() {
+            2 => hop("TE"),
+            4 if is("Date") => Some(Known::Date),
+            7 => hop("Upgrade").or_else(|| hop("Trailer")),
+            8 => hop("Trailers"),
+            10 if is("Connection") => Some(Known::Connection),
+            10 => hop("Keep-Alive"),
+            14 if is("Content-Length") => Some(Known::ContentLength),
+            16 => hop("Proxy-Connection"),
+            17 => hop("Transfer-Encoding"),
+            18 => hop("Proxy-Authenticate"),
+            19 => hop("Proxy-Authorization"),
+            _ => None,
+        }
+    }
+}
+
+/// `name`, `value`, CRLF.
+fn push_number_field(out: &mut Vec<u8>, name: &[u8], value: u64) {
+    out.extend_from_slice(name);
+    push_decimal(out, value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a number in decimal.
+fn push_decimal(out: &mut Vec<u8>, mut value: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// What stands behind the data of each chunk.
+pub const CHUNK_SUFFIX: &[u8] = b"\r\n";
+
+/// The chunk that ends a chunked body, and an empty trailer section.
+pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// The interim response that lets a client send its body.
+pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Appends the size line of a chunk of `len` bytes. There is no chunk of 0 bytes: it would end the body.
+pub fn chunk_prefix(len: usize, out: &mut Vec<u8>) {
+    debug_assert!(len > 0, "a chunk of 0 bytes ends the body");
+    let digits = (usize::BITS - (len | 1).leading_zeros()).div_ceil(4);
+    for place in (0..digits).rev() {
+        out.push(b"0123456789abcdef"[len >> (place * 4) & 0xf]);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a whole response of our own: the reason as plain text, then the end of the connection.
+pub fn plain_error(status: u16, facts: &Facts<'_>, out: &mut Vec<u8>) {
+    let text = reason(status);
+    out.extend_from_slice(b"HTTP/1.1 ");
+    push_decimal(out, u64::from(status));
+    out.push(b' ');
+    out.extend_from_slice(text.as_bytes());
+    out.extend_from_slice(b"\r\nContent-Type: text/plain\r\n");
+    push_number_field(out, b"Content-Length: ", text.len() as u64 + 1);
+    if facts.protocol == Protocol::Http {
+        out.extend_from_slice(b"Date: ");
+        out.extend_from_slice(facts.date);
+        out.extend_from_slice(b"\r\nConnection: close\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    if !facts.head_request {
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'\n');
+    }
+}
+
+/// The standard reason of a status code (RFC 9110 section 15 and the IANA registry), `Unknown` for others.
+pub fn reason(status: u16) -> &'static str {
+    match status {
+        100 => "Continue",
+        101 => "Switching Protocols",
+        102 => "Processing",
+        103 => "Early Hints",
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        203 => "Non-Authoritative Information",
+        204 => "No Content",
+        205 => "Reset Content",
+        206 => "Partial Content",
+        207 => "Multi-Status",
+        208 => "Already Reported",
+        226 => "IM Used",
+        300 => "Multiple Choices",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        305 => "Use Proxy",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        402 => "Payment Required",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        407 => "Proxy Authentication Required",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        411 => "Length Required",
+        412 => "Precondition Failed",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
+        417 => "Expectation Failed",
+        418 => "I'm a teapot",
+        421 => "Misdirected Request",
+        422 => "Unprocessable Content",
+        423 => "Locked",
+        424 => "Failed Dependency",
+        425 => "Too Early",
+        426 => "Upgrade Required",
+        428 => "Precondition Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        451 => "Unavailable For Legal Reasons",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        506 => "Variant Also Negotiates",
+        507 => "Insufficient Storage",
+        508 => "Loop Detected",
+        510 => "Not Extended",
+        511 => "Network Authentication Required",
+        _ => "Unknown",
+    }
+}

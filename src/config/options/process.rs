@@ -1,0 +1,212 @@
+//! Processes: master, workers, threads, reloads, limits, users.
+
+use super::{FLAG, MOST, NO_JAIL, NUMBER, OCTAL, ONE_SHOT, OPTIONAL, OWNER, PATH, Row, TEXT};
+
+pub(super) const PROCESS: &[Row] = &[
+    Row::new("processes", NUMBER, "workers that serve requests (1)")
+        .also(&["workers"])
+        .short('p')
+        .set(|d, s| d.fill_number(s, MOST, |x| &mut x.processes)),
+    Row::new("thunder-lock", FLAG, "serialize accept() across workers with a shared mutex")
+        .always("the kernel wakes one worker for a connection"),
+    Row::new("skip-atexit", FLAG, "workers leave with _exit(), no atexit handlers"),
+    Row::new("daemonize", TEXT, "fork to background before app loading; value is log file or udp host:port").short('d'),
+    Row::new("daemonize2", TEXT, "fork to background after apps are loaded"),
+    Row::new("auto-procname", FLAG, "name processes by their roles")
+        .set(|d, s| d.settings.process_names.auto = d.flag(s)),
+    Row::new("procname-prefix", TEXT, "text before the name of each process")
+        .set(|d, s| d.settings.process_names.prefix = s.value.clone()),
+    Row::new("procname-prefix-spaced", TEXT, "text and a space before the name of each process")
+        .set(|d, s| d.settings.process_names.prefix = format!("{} ", s.value)),
+    Row::new("procname-append", TEXT, "text after the name of each process")
+        .set(|d, s| d.settings.process_names.append = s.value.clone()),
+    Row::new("procname", TEXT, "one name for all processes").set(|d, s| d.settings.process_names.all = d.text(s)),
+    Row::new("procname-master", TEXT, "name of the master").set(|d, s| d.settings.process_names.master = d.text(s)),
+    Row::new("master", FLAG, "run the supervising master process")
+        .short('M')
+        .always("there is always a master process"),
+    Row::new("honour-stdin", FLAG, "keep stdin instead of /dev/null"),
+    Row::new("die-on-term", FLAG, "swap SIGTERM (stop) and SIGQUIT (brutal reload)").always("SIGTERM always stops"),
+    Row::new("force-gateway", FLAG, "run the gateway in foreground without master"),
+    Row::new("reaper", FLAG, "waitpid(-1) after each request").short('r'),
+    Row::new("flock", TEXT, "lock file at parse time or exit 1"),
+    Row::new("flock-wait", TEXT, "lock file at parse time, wait"),
+    Row::new("flock2", TEXT, "lock after log setup/daemonize"),
+    Row::new("flock-wait2", TEXT, "lock after log setup/daemonize"),
+    Row::new("pidfile", PATH, "file that holds the pid of the master")
+        .set(|d, s| d.settings.pidfile = d.path_from_start(s)),
+    Row::new("pidfile2", TEXT, "write pid after privilege drop"),
+    Row::new("safe-pidfile", TEXT, "write pid after startup completed (as root)"),
+    Row::new("safe-pidfile2", TEXT, "write pid after workers were spawned (dropped privs)"),
+    Row::new("no-server", FLAG, "initialise then exit").refused(ONE_SHOT),
+    Row::new("command-mode", FLAG, "run as a one-shot command").refused(ONE_SHOT),
+    Row::new("check-mountpoint", TEXT, "die if a mountpoint disappears").also(&[
+        "mountpoint-check",
+        "check-mount",
+        "mount-check",
+    ]),
+    Row::new("no-orphans", FLAG, "workers get SIGKILL when the master dies (PDEATHSIG)")
+        .always("workers end by themselves when the master is gone"),
+    Row::new("prio", TEXT, "setpriority for all processes"),
+    Row::new("cpu-affinity", NUMBER, "CPUs per worker"),
+    Row::new("check-interval", NUMBER, "master cycle in seconds"),
+    Row::new("forkbomb-delay", NUMBER, "sleep when workers die too fast, 0 disables"),
+    Row::new("force-cwd", TEXT, "override base cwd"),
+    Row::new("close-on-exec", FLAG, "FD_CLOEXEC on connections")
+        .always("no descriptor reaches programs that are started"),
+    Row::new("close-on-exec2", FLAG, "FD_CLOEXEC on listeners")
+        .always("no descriptor reaches programs that are started"),
+    Row::new("vacuum", FLAG, "remove unix sockets and pid files at the end").set(|d, s| d.settings.vacuum = d.flag(s)),
+    Row::new("worker-exec", TEXT, "exec command as worker with socket on stdin"),
+    Row::new("worker-exec2", TEXT, "same after post_fork"),
+];
+
+pub(super) const THREADS: &[Row] = &[
+    Row::new("enable-threads", FLAG, "historical switch to create the GIL; now a no-op because always on")
+        .short('T')
+        .always("Python threads always run"),
+    Row::new("no-threads-wait", FLAG, "do not join worker threads on quit/reload"),
+    Row::new("async", NUMBER, "async cores per worker"),
+    Row::new("threads", NUMBER, "application threads in each worker (1)")
+        .set(|d, s| d.fill_number(s, MOST, |x| &mut x.threads)),
+    Row::new("thread-stacksize", NUMBER, "KiB").also(&["threads-stacksize", "thread-stack-size", "threads-stack-size"]),
+    Row::new("loop", TEXT, "loop engine"),
+    Row::new("loop-list", FLAG, "list loop engines").also(&["loops-list"]),
+];
+
+pub(super) const RELOAD: &[Row] = &[
+    Row::new("reload-mercy", NUMBER, "seconds for non-worker stop waits (daemons, emperor); daemons use 3 if unset"),
+    Row::new("worker-reload-mercy", NUMBER, "seconds a worker gets to finish before SIGKILL"),
+    Row::new("mule-reload-mercy", NUMBER, "same for mules"),
+    Row::new("exit-on-reload", FLAG, "exit 0 instead of re-exec on reload"),
+    Row::new("max-requests", NUMBER, "recycle worker after N requests (once min-worker-lifetime passed)").short('R'),
+    Row::new("max-requests-delta", NUMBER, "add (worker_id-1)*delta to max-requests"),
+    Row::new("min-worker-lifetime", NUMBER, "seconds before any self-recycling may happen"),
+    Row::new("max-worker-lifetime", NUMBER, "recycle worker after N seconds"),
+    Row::new("max-worker-lifetime-delta", NUMBER, "add (worker_id-1)*delta to max-worker-lifetime"),
+    Row::new("safe-fd", TEXT, "fd kept open across reload").also(&["fd-safe"]),
+    Row::new("shutdown-sockets", FLAG, "shutdown() listeners while stopping gracefully (fifo q)"),
+    Row::new("reload-on-as", NUMBER, "recycle after a request when vsz >= N MiB"),
+    Row::new("reload-on-rss", NUMBER, "recycle after a request when rss >= N MiB"),
+    Row::new("evil-reload-on-as", NUMBER, "master SIGKILLs a worker with vsz >= N MiB"),
+    Row::new("evil-reload-on-rss", NUMBER, "master SIGKILLs a worker with rss >= N MiB"),
+    Row::new("mem-collector-freq", NUMBER, "seconds between memory samples for evil-*"),
+    Row::new("reload-on-fd", TEXT, "graceful reload when fd is readable"),
+    Row::new("brutal-reload-on-fd", TEXT, "brutal reload when fd is readable"),
+    Row::new("touch-reload", TEXT, "graceful full reload when mtime changes"),
+    Row::new("touch-workers-reload", TEXT, "reload workers only"),
+    Row::new("touch-mules-reload", TEXT, "reload mules"),
+    Row::new("touch-spoolers-reload", TEXT, "reload spoolers"),
+    Row::new("touch-chain-reload", TEXT, "chain reload"),
+    Row::new("touch-exec", TEXT, "\"file command\" run on touch"),
+    Row::new("fs-reload", TEXT, "inotify based graceful reload"),
+    Row::new("fs-brutal-reload", TEXT, "inotify based brutal reload"),
+    Row::new("propagate-touch", FLAG, "send reload signals to daemons on touch"),
+    Row::new("binary-path", TEXT, "binary re-executed on reload"),
+    Row::new("privileged-binary-patch", TEXT, "exec another binary as root"),
+    Row::new("unprivileged-binary-patch", TEXT, "exec another binary after priv drop"),
+    Row::new("privileged-binary-patch-arg", TEXT, "same with arguments"),
+    Row::new("unprivileged-binary-patch-arg", TEXT, "same with arguments"),
+    Row::new("lazy", FLAG, "the same as lazy-apps").set(|d, s| d.settings.lazy_apps = d.flag(s)),
+    Row::new("lazy-apps", FLAG, "every worker imports the application for itself")
+        .set(|d, s| d.settings.lazy_apps = d.flag(s)),
+];
+
+pub(super) const HARAKIRI: &[Row] = &[
+    Row::new("harakiri", NUMBER, "seconds a request may run before its worker is killed").short('t'),
+    Row::new("harakiri-verbose", FLAG, "log /proc syscall+wchan (and tracebacker output) on kill"),
+    Row::new("harakiri-graceful-timeout", NUMBER, "first send the graceful signal, SIGKILL this many seconds later"),
+    Row::new("harakiri-graceful-signal", NUMBER, "signal used for the graceful attempt"),
+    Row::new("harakiri-queue-threshold", NUMBER, "only kill while the listen backlog is at least this value"),
+    Row::new("harakiri-no-arh", FLAG, "clear harakiri before the python after-request hook runs")
+        .also(&["no-harakiri-arh", "no-harakiri-after-req-hook"]),
+    Row::new("mule-harakiri", NUMBER, "seconds a mule may spend in one signal/task"),
+];
+
+pub(super) const LIMITS: &[Row] = &[
+    Row::new("limit-as", NUMBER, "RLIMIT_AS in MiB"),
+    Row::new("limit-nproc", NUMBER, "RLIMIT_NPROC"),
+    Row::new("ksm", OPTIONAL, "kernel samepage merging every N requests"),
+    Row::new("never-swap", FLAG, "mlockall"),
+    Row::new("max-fd", NUMBER, "descriptors a process may have open")
+        .set(|d, s| d.settings.max_fd = d.number(s, 1..=u64::MAX)),
+];
+
+pub(super) const CHEAPER: &[Row] = &[
+    Row::new("cheap", FLAG, "start with zero workers, spawn on first connection"),
+    Row::new("cheaper", NUMBER, "minimum active workers (enables adaptive mode)"),
+    Row::new("cheaper-initial", NUMBER, "workers at start"),
+    Row::new("cheaper-algo", TEXT, "spare, backlog, manual, busyness"),
+    Row::new("cheaper-step", NUMBER, "workers spawned at a time"),
+    Row::new("cheaper-overload", NUMBER, "cycles (spare) or backlog (backlog) threshold"),
+    Row::new("cheaper-algo-list", FLAG, "list algorithms").also(&["cheaper-algos-list", "cheaper-list"]),
+    Row::new("cheaper-rss-limit-soft", NUMBER, "bytes; above it no new workers (needs memory-report)"),
+    Row::new("cheaper-rss-limit-hard", NUMBER, "bytes; above it one worker is stopped per cycle"),
+    Row::new("idle", NUMBER, "seconds without requests before all workers stop"),
+    Row::new("die-on-idle", FLAG, "exit instead of going cheap"),
+    Row::new("cheaper-busyness-max", NUMBER, "busyness % above which workers are added"),
+    Row::new("cheaper-busyness-min", NUMBER, "busyness % below which workers are removed"),
+    Row::new("cheaper-busyness-multiplier", NUMBER, "cycles of idleness before cheaping"),
+    Row::new("cheaper-busyness-penalty", NUMBER, "added to multiplier on flapping"),
+    Row::new("cheaper-busyness-verbose", FLAG, "log decisions"),
+    Row::new("cheaper-busyness-backlog-alert", NUMBER, "backlog that triggers emergency spawn"),
+    Row::new("cheaper-busyness-backlog-multiplier", NUMBER, "cycles emergency workers stay"),
+    Row::new("cheaper-busyness-backlog-step", NUMBER, "emergency workers at a time"),
+    Row::new("cheaper-busyness-backlog-nonzero", NUMBER, "seconds of non-zero backlog before emergency spawn"),
+];
+
+pub(super) const PRIVILEGES: &[Row] = &[
+    Row::new("umask", OCTAL, "file mode creation mask").set(|d, s| d.umask(s)),
+    Row::new("chroot", TEXT, "chroot").refused(NO_JAIL),
+    Row::new("pivot-root", TEXT, "\"new_root put_old\" pivot").also(&["pivot_root"]).refused(NO_JAIL),
+    Row::new("uid", OWNER, "user to become, a name or number").set(|d, s| d.uid(s)),
+    Row::new("gid", OWNER, "group to become, a name or number").set(|d, s| d.gid(s)),
+    Row::new("add-gid", TEXT, "supplementary group"),
+    Row::new("immediate-uid", TEXT, "setuid while parsing").refused("use uid"),
+    Row::new("immediate-gid", TEXT, "setgid while parsing").refused("use gid"),
+    Row::new("no-initgroups", FLAG, "skip initgroups()"),
+    Row::new("cap", TEXT, "kept capabilities"),
+    Row::new("unshare", TEXT, "unshare() flags before jail").refused(NO_JAIL),
+    Row::new("unshare2", TEXT, "unshare() flags after chroot").refused(NO_JAIL),
+    Row::new("setns-socket", TEXT, "serve own namespaces fds").refused(NO_JAIL),
+    Row::new("setns-socket-skip", TEXT, "namespace to skip").also(&["setns-skip"]).refused(NO_JAIL),
+    Row::new("setns", TEXT, "join namespaces").refused(NO_JAIL),
+    Row::new("setns-preopen", FLAG, "open ns fds early").refused(NO_JAIL),
+    Row::new("jailed", FLAG, "assume already jailed").refused(NO_JAIL),
+    Row::new("jail", TEXT, "FreeBSD jail").refused(NO_JAIL),
+    Row::new("jail-ip4", TEXT, "FreeBSD jail ip").refused(NO_JAIL),
+    Row::new("jail-ip6", TEXT, "FreeBSD jail ip6").refused(NO_JAIL),
+    Row::new("jidfile", TEXT, "FreeBSD jail id file").also(&["jid-file"]).refused(NO_JAIL),
+    Row::new("jail2", TEXT, "FreeBSD libjail").also(&["libjail"]).refused(NO_JAIL),
+    Row::new("jail-attach", TEXT, "FreeBSD attach to jail").refused(NO_JAIL),
+    Row::new("refork", FLAG, "fork again after privilege drop").also(&["re-fork"]).refused(NO_JAIL),
+    Row::new("refork-as-root", FLAG, "fork again before privilege drop").also(&["re-fork-as-root"]).refused(NO_JAIL),
+    Row::new("refork-post-jail", FLAG, "fork again after jailing").also(&["re-fork-post-jail"]).refused(NO_JAIL),
+    Row::new("master-as-root", FLAG, "master stays root, workers drop"),
+    Row::new("drop-after-init", FLAG, "drop root after plugin init"),
+    Row::new("drop-after-apps", FLAG, "drop root after app loading"),
+    Row::new("cgroup", TEXT, "join cgroup"),
+    Row::new("cgroup-opt", TEXT, "set cgroup option"),
+    Row::new("cgroup-dir-mode", TEXT, "mode of created dirs"),
+    Row::new("namespace", TEXT, "run in new namespace rootfs").also(&["ns"]).refused(NO_JAIL),
+    Row::new("namespace-keep-mount", TEXT, "keep a mount").refused(NO_JAIL),
+    Row::new("namespace-net", TEXT, "network namespace").also(&["ns-net"]).refused(NO_JAIL),
+];
+
+pub(super) const LOOPS: &[Row] = &[
+    Row::new("gevent", TEXT, "gevent loop: gevent"),
+    Row::new("gevent-monkey-patch", FLAG, "gevent loop: gevent monkey patch"),
+    Row::new("gevent-early-monkey-patch", FLAG, "gevent loop: gevent early monkey patch"),
+    Row::new("gevent-wait-for-hub", FLAG, "gevent loop: gevent wait for hub"),
+    Row::new("asyncio", TEXT, "asyncio loop: asyncio"),
+    Row::new("greenlet", FLAG, "greenlet: greenlet"),
+    Row::new("fiber", FLAG, "Ruby fiber: fiber"),
+    Row::new("dumbloop-modifier1", NUMBER, "dummy loop: dumbloop modifier1"),
+    Row::new("dumbloop-code", TEXT, "dummy loop: dumbloop code"),
+    Row::new("dumbloop-function", TEXT, "dummy loop: dumbloop function"),
+    Row::new("coroae", TEXT, "Perl Coro: coroae"),
+    Row::new("ugreen", FLAG, "ugreen: ugreen"),
+    Row::new("ugreen-stacksize", NUMBER, "ugreen: ugreen stacksize"),
+    Row::new("stackless", FLAG, "stackless: stackless"),
+    Row::new("tornado", TEXT, "Tornado loop: tornado"),
+];

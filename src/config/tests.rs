@@ -1,0 +1,528 @@
+//! Configuration as a whole: texts in, settings and messages out.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::options::{self, Action, Row};
+use super::*;
+
+pub(crate) fn facts(directory: &Path) -> Facts {
+    Facts {
+        start_directory: directory.to_owned(),
+        environment: vec![("HOME".into(), "/home/me".into()), ("WORKERS".into(), "3".into())],
+        hostname: "box".into(),
+        cpus: 8,
+        uid: 1000,
+        gid: 1000,
+        user_name: "me".into(),
+        group_name: "us".into(),
+        started: Duration::from_micros(1_700_000_000_000_001),
+        binary: "/usr/bin/rsgi".into(),
+        inherited_sockets: false,
+        reloading: false,
+        stdin: Box::new(|| Ok(b"[uwsgi]\nhttp-socket = :1\nmodule = from_stdin\n".to_vec())),
+        user: Box::new(|name| match name {
+            "web" | "33" => Some(User { name: "web".into(), uid: 33 }),
+            _ => None,
+        }),
+        group: Box::new(|name| (name == "www").then_some(44)),
+    }
+}
+
+fn argument(name: &str, value: &str) -> Argument {
+    Argument { name: name.into(), value: value.into(), written: format!("--{name}") }
+}
+
+/// Files in a new directory, `app.ini` loaded.
+struct Site {
+    directory: tempfile::TempDir,
+    facts: Facts,
+    arguments: Vec<Argument>,
+}
+
+impl Site {
+    fn new(text: &str) -> Site {
+        let directory = tempfile::tempdir().unwrap();
+        let facts = facts(&directory.path().canonicalize().unwrap());
+        let site = Site { directory, facts, arguments: vec![argument("ini", "app.ini")] };
+        site.file("app.ini", text)
+    }
+
+    fn file(self, name: &str, text: impl AsRef<[u8]>) -> Site {
+        std::fs::write(self.directory.path().join(name), text).unwrap();
+        self
+    }
+
+    fn load(&self) -> Result<Loaded, Vec<Error>> {
+        load(&self.arguments, &self.facts)
+    }
+
+    fn loaded(&self) -> Loaded {
+        self.load().unwrap_or_else(|errors| panic!("{errors:#?}"))
+    }
+
+    fn errors(&self) -> Vec<String> {
+        match self.load() {
+            Ok(loaded) => panic!("no error, {:?}", loaded.warnings),
+            Err(errors) => errors.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.loaded().warnings.iter().map(ToString::to_string).collect()
+    }
+}
+
+/// Lines of [uwsgi] in a file that is otherwise complete.
+fn site(lines: &str) -> Site {
+    Site::new(&format!("[uwsgi]\nhttp-socket = :8000\nmodule = site\n{lines}\n"))
+}
+
+fn errors(lines: &str) -> Vec<String> {
+    site(lines).errors()
+}
+
+type Check = fn(&Settings) -> bool;
+
+/// One line for each supported option, and what it does.
+const EFFECTS: &[(&str, &str, Check)] = &[
+    ("processes", "4", |s| s.processes == 4),
+    ("workers", "4", |s| s.processes == 4),
+    ("threads", "2", |s| s.threads == 2),
+    ("socket", "/run/a.sock", |s| socket(s, "/run/a.sock", Protocol::Uwsgi)),
+    ("uwsgi-socket", "127.0.0.1:3031", |s| socket(s, "127.0.0.1:3031", Protocol::Uwsgi)),
+    ("http-socket", "@a", |s| socket(s, "@a", Protocol::Http)),
+    ("http11-socket", ":81", |s| socket(s, "0.0.0.0:81", Protocol::Http)),
+    ("http", "[::1]:81", |s| socket(s, "[::1]:81", Protocol::Http)),
+    ("protocol", "http", |s| s.inherited_protocol == Protocol::Http),
+    ("listen", "1024", |s| s.listen == 1024),
+    ("chmod-socket", "660", |s| s.chmod_socket == Some(0o660)),
+    ("chown-socket", "web:www", |s| s.chown_socket == Some(Owner { uid: Some(33), gid: Some(44) })),
+    ("vacuum", "true", |s| s.vacuum),
+    ("chdir", "/srv", |s| s.chdir == Some("/srv".into())),
+    ("pythonpath", "lib", |s| s.pythonpath == ["lib"]),
+    ("home", "venv", |s| s.home.as_ref().is_some_and(|(path, _)| path == Path::new("venv"))),
+    ("module", "a.b:c", |s| s.module.as_ref().is_some_and(|(name, _)| name == "a.b:c")),
+    ("wsgi-file", "app.py", |s| s.wsgi_file.as_ref().is_some_and(|(file, _)| file == "app.py")),
+    ("callable", "app", |s| s.callable.as_deref() == Some("app")),
+    ("mount", "/x/=y.py", |s| s.mounts.iter().any(|mount| mount.path == "/x" && mount.what == "y.py")),
+    ("manage-script-name", "true", |s| s.manage_script_name),
+    ("env", "A=b=c", |s| s.env == [("A".to_owned(), "b=c".to_owned())]),
+    ("need-app", "false", |s| !s.need_app),
+    ("lazy-apps", "true", |s| s.lazy_apps),
+    ("lazy", "", |s| s.lazy_apps),
+    ("uid", "web", |s| s.uid == Some(33) && s.user_name.as_deref() == Some("web")),
+    ("gid", "www", |s| s.gid == Some(44)),
+    ("umask", "022", |s| s.umask == Some(0o22)),
+    ("max-fd", "4096", |s| s.max_fd == Some(4096)),
+    ("buffer-size", "100000", |s| s.buffer_size == 100_000),
+    ("limit-post", "10000000000", |s| s.limit_post == 10_000_000_000),
+    ("post-buffering", "0", |s| s.post_buffering.is_none()),
+    ("response-buffer", "4096", |s| s.response_buffer == 4096),
+    ("socket-timeout", "7", |s| s.timeouts.head.as_secs() == 7 && s.timeouts.keep_alive.as_secs() == 7),
+    ("http-timeout", "8", |s| s.timeouts.body.as_secs() == 8 && s.timeouts.write.as_secs() == 8),
+    ("http-headers-timeout", "9", |s| s.timeouts.head.as_secs() == 9),
+    ("http-keepalive", "6", |s| s.timeouts.keep_alive.as_secs() == 6),
+    ("pidfile", "/run/p", |s| s.pidfile == Some("/run/p".into())),
+    ("logto", "/var/log/l", |s| s.logto == Some("/var/log/l".into())),
+    ("disable-logging", "true", |s| !s.log_requests),
+    ("log-format", "%(method)", |s| s.log_format.as_deref() == Some("%(method)")),
+    ("auto-procname", "true", |s| s.process_names.auto),
+    ("procname-prefix", "p", |s| s.process_names.prefix == "p"),
+    ("procname-prefix-spaced", "p", |s| s.process_names.prefix == "p "),
+    ("procname-append", "p", |s| s.process_names.append == "p"),
+    ("procname", "p", |s| s.process_names.all.as_deref() == Some("p")),
+    ("procname-master", "p", |s| s.process_names.master.as_deref() == Some("p")),
+];
+
+fn socket(settings: &Settings, address: &str, protocol: Protocol) -> bool {
+    settings.sockets.iter().any(|socket| socket.address.to_string() == address && socket.protocol == protocol)
+}
+
+#[test]
+fn every_supported_option_has_its_effect() {
+    for (name, value, check) in EFFECTS {
+        let loaded = site(&format!("{name} = {value}")).loaded();
+        assert!(check(&loaded.settings), "{name} = {value}: {:?}", loaded.settings);
+        assert!(!check(&site("").loaded().settings), "{name}: the effect is there without it");
+    }
+}
+
+#[test]
+fn every_row_marked_supported_is_tested() {
+    let tested: Vec<&str> = EFFECTS.iter().filter_map(|(name, ..)| options::find(name)).map(|row| row.name).collect();
+    let untested: Vec<&str> = options::rows()
+        .filter(|row| matches!(row.action, Action::Supported(_)) && !tested.contains(&row.name))
+        .map(|row| row.name)
+        .collect();
+    assert!(untested.is_empty(), "supported, but no line of EFFECTS shows it: {untested:?}");
+}
+
+#[test]
+fn names_and_letters_are_unique() {
+    let mut names: Vec<_> = options::rows().flat_map(Row::names).collect();
+    let count = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), count);
+    let mut letters: Vec<_> = options::rows().filter_map(|row| row.short).collect();
+    let count = letters.len();
+    letters.sort_unstable();
+    letters.dedup();
+    assert_eq!(letters.len(), count);
+}
+
+#[test]
+fn defaults_are_those_of_the_settings() {
+    let settings = site("").loaded().settings;
+    let default = Settings::default();
+    assert_eq!(Settings { sockets: Vec::new(), module: None, ..settings }, default);
+}
+
+#[test]
+fn all_errors_come_at_once_with_origin_expected_and_found() {
+    assert_eq!(
+        errors("processes = 4k\nthreads = 0\nlisten = -1\nmax-fd = abc\nhttp = 8000\nchmod-socket = 999\nenv = X"),
+        [
+            "app.ini:4: processes: expected a whole number from 1 to 65535, found \"4k\"",
+            "app.ini:5: threads: expected a whole number from 1 to 65535, found \"0\"",
+            "app.ini:6: listen: expected a whole number of at least 1, found \"-1\"",
+            "app.ini:7: max-fd: expected a whole number of at least 1, found \"abc\"",
+            "app.ini:8: http: expected host:port or a path; a bare port is written :8000, found \"8000\"",
+            "app.ini:9: chmod-socket: expected three octal digits, as 660, found \"999\"",
+            "app.ini:10: env: expected NAME=value, found \"X\"",
+        ]
+    );
+}
+
+#[test]
+fn bad_values_say_what_would_be_good() {
+    for (line, expected) in [
+        ("processes =", "found nothing"),
+        ("processes = ${N}", "written $(NAME)"),
+        ("processes = $(NOPE)", "no such variable in the environment: NOPE"),
+        ("processes = %(nope)", "no setting of this name: nope"),
+        ("protocol = fastcgi", "fastcgi is not supported yet"),
+        ("protocol = x", "uwsgi or http"),
+        ("uid = nobody-here", "a user of this system"),
+        ("gid = nobody-here", "a group of this system"),
+        ("chown-socket = web:nobody-here", "a group of this system"),
+        ("mount = here=app", "/path=application"),
+        ("mount = /here", "/path=application"),
+        ("umask = 9", "octal"),
+        ("chmod-socket = rw", "octal"),
+        ("socket-timeout = 0", "at least 1"),
+        ("logto = 127.0.0.1:1717", "UDP"),
+        ("socket = =0", "shared-socket"),
+        ("xml = a.xml", "rsgi reads ini files"),
+        ("chroot = /jail", "refused"),
+        ("psgi = app.psgi", "Python WSGI applications only"),
+        ("callable =", "a value"),
+        ("need-plugin = php", "part of rsgi"),
+        ("set = x", "name=value"),
+        ("set-ph = threads=2", "use set = threads=..."),
+        ("endif", "without a block"),
+        ("module = @(nofile)", "nofile: No such file"),
+        ("x = %(y)\ny = %(x)\nmodule = %(x)", "holds itself"),
+        ("ini = app.ini", "includes itself"),
+        ("include = app.yaml", "only ini files"),
+        ("ini = exec://x", "exec:// is not supported yet"),
+        ("http-socket = :8000", "asked for twice, here and at app.ini:2"),
+    ] {
+        let errors = errors(line);
+        assert!(errors.iter().any(|error| error.contains(expected)), "{line}: {errors:?}");
+    }
+}
+
+#[test]
+fn files_and_sections_that_are_missing_are_errors() {
+    let mut site = site("");
+    for (value, expected) in [
+        ("nofile.ini", "--ini: expected a readable ini file nofile.ini, found No such file"),
+        ("app.ini:dev", "--ini: expected a section [dev] in app.ini, found [uwsgi]"),
+        (":dev", "--ini: expected a file"),
+        ("empty.ini", "found no section at all"),
+    ] {
+        std::fs::write(site.directory.path().join("empty.ini"), "").unwrap();
+        site.arguments = vec![argument("ini", value)];
+        assert!(site.errors()[0].contains(expected), "{value}: {:?}", site.errors());
+    }
+}
+
+#[test]
+fn nothing_to_serve_and_no_application_say_what_to_add() {
+    let errors = Site::new("[uwsgi]\nfastcgi-socket = :1\npaste = config:a.ini\n").errors();
+    assert_eq!(errors.len(), 2);
+    assert!(errors[0].contains("http-socket = ") && errors[0].contains("fastcgi-socket is not supported yet"));
+    assert!(errors[1].contains("module = ") && errors[1].contains("paste is not supported yet"));
+    let errors = Site::new("[uwsgi]\nhttp_socket = :1\nmodul = a\n").errors();
+    assert!(errors[0].contains("app.ini:2: did you mean \"http-socket\" by \"http_socket\"?"), "{errors:?}");
+    assert!(errors[1].contains("app.ini:3: did you mean \"module\" by \"modul\"?"), "{errors:?}");
+    let mut site = Site::new("[uwsgi]\nneed-app = off\n");
+    site.facts.inherited_sockets = true;
+    assert!(site.load().is_ok());
+}
+
+#[test]
+fn what_is_odd_but_legal_is_named() {
+    for (line, expected) in [
+        ("vacuum = maybe", "app.ini:4: vacuum = maybe is read as true"),
+        ("vacuum = false # no", "is read as true"),
+        ("master = false", "there is always a master process"),
+        ("die-on-term = 0", "SIGTERM always stops"),
+        ("processes = 4  # four", "is read as 4"),
+        ("chdir = /srv ; here", "the value of chdir is \"/srv ; here\""),
+        ("callable = \"app\"", "the quotes are part"),
+        ("harakiri = 20\nstats = :1", "not act on yet: harakiri (app.ini:4), stats (app.ini:5)"),
+        ("http_socket = :1", "did you mean \"http-socket\"?"),
+        ("proceses = 2", "did you mean \"processes\"?"),
+        ("my-own = 2", "unknown option \"my-own\" is ignored"),
+        ("plugins = python3, php", "no plugin \"php\""),
+        ("log-format = 1%Y", "app.ini:4: %Y is unknown"),
+        ("show-config = maybe", "is read as true"),
+        ("http-keepalive = true", "takes a number of seconds"),
+        ("if-env = HOME", "has no end"),
+        ("if-exists = %(chdir)/x\nendif", "as written"),
+    ] {
+        let warnings = site(line).warnings();
+        assert!(warnings.iter().any(|warning| warning.contains(expected)), "{line}: {warnings:?}");
+        assert_eq!(warnings.len(), 1, "{line}: {warnings:?}");
+    }
+}
+
+#[test]
+fn what_needs_no_word_gets_none() {
+    for line in [
+        "master = true\nenable-threads\nsingle-interpreter = 1\ndie-on-term = yes\nthunder-lock = true",
+        "plugins = python3,http,router_static,/usr/lib/uwsgi/python311_plugin.so",
+        "strict = true\nplugin = python",
+        "memory-report = false\nno-server = false",
+        "base = /srv\nchdir = %(base)/app",
+        "strict = true\nset-ph = base=/srv\nchdir = %(base)",
+        "buffer-size = 4096",
+        "# 50% of\n; %Y",
+    ] {
+        assert_eq!(site(line).warnings(), [""; 0], "{line}");
+    }
+}
+
+#[test]
+fn strict_makes_unknown_names_errors_wherever_it_stands() {
+    let errors = errors("base = /srv\nchdir = %(base)\nproceses = 2\nstrict = true");
+    assert_eq!(
+        errors,
+        [
+            "app.ini:4: expected an option (strict), found \"base\" (a placeholder is made with set-placeholder)",
+            "app.ini:6: expected an option (strict), found \"proceses\" (did you mean \"processes\"?)",
+        ]
+    );
+    assert!(site("unknown = 1\nstrict = false").load().is_ok());
+}
+
+#[test]
+fn scalars_take_the_last_value_and_lists_all() {
+    let settings = site("threads = 1\nthreads = 3\npythonpath = a\npp = b\nsocket = a\nsocket = b").loaded().settings;
+    assert_eq!(settings.threads, 3);
+    assert_eq!(settings.pythonpath, ["a", "b"]);
+    assert_eq!(settings.sockets.len(), 3);
+    assert_eq!(settings.sockets[2].origin, "app.ini:9");
+}
+
+#[test]
+fn the_protocol_of_plain_sockets_may_stand_after_them() {
+    let settings = site("socket = :1\nprotocol = http\nuwsgi-socket = :2").loaded().settings;
+    assert!(socket(&settings, "0.0.0.0:1", Protocol::Http));
+    assert!(socket(&settings, "0.0.0.0:2", Protocol::Uwsgi));
+}
+
+#[test]
+fn timeouts_prefer_the_more_special_option() {
+    let seconds = |lines: &str| {
+        let timeouts = site(lines).loaded().settings.timeouts;
+        [timeouts.head, timeouts.body, timeouts.write, timeouts.keep_alive].map(|timeout| timeout.as_secs())
+    };
+    assert_eq!(seconds(""), [10, 30, 60, 75]);
+    assert_eq!(seconds("socket-timeout = 5"), [5, 5, 5, 5]);
+    assert_eq!(seconds("http-timeout = 6\nsocket-timeout = 5"), [5, 6, 6, 5]);
+    assert_eq!(seconds("http-headers-timeout = 7\nsocket-timeout = 5\nhttp-keepalive"), [7, 5, 5, 75]);
+    assert_eq!(seconds("http-keepalive = 1"), [10, 30, 60, 75]);
+    assert_eq!(seconds("http-keepalive = 0"), [10, 30, 60, 0]);
+}
+
+#[test]
+fn values_that_are_easily_mistaken() {
+    let settings = |lines: &str| site(lines).loaded().settings;
+    assert_eq!(settings("buffer-size = 4096").buffer_size, 65536);
+    assert_eq!(site("buffer-size = 4096").loaded().notes.len(), 1);
+    assert_eq!(settings("buffer-size = 200000").buffer_size, 200_000);
+    assert_eq!(settings("post-buffering = 1").post_buffering, Some(1));
+    for (written, mode) in [("", 0o666), ("1", 0o666), ("0660", 0o660), ("666 # all", 0o666)] {
+        assert_eq!(settings(&format!("chmod-socket = {written}")).chmod_socket, Some(mode), "{written:?}");
+    }
+    assert_eq!(settings("uid = 33").user_name.as_deref(), Some("web"));
+    assert_eq!(settings("uid = 4711").uid, Some(4711));
+    assert_eq!(settings("uid = 4711").user_name, None);
+    assert_eq!(settings("chown-socket = web").chown_socket, Some(Owner { uid: Some(33), gid: None }));
+    assert_eq!(settings("mount = /=a:b").mounts[0].path, "");
+}
+
+#[test]
+fn relative_paths_start_where_the_process_was_started_or_stay() {
+    let site = site("chdir = src\npidfile = a.pid\nlogto = b.log\nsocket = c.sock\nwsgi-file = d.py\nhome = e");
+    let settings = site.loaded().settings;
+    let start = &site.facts.start_directory;
+    assert_eq!(settings.chdir, Some(start.join("src")));
+    assert_eq!(settings.pidfile, Some(start.join("a.pid")));
+    assert_eq!(settings.logto, Some(start.join("b.log")));
+    assert!(socket(&settings, "c.sock", Protocol::Uwsgi));
+    assert_eq!(settings.wsgi_file.unwrap().0, "d.py");
+    assert_eq!(settings.home.unwrap().0, PathBuf::from("e"));
+    assert_eq!(site.loaded().files, [start.join("app.ini")]);
+}
+
+#[test]
+fn variables_placeholders_and_files_are_replaced_in_values() {
+    let site = site(
+        "name = shop\nbase = %d%(name)\nchdir = %(base)/src\nprocesses = $(WORKERS)\nthreads = %(processes + 1)\n\
+         callable = @(callable.txt)\nprocname = %n on %h with %k as %U %% %(nope) $(NOPE)\nhome = %(late)\nlate = venv",
+    )
+    .file("callable.txt", "app\n\n");
+    let settings = site.loaded().settings;
+    let start = &site.facts.start_directory;
+    assert_eq!(settings.chdir, Some(start.join("shop/src")));
+    assert_eq!((settings.processes, settings.threads), (3, 4));
+    assert_eq!(settings.callable.as_deref(), Some("app"));
+    assert_eq!(settings.process_names.all.as_deref(), Some("app on box with 8 as me % %(nope) $(NOPE)"));
+    assert_eq!(settings.home.unwrap().0, PathBuf::from("venv"));
+}
+
+#[test]
+fn included_files_count_where_they_are_named_and_inherited_ones_last() {
+    let site = site("threads = 1\nini = :more\ninclude = two.ini\ninherit = three.ini\nthreads = 5\n[more]\nthreads = 2\nvacuum = 1")
+        .file("two.ini", "[uwsgi]\nthreads = 3\nprocname = %n %N <%x>\n")
+        .file("three.ini", "[uwsgi]\nprocesses = %(threads)\nlisten = 7\n")
+        .file("four.ini", "");
+    let loaded = site.loaded();
+    assert_eq!(loaded.settings.threads, 5);
+    // %(name) is the first occurrence.
+    assert_eq!(loaded.settings.processes, 1);
+    assert_eq!(loaded.settings.listen, 7);
+    assert!(loaded.settings.vacuum);
+    assert_eq!(loaded.settings.process_names.all.as_deref(), Some("two app <>"));
+    assert_eq!(loaded.files.len(), 3);
+}
+
+#[test]
+fn a_section_without_a_file_is_one_of_the_file_loaded_last() {
+    let site =
+        site("include = two.ini\nini = :more\n[more]\nthreads = 2").file("two.ini", "[uwsgi]\n[more]\nthreads = 3\n");
+    assert_eq!(site.loaded().settings.threads, 3);
+}
+
+#[test]
+fn standard_input_and_odd_texts_are_read() {
+    let mut site = site("").file("bom.ini", "\u{feff}[uwsgi]\r\n  http-socket = :1\r\n\tmodule = m\r\nvacuum");
+    site.arguments = vec![argument("ini", "bom.ini")];
+    assert!(site.loaded().settings.vacuum);
+    let site = site.file("latin.ini", b"[uwsgi]\n# caf\xe9\nhttp-socket = :1\nmodule = m\n");
+    let latin = Site { arguments: vec![argument("ini", "latin.ini")], ..site };
+    assert!(latin.load().is_ok());
+    let stdin = Site { arguments: vec![argument("ini", "-")], ..latin };
+    assert_eq!(stdin.loaded().settings.module.unwrap(), ("from_stdin".into(), "-:3".into()));
+}
+
+#[test]
+fn environment_then_arguments_then_bare_files() {
+    let mut site = site("threads = 3");
+    site.facts.environment.extend(
+        [("UWSGI_THREADS", "1"), ("UWSGI_PROCESSES", "2"), ("UWSGI_RELOADS", "0"), ("UWSGI_LISTEN", "x")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned())),
+    );
+    assert_eq!(
+        site.errors(),
+        ["environment variable UWSGI_LISTEN: listen: expected a whole number of at least 1, found \"x\""]
+    );
+    site.facts.environment.pop();
+    assert_eq!((site.loaded().settings.threads, site.loaded().settings.processes), (3, 2));
+    site.arguments.push(argument("threads", "4"));
+    assert_eq!(site.loaded().settings.threads, 4);
+    site.arguments.reverse();
+    assert_eq!(site.loaded().settings.threads, 3);
+    assert!(site.warnings()[0].contains("--threads 4 has no effect"), "{:?}", site.warnings());
+}
+
+#[test]
+fn blocks_choose_and_repeat_lines() {
+    let site = site(
+        "if-env = HOME\nprocname = %(_)\nelse\nprocname = no\nendif\n\
+         if-not-env = HOME\nthreads = 9\nend\n\
+         for = a b\npythonpath = /%(_)/x\nif-exists = /%(_)nope\nvacuum = true\nendif\npp = %(_)\nendfor\n\
+         for-times = 2\nenv = N=%(_)\nendfor\n\
+         for-readline = hosts\nenv = H=%(_)\nendfor\n\
+         for-glob = *.txt\nenv = G=%(_)\nendfor\n\
+         if-opt = module=site\nprocesses = 2\nendif\n\
+         if-file = hosts\nlisten = 5\nendif\nif-dir = hosts\nlisten = 6\nendif\n\
+         if-plugin = python\nlazy = 1\nendif\nif-hostname = box\numask = 1\nendif\nif-reload =\ngid = 1\nendif",
+    )
+    .file("hosts", "one\ntwo\n")
+    .file("b.txt", "")
+    .file("a.txt", "");
+    let settings = site.loaded().settings;
+    assert_eq!(settings.process_names.all.as_deref(), Some("/home/me"));
+    assert_eq!(settings.pythonpath, ["/a/x", "/b/x", "a", "b"]);
+    let env: Vec<_> = settings.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    assert_eq!(env, ["N=1", "N=2", "H=one", "H=two", "G=a.txt", "G=b.txt"]);
+    assert_eq!((settings.threads, settings.processes, settings.listen), (1, 2, 5));
+    assert!(!settings.vacuum && settings.lazy_apps);
+    assert_eq!((settings.umask, settings.gid), (Some(1), None));
+}
+
+#[test]
+fn set_makes_options_and_placeholders() {
+    let settings = site("set = threads=2\nset = dir=/srv\nset-ph = name=app\nchdir = %(dir)/%(name)").loaded().settings;
+    assert_eq!(settings.threads, 2);
+    assert_eq!(settings.chdir, Some("/srv/app".into()));
+}
+
+#[test]
+fn show_config_gives_all_settings_as_ini() {
+    let shown = site("show-config = true\nbase = a\nchdir = %(base)").loaded().shown.unwrap();
+    assert!(shown.contains("[uwsgi]\n") && shown.contains("\nchdir = a\n"), "{shown}");
+    assert_eq!(site("").loaded().shown, None);
+}
+
+/// Each file of the corpus with what its `.expected` says: a line `error TEXT` or `warning TEXT` for each
+/// message that must contain the text (and no others), `settings TEXT` for parts of the settings.
+#[test]
+fn the_corpus_gives_what_is_expected() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/config");
+    let mut files = 0;
+    for entry in std::fs::read_dir(&directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "expected") {
+            continue;
+        }
+        files += 1;
+        let name = format!("{}.ini", path.file_stem().unwrap().to_str().unwrap());
+        let result = load(&[argument("ini", &name)], &facts(&directory));
+        let (mut messages, settings) = match &result {
+            Ok(loaded) => (
+                loaded.warnings.iter().map(|warning| format!("warning {warning}")).collect(),
+                format!("{:?}", loaded.settings),
+            ),
+            Err(errors) => (errors.iter().map(|error| format!("error {error}")).collect::<Vec<_>>(), String::new()),
+        };
+        for line in std::fs::read_to_string(&path).unwrap().lines() {
+            let (kind, text) = line.split_once(' ').unwrap();
+            if kind == "settings" {
+                assert!(settings.contains(text), "{name}: {line}\n{settings}\n{messages:#?}");
+                continue;
+            }
+            let at = messages.iter().position(|message| message.starts_with(kind) && message.contains(text));
+            let at = at.unwrap_or_else(|| panic!("{name}: {line}\n{messages:#?}"));
+            messages.remove(at);
+        }
+        assert!(messages.is_empty(), "{name}: not expected: {messages:#?}");
+    }
+    assert!(files >= 15, "{files} files");
+}

@@ -1,0 +1,577 @@
+//! Whom to fork, whom to retire, whom to kill and when: the master's decisions, without a system call.
+//!
+//! [`Children`] is told what happened (the methods named after events) and asked what to do
+//! ([`Children::decide`]); the time is an argument in milliseconds. Two generations can live at once: the one
+//! that serves and, during a reload, the one that comes. A worker of any other generation is on its way out.
+
+use crate::control::Retire;
+use crate::scoreboard::LANES;
+
+/// Milliseconds of the shared clock.
+pub type Millis = u64;
+
+/// How long a worker that was told to retire may take (uWSGI's worker-reload-mercy).
+pub const MERCY: Millis = 60_000;
+/// The same for one that has not begun to serve. Not 0: its word that it has may be on the way.
+const YOUNG_MERCY: Millis = 1_000;
+/// A child that lived so long after it was ready did not fail to start.
+const SETTLED: Millis = 2_000;
+/// A group signal reaches the workers within that time of the master.
+const SAME_SIGNAL: Millis = 500;
+
+/// Time to wait after `failures` failed starts in a row.
+pub fn back_off(failures: u32) -> Millis {
+    match failures {
+        0 => 0,
+        n => (250 << (n - 1).min(10)).min(30_000),
+    }
+}
+
+/// What the master has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Fork the zygote of a generation.
+    SpawnZygote {
+        /// Which one.
+        generation: u32,
+    },
+    /// End the zygote of a generation. It holds no requests.
+    KillZygote {
+        /// Which one.
+        generation: u32,
+    },
+    /// Ask a zygote for a worker.
+    Fork {
+        /// The zygote's generation.
+        generation: u32,
+        /// The master's name for the new child.
+        key: u32,
+        /// Worker number.
+        id: u32,
+        /// Scoreboard lane.
+        lane: u32,
+    },
+    /// Tell a worker to retire.
+    Retire {
+        /// The worker.
+        key: u32,
+        /// Why.
+        how: Retire,
+    },
+    /// Kill a worker: its time is over.
+    Kill {
+        /// The worker.
+        key: u32,
+        /// It was told to retire and did not; false when everything stops at once.
+        overdue: bool,
+    },
+    /// Every worker of the generation that serves is ready for the first time.
+    Complete {
+        /// Which one.
+        generation: u32,
+    },
+    /// A reload succeeded: the new generation serves, the old one retires.
+    Promote {
+        /// The new one.
+        generation: u32,
+    },
+    /// Everybody is gone; the master can exit.
+    Finished,
+}
+
+/// Where a worker stands, as the master knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The zygote was asked for it.
+    Asked,
+    /// It runs and is not ready.
+    Starting,
+    /// It serves.
+    Ready,
+    /// It was told to retire.
+    Retiring,
+}
+
+/// A worker process, or one that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Worker {
+    /// Name of this process for its whole life.
+    pub key: u32,
+    /// Worker number, from 1.
+    pub id: u32,
+    /// Scoreboard lane.
+    pub lane: u32,
+    /// Generation.
+    pub generation: u32,
+    /// Process id, 0 until it is known.
+    pub pid: i32,
+    /// Where it stands.
+    pub phase: Phase,
+    /// It asked to be retired; somebody else must hold its number first.
+    leaving: bool,
+    ready_at: Millis,
+    retired_at: Millis,
+    kill_at: Option<Millis>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    /// Its last process died before it was ready.
+    failed: bool,
+    /// Processes in a row that died just after they were ready.
+    quick: u32,
+    not_before: Millis,
+}
+
+#[derive(Debug)]
+struct Generation {
+    number: u32,
+    slots: Vec<Slot>,
+    complete: bool,
+    /// Starts of workers that failed in a row, whatever their numbers.
+    failures: u32,
+    next_try: Millis,
+    zygote_failures: u32,
+    zygote_not_before: Millis,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Zygote {
+    generation: u32,
+    ready_at: Option<Millis>,
+    killed: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Running,
+    Stopping,
+    /// Everybody is killed.
+    Ending,
+}
+
+/// All children of the master.
+#[derive(Debug)]
+pub struct Children {
+    mode: Mode,
+    serving: Generation,
+    incoming: Option<Generation>,
+    zygotes: Vec<Zygote>,
+    workers: Vec<Worker>,
+    next_key: u32,
+    /// Until then wishes to retire are echoes of a signal that the master had as well.
+    echo_until: Millis,
+}
+
+impl Generation {
+    fn new(number: u32, wanted: u32) -> Generation {
+        Generation {
+            number,
+            slots: (0..wanted.max(1)).map(|_| Slot::default()).collect(),
+            complete: false,
+            failures: 0,
+            next_try: 0,
+            zygote_failures: 0,
+            zygote_not_before: 0,
+        }
+    }
+
+    fn ids(&self) -> std::ops::RangeInclusive<u32> {
+        1..=self.slots.len() as u32
+    }
+
+    fn slot(&mut self, id: u32) -> Option<&mut Slot> {
+        self.slots.get_mut(id as usize - 1)
+    }
+
+    /// A worker failed to start. All that failed wait together, and are tried one at a time.
+    fn failed(&mut self, id: u32, now: Millis) {
+        // Many that die together say no more than a few that die one after the other.
+        if now >= self.next_try || self.failures < 5 {
+            self.failures += 1;
+        }
+        self.next_try = now + back_off(self.failures);
+        if let Some(slot) = self.slot(id) {
+            slot.failed = true;
+        }
+    }
+}
+
+impl Children {
+    /// Nobody lives yet; generation 1 is to have `wanted` workers.
+    pub fn new(wanted: u32) -> Children {
+        Children {
+            mode: Mode::Running,
+            serving: Generation::new(1, wanted),
+            incoming: None,
+            zygotes: Vec::new(),
+            workers: Vec::new(),
+            next_key: 1,
+            echo_until: 0,
+        }
+    }
+
+    /// All workers, dying ones included.
+    pub fn workers(&self) -> &[Worker] {
+        &self.workers
+    }
+
+    /// One worker.
+    pub fn worker(&self, key: u32) -> Option<&Worker> {
+        self.workers.iter().find(|worker| worker.key == key)
+    }
+
+    /// The generation that serves.
+    pub fn serving(&self) -> u32 {
+        self.serving.number
+    }
+
+    /// The generation that a reload prepares.
+    pub fn incoming(&self) -> Option<u32> {
+        self.incoming.as_ref().map(|generation| generation.number)
+    }
+
+    /// Whether the server has ever been complete.
+    pub fn booted(&self) -> bool {
+        self.serving.complete
+    }
+
+    /// Whether a stop was asked for.
+    pub fn stopping(&self) -> bool {
+        self.mode != Mode::Running
+    }
+
+    fn generation(&mut self, number: u32) -> Option<&mut Generation> {
+        [Some(&mut self.serving), self.incoming.as_mut()].into_iter().flatten().find(|g| g.number == number)
+    }
+
+    fn get(&mut self, key: u32) -> Option<&mut Worker> {
+        self.workers.iter_mut().find(|worker| worker.key == key)
+    }
+
+    /// Who bears number `id` in a generation and is not about to go.
+    fn holder(&self, generation: u32, id: u32) -> Option<&Worker> {
+        self.workers
+            .iter()
+            .find(|w| w.generation == generation && w.id == id && !w.leaving && w.phase != Phase::Retiring)
+    }
+
+    // What happened.
+
+    /// A zygote was forked.
+    pub fn zygote_spawned(&mut self, generation: u32) {
+        self.zygotes.push(Zygote { generation, ready_at: None, killed: false });
+    }
+
+    /// A zygote could not be forked.
+    pub fn zygote_not_spawned(&mut self, generation: u32, now: Millis) {
+        if let Some(generation) = self.generation(generation) {
+            generation.zygote_failures += 1;
+            generation.zygote_not_before = now + back_off(generation.zygote_failures);
+        }
+    }
+
+    /// A zygote can fork workers.
+    pub fn zygote_ready(&mut self, generation: u32, now: Millis) {
+        if let Some(zygote) = self.zygotes.iter_mut().find(|zygote| zygote.generation == generation) {
+            zygote.ready_at = Some(now);
+        }
+    }
+
+    /// A zygote ended. Gives the workers that it was asked for and that are known no further: their
+    /// control sockets are to be closed, so that one that was born after all ends by itself.
+    pub fn zygote_died(&mut self, number: u32, now: Millis) -> Vec<Worker> {
+        let ready_at = self.zygotes.iter().find(|zygote| zygote.generation == number).and_then(|z| z.ready_at);
+        self.zygotes.retain(|zygote| zygote.generation != number);
+        if let Some(generation) = self.generation(number) {
+            if ready_at.is_some_and(|at| now >= at + SETTLED) {
+                generation.zygote_failures = 0;
+            } else {
+                generation.zygote_failures += 1;
+            }
+            generation.zygote_not_before = now + back_off(generation.zygote_failures);
+        }
+        let (lost, known) = self.workers.drain(..).partition(|w| w.generation == number && w.pid == 0);
+        self.workers = known;
+        lost
+    }
+
+    /// A zygote forked worker `id`. Gives its key; none when nobody waits for it.
+    pub fn forked(&mut self, generation: u32, id: u32, pid: i32) -> Option<u32> {
+        let worker = self.workers.iter_mut().find(|w| w.generation == generation && w.id == id && w.pid == 0)?;
+        worker.pid = pid;
+        if worker.phase == Phase::Asked {
+            worker.phase = Phase::Starting;
+        }
+        Some(worker.key)
+    }
+
+    /// A zygote could not fork worker `id`. Gives the key that is free now.
+    pub fn fork_failed(&mut self, number: u32, id: u32, now: Millis) -> Option<u32> {
+        let key = self.workers.iter().find(|w| w.generation == number && w.id == id && w.pid == 0)?.key;
+        self.workers.retain(|worker| worker.key != key);
+        if let Some(generation) = self.generation(number) {
+            generation.failed(id, now);
+        }
+        Some(key)
+    }
+
+    /// A worker serves. `pid` helps when its zygote has not told it yet.
+    pub fn worker_ready(&mut self, key: u32, pid: i32, now: Millis) {
+        let Some(worker) = self.get(key) else { return };
+        worker.ready_at = now;
+        if worker.pid == 0 {
+            worker.pid = pid;
+        }
+        match worker.phase {
+            Phase::Asked | Phase::Starting => worker.phase = Phase::Ready,
+            // It was told to retire while its word was on the way: it may hold requests.
+            Phase::Retiring => worker.kill_at = worker.kill_at.map(|_| worker.retired_at + MERCY),
+            Phase::Ready => {}
+        }
+        let (number, id) = (worker.generation, worker.id);
+        if let Some(generation) = self.generation(number) {
+            generation.failures = 0;
+            generation.next_try = 0;
+            generation.slots.iter_mut().for_each(|slot| slot.failed = false);
+            if let Some(slot) = generation.slot(id) {
+                slot.not_before = 0;
+            }
+        }
+    }
+
+    /// A worker asks to be replaced. False: it's not the time, a stop or a reload sees to it anyway.
+    pub fn worker_asks(&mut self, key: u32, now: Millis) -> bool {
+        if self.stopping() || self.incoming.is_some() || now < self.echo_until {
+            return false;
+        }
+        match self.get(key) {
+            Some(worker) if worker.phase != Phase::Retiring => {
+                worker.leaving = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A worker ended. Gives what is known of it.
+    pub fn worker_died(&mut self, key: u32, now: Millis) -> Option<Worker> {
+        let index = self.workers.iter().position(|worker| worker.key == key)?;
+        let worker = self.workers.remove(index);
+        if let Some(generation) = self.generation(worker.generation) {
+            match worker.phase {
+                Phase::Asked | Phase::Starting => generation.failed(worker.id, now),
+                Phase::Ready => {
+                    if let Some(slot) = generation.slot(worker.id) {
+                        // At once, but not for ever: from the third quick death on, with pauses.
+                        slot.quick = if now < worker.ready_at + SETTLED { slot.quick + 1 } else { 0 };
+                        slot.not_before = now + back_off(slot.quick.saturating_sub(2));
+                    }
+                }
+                Phase::Retiring => {}
+            }
+        }
+        Some(worker)
+    }
+
+    /// The key of a process.
+    pub fn key_of(&self, pid: i32) -> Option<u32> {
+        self.workers.iter().find(|worker| worker.pid == pid).map(|worker| worker.key)
+    }
+
+    /// Whether a worker was asked for whose process is not known yet.
+    pub fn expects_births(&self) -> bool {
+        self.workers.iter().any(|worker| worker.pid == 0)
+    }
+
+    // What the operator wants.
+
+    /// The master had a signal that may have gone to the whole group.
+    pub fn heard_signal(&mut self, now: Millis) {
+        self.echo_until = now + SAME_SIGNAL;
+    }
+
+    /// Prepares generation `number` with `wanted` workers. One that was being prepared is given up.
+    pub fn begin_reload(&mut self, number: u32, wanted: u32) {
+        self.incoming = Some(Generation::new(number, wanted));
+    }
+
+    /// Gives the generation up that is being prepared.
+    pub fn abort_reload(&mut self) {
+        self.incoming = None;
+    }
+
+    /// Stops in order: every worker retires.
+    pub fn stop(&mut self) {
+        if self.mode == Mode::Running {
+            self.mode = Mode::Stopping;
+        }
+        self.incoming = None;
+    }
+
+    /// Stops at once.
+    pub fn end(&mut self) {
+        self.mode = Mode::Ending;
+        self.incoming = None;
+    }
+
+    // What to do.
+
+    /// What is to be done now. Every action is given once.
+    pub fn decide(&mut self, now: Millis) -> Vec<Action> {
+        let mut out = Vec::new();
+        self.promote(&mut out);
+        self.retire(now, &mut out);
+        self.kill(now, &mut out);
+        if self.stopping() {
+            if self.workers.is_empty() && self.zygotes.is_empty() {
+                out.push(Action::Finished);
+            }
+            return out;
+        }
+        self.spawn(now, &mut out);
+        out
+    }
+
+    fn is_complete(&self, generation: &Generation) -> bool {
+        generation.ids().all(|id| self.holder(generation.number, id).is_some_and(|w| w.phase == Phase::Ready))
+    }
+
+    fn promote(&mut self, out: &mut Vec<Action>) {
+        if self.stopping() {
+            return;
+        }
+        if !self.serving.complete && self.is_complete(&self.serving) {
+            self.serving.complete = true;
+            out.push(Action::Complete { generation: self.serving.number });
+        }
+        if self.incoming.as_ref().is_some_and(|incoming| self.is_complete(incoming))
+            && let Some(mut incoming) = self.incoming.take()
+        {
+            incoming.complete = true;
+            out.push(Action::Promote { generation: incoming.number });
+            self.serving = incoming;
+        }
+    }
+
+    fn retire(&mut self, now: Millis, out: &mut Vec<Action>) {
+        let current = [Some(self.serving.number), self.incoming()];
+        let replaced: Vec<u32> = self
+            .workers
+            .iter()
+            .filter(|w| w.leaving && self.holder(w.generation, w.id).is_some_and(|holder| holder.phase == Phase::Ready))
+            .map(|w| w.key)
+            .collect();
+        let stopping = self.stopping();
+        for worker in &mut self.workers {
+            if worker.phase == Phase::Retiring {
+                continue;
+            }
+            let gone = !current.contains(&Some(worker.generation));
+            if !(stopping || gone || replaced.contains(&worker.key)) {
+                continue;
+            }
+            let mercy = if worker.phase == Phase::Ready { MERCY } else { YOUNG_MERCY };
+            worker.phase = Phase::Retiring;
+            worker.retired_at = now;
+            worker.kill_at = Some(now + mercy);
+            out.push(Action::Retire { key: worker.key, how: if stopping { Retire::Stop } else { Retire::Replaced } });
+        }
+    }
+
+    fn kill(&mut self, now: Millis, out: &mut Vec<Action>) {
+        let current = [Some(self.serving.number), self.incoming()];
+        let (stopping, ending) = (self.stopping(), self.mode == Mode::Ending);
+        for zygote in &mut self.zygotes {
+            if !zygote.killed && (stopping || !current.contains(&Some(zygote.generation))) {
+                zygote.killed = true;
+                out.push(Action::KillZygote { generation: zygote.generation });
+            }
+        }
+        for worker in &mut self.workers {
+            // One without a process id is lost with its zygote, which is killed as well.
+            if worker.pid != 0 && worker.kill_at.is_some_and(|at| ending || at <= now) {
+                worker.kill_at = None;
+                out.push(Action::Kill { key: worker.key, overdue: !ending });
+            }
+        }
+    }
+
+    fn spawn(&mut self, now: Millis, out: &mut Vec<Action>) {
+        let mut forks = Vec::new();
+        for generation in [Some(&self.serving), self.incoming.as_ref()].into_iter().flatten() {
+            let zygote = self.zygotes.iter().find(|zygote| zygote.generation == generation.number);
+            match zygote {
+                None if now >= generation.zygote_not_before => {
+                    out.push(Action::SpawnZygote { generation: generation.number });
+                }
+                Some(zygote) if zygote.ready_at.is_some() && !zygote.killed => self.forks(generation, now, &mut forks),
+                _ => {}
+            }
+        }
+        for (generation, id, lane) in forks {
+            let key = self.next_key;
+            self.next_key += 1;
+            self.workers.push(Worker {
+                key,
+                id,
+                lane,
+                generation,
+                pid: 0,
+                phase: Phase::Asked,
+                leaving: false,
+                ready_at: 0,
+                retired_at: 0,
+                kill_at: None,
+            });
+            out.push(Action::Fork { generation, key, id, lane });
+        }
+    }
+
+    /// The workers to fork in a generation: number of the generation, worker and lane.
+    fn forks(&self, generation: &Generation, now: Millis, out: &mut Vec<(u32, u32, u32)>) {
+        let young = |id| self.holder(generation.number, id).is_some_and(|w| w.phase != Phase::Ready);
+        let mut trying = generation.ids().zip(&generation.slots).any(|(id, slot)| slot.failed && young(id));
+        for (id, slot) in generation.ids().zip(&generation.slots) {
+            if self.holder(generation.number, id).is_some() || now < slot.not_before {
+                continue;
+            }
+            if slot.failed {
+                if trying || now < generation.next_try {
+                    continue;
+                }
+                trying = true;
+            }
+            let taken = |lane| self.workers.iter().any(|worker| worker.id == id && worker.lane == lane);
+            // Without a free lane it waits until an old process of this number is gone.
+            if let Some(lane) = (0..LANES).find(|lane| !taken(*lane)) {
+                out.push((generation.number, id, lane));
+            }
+        }
+    }
+
+    /// When [`Children::decide`] has to be asked again if nothing happens before. What is due and was not
+    /// done waits for an event, not for the time.
+    pub fn deadline(&self, now: Millis) -> Option<Millis> {
+        let mut times: Vec<Millis> =
+            self.workers.iter().filter(|worker| worker.pid != 0).filter_map(|worker| worker.kill_at).collect();
+        if !self.stopping() {
+            for generation in [Some(&self.serving), self.incoming.as_ref()].into_iter().flatten() {
+                if !self.zygotes.iter().any(|zygote| zygote.generation == generation.number) {
+                    times.push(generation.zygote_not_before);
+                }
+                for (id, slot) in generation.ids().zip(&generation.slots) {
+                    if self.holder(generation.number, id).is_none() {
+                        times.extend((slot.not_before > 0).then_some(slot.not_before));
+                        times.extend(slot.failed.then_some(generation.next_try));
+                    }
+                }
+            }
+        }
+        times.into_iter().filter(|time| *time > now).min()
+    }
+}
+
+#[cfg(test)]
+#[path = "children_tests.rs"]
+mod tests;

@@ -1,0 +1,205 @@
+//! A reload: the configuration is read again, new sockets are bound, a new generation is prepared. What fails
+//! on the way leaves the old one as it is.
+
+use std::io;
+use std::sync::Arc;
+
+use super::{Generation, Master, words};
+use crate::config::Settings;
+use crate::net::listener::{self, BindOptions, Listener};
+use crate::scoreboard::Scoreboard;
+use crate::sys::clock::monotonic_ms;
+
+/// How the sockets of a configuration are bound; a warning when the queue is shorter than asked.
+pub fn bind_options(settings: &Settings) -> (BindOptions, Option<String>) {
+    let (backlog, warning) = listener::backlog(settings.listen);
+    let options = BindOptions {
+        backlog,
+        mode: settings.chmod_socket,
+        chown: settings.chown_socket.as_ref().map(|owner| (owner.uid, owner.gid)),
+        runs_as: (settings.uid, settings.gid),
+        v6_only: false,
+    };
+    (options, warning)
+}
+
+/// Options that a running server keeps although the new configuration has another value.
+fn kept(old: &Settings, new: &Settings) -> Vec<&'static str> {
+    [
+        ("logto", old.logto != new.logto),
+        ("pidfile", old.pidfile != new.pidfile),
+        ("uid", old.uid != new.uid),
+        ("gid", old.gid != new.gid),
+        ("max-fd", old.max_fd != new.max_fd),
+    ]
+    .into_iter()
+    .filter_map(|(name, changed)| changed.then_some(name))
+    .collect()
+}
+
+fn same_file(one: &Listener, other: &Listener) -> bool {
+    one.asked == other.asked && one.address == other.address
+}
+
+impl Master {
+    /// Begins a reload; `cause` says who wanted it.
+    pub(super) fn reload(&mut self, cause: &str) {
+        if let Some(number) = self.children.incoming() {
+            log::info!("{cause}: the reload under way is given up for a new one");
+            self.children.abort_reload();
+            self.drop_sockets(number);
+        } else {
+            log::info!("{cause}: reloading");
+        }
+        if let Err(errors) = self.prepare() {
+            for error in &errors {
+                log::error!("{error}");
+            }
+            log::error!("reload failed; generation {} goes on serving as before", self.children.serving());
+            self.go_home();
+        }
+    }
+
+    /// Reads, goes to the new directory, binds, and puts the new generation in place.
+    fn prepare(&mut self) -> Result<(), Vec<String>> {
+        // Relative paths begin where the first start began.
+        std::env::set_current_dir(&self.start_dir)
+            .map_err(|error| vec![format!("cannot go to {}: {error}", self.start_dir.display())])?;
+        let settings = (self.hooks.read)()?;
+        if let Some(dir) = &settings.chdir {
+            std::env::set_current_dir(dir)
+                .map_err(|error| vec![format!("chdir: cannot go to {}: {error}", dir.display())])?;
+        }
+        let serving = self.children.serving();
+        let existing: Vec<Listener> = self
+            .generations
+            .iter()
+            .filter(|generation| generation.number == serving)
+            .flat_map(|generation| &generation.listeners)
+            .chain(&self.parked)
+            .map(Listener::try_clone)
+            .collect::<Result<_, _>>()
+            .map_err(|error| vec![format!("no descriptors left for a reload: {error}")])?;
+        let (options, warning) = bind_options(&settings);
+        if let Some(warning) = warning {
+            log::warn!("{warning}");
+        }
+        let wanted = listener::with_systemd(&settings.sockets, &self.passed, settings.inherited_protocol);
+        let listeners = listener::open(&wanted, &existing, &options)?;
+        let Some(old) = self.generations.iter().find(|generation| generation.number == serving) else {
+            return Err(vec!["no generation serves".into()]);
+        };
+        let kept = kept(&old.settings, &settings);
+        if !kept.is_empty() {
+            log::warn!("a reload does not change {}: restart the server for that", kept.join(", "));
+        }
+        let shared = || -> io::Result<_> {
+            let workers = settings.processes as usize;
+            let same = old.settings.processes == settings.processes && old.settings.threads == settings.threads;
+            let board = match same {
+                true => Arc::clone(&old.scoreboard),
+                false => Arc::new(Scoreboard::create(workers, settings.threads as usize)?),
+            };
+            let mut mailboxes = Arc::clone(&old.mailboxes);
+            if mailboxes.len() < workers {
+                let mut more = mailboxes.try_clone()?;
+                more.extend(workers)?;
+                mailboxes = Arc::new(more);
+            }
+            Ok((board, mailboxes))
+        };
+        let (scoreboard, mailboxes) =
+            shared().map_err(|error| vec![format!("no room for {} workers: {error}", settings.processes)])?;
+        if let Some(mask) = settings.umask {
+            crate::sys::process::set_umask(mask);
+        }
+        self.last_generation += 1;
+        self.children.begin_reload(self.last_generation, settings.processes);
+        self.generations.push(Generation {
+            number: self.last_generation,
+            settings: Arc::new(settings),
+            listeners,
+            mailboxes,
+            scoreboard,
+            zygote: None,
+            began: monotonic_ms(),
+        });
+        Ok(())
+    }
+
+    /// Back to the directory of the generation that serves.
+    fn go_home(&self) {
+        let serving = self.children.serving();
+        let settings = self.generations.iter().find(|known| known.number == serving).map(|known| &known.settings);
+        let dir = settings.and_then(|settings| settings.chdir.as_ref()).unwrap_or(&self.start_dir);
+        if let Err(error) = std::env::set_current_dir(dir) {
+            log::error!("cannot go back to {}: {error}", dir.display());
+        }
+    }
+
+    /// The new generation serves: what only the old one had is given up.
+    pub(super) fn promote(&mut self, number: u32) {
+        let Some(index) = self.generations.iter().position(|generation| generation.number == number) else { return };
+        let old: Vec<Listener> = self
+            .generations
+            .iter_mut()
+            .filter(|generation| generation.number != number)
+            .flat_map(|generation| std::mem::take(&mut generation.listeners))
+            .collect();
+        let generation = &self.generations[index];
+        let took = words::duration(monotonic_ms() - generation.began);
+        let workers = words::count(generation.settings.processes.into(), "worker");
+        log::info!("reload done after {took}: generation {number} serves with {workers}, the old workers retire");
+        self.parked.retain(|parked| !generation.listeners.iter().any(|listener| same_file(listener, parked)));
+        for listener in old {
+            if generation.listeners.iter().any(|kept| same_file(kept, &listener)) {
+                continue;
+            }
+            log::info!("{} on {} is no longer listened on", listener.protocol.name(), listener.address);
+            if listener.inherited {
+                self.parked.push(listener);
+            } else if generation.settings.vacuum {
+                listener.remove_file();
+            }
+        }
+    }
+
+    /// A generation that was prepared is given up: what was bound for it alone is closed and removed, an inherited
+    /// socket is kept for a later one.
+    pub(super) fn drop_sockets(&mut self, number: u32) {
+        let serving = self.children.serving();
+        let listeners = self.generation(number).map(|generation| std::mem::take(&mut generation.listeners));
+        let Some(old) = self.generations.iter().find(|generation| generation.number == serving) else { return };
+        for listener in listeners.into_iter().flatten() {
+            if old.listeners.iter().chain(&self.parked).any(|kept| same_file(kept, &listener)) {
+                continue;
+            }
+            if listener.inherited {
+                self.parked.push(listener);
+            } else {
+                listener.remove_file();
+            }
+        }
+        self.go_home();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_reload_cannot_change_is_named() {
+        let old = Settings::default();
+        let new = Settings { uid: Some(1), pidfile: Some("/run/x.pid".into()), processes: 4, ..Settings::default() };
+        assert_eq!(kept(&old, &new), ["pidfile", "uid"]);
+        assert!(kept(&old, &old).is_empty());
+    }
+
+    #[test]
+    fn unix_sockets_belong_to_whom_the_workers_run_as() {
+        let settings = Settings { uid: Some(33), gid: Some(34), ..Settings::default() };
+        let (options, _) = bind_options(&settings);
+        assert_eq!((options.runs_as, options.chown), ((Some(33), Some(34)), None));
+    }
+}

@@ -1,0 +1,259 @@
+//! Descriptors: taking over inherited ones, passing them between processes, limits on their number.
+#![allow(unsafe_code)]
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use nix::cmsg_space;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
+};
+
+/// Whether descriptor `number` is open.
+pub fn is_open(number: RawFd) -> bool {
+    // SAFETY: fcntl with F_GETFD only looks the number up.
+    unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
+}
+
+/// Takes over a descriptor that this process was started with; close-on-exec from now on. Each number can be
+/// taken once, and the caller vouches that nothing of this process opened it.
+///
+/// # Errors
+/// `EBADF` when it isn't open.
+pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
+    if !is_open(number) {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: open, and inherited: no other owner exists in this process.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    set_close_on_exec(&fd, true)?;
+    Ok(fd)
+}
+
+/// Sets or clears close-on-exec.
+///
+/// # Errors
+/// The system's.
+pub fn set_close_on_exec(fd: impl AsFd, on: bool) -> io::Result<()> {
+    let flags = if on { FdFlag::FD_CLOEXEC } else { FdFlag::empty() };
+    fcntl(fd, FcntlArg::F_SETFD(flags))?;
+    Ok(())
+}
+
+/// A pair of connected sockets that keep the bounds of each message; close-on-exec, blocking.
+///
+/// # Errors
+/// The system's.
+pub fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
+}
+
+/// Sends one message, with a descriptor if there is one. Without waiting: `WouldBlock` when the other side
+/// does not read.
+///
+/// # Errors
+/// The system's; `BrokenPipe` when the other side is gone.
+pub fn send(socket: impl AsFd, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let raw: Vec<RawFd> = descriptor.iter().map(AsRawFd::as_raw_fd).collect();
+    let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &[ControlMessage::ScmRights(&raw)] };
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    sendmsg::<()>(socket.as_fd().as_raw_fd(), &[IoSlice::new(bytes)], control, flags, None)?;
+    Ok(())
+}
+
+/// What a message socket had to say.
+#[derive(Debug)]
+pub enum Received {
+    /// A message of so many bytes, and the descriptor that came with it.
+    Message(usize, Option<OwnedFd>),
+    /// The other side is gone.
+    End,
+}
+
+/// Receives one message. An interrupted call is repeated; on a non-blocking socket or with `wait` false,
+/// `WouldBlock` means that there is none.
+///
+/// # Errors
+/// The system's.
+pub fn receive(socket: impl AsFd, buffer: &mut [u8], wait: bool) -> io::Result<Received> {
+    let mut space = cmsg_space!([RawFd; 4]);
+    let mut flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    if !wait {
+        flags |= MsgFlags::MSG_DONTWAIT;
+    }
+    loop {
+        let mut parts = [IoSliceMut::new(buffer)];
+        let message = match recvmsg::<()>(socket.as_fd().as_raw_fd(), &mut parts, Some(&mut space), flags) {
+            Ok(message) => message,
+            Err(nix::Error::EINTR) => continue,
+            // Unread messages of ours died with the other side.
+            Err(nix::Error::ECONNRESET) => return Ok(Received::End),
+            Err(error) => return Err(error.into()),
+        };
+        let mut descriptor = None;
+        for control in message.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(numbers) = control {
+                for number in numbers {
+                    // SAFETY: the kernel just made this descriptor for us.
+                    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+                    descriptor.get_or_insert(fd);
+                }
+            }
+        }
+        return Ok(match message.bytes {
+            0 if descriptor.is_none() => Received::End,
+            bytes => Received::Message(bytes, descriptor),
+        });
+    }
+}
+
+/// Waits until one of `fds` can be read or is closed on the other side, or `limit` is over; which ones. A
+/// signal ends the wait early.
+///
+/// # Errors
+/// The system's.
+pub fn wait_readable(fds: &[BorrowedFd<'_>], limit: Option<Duration>) -> io::Result<Vec<bool>> {
+    let mut polled: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    // Rounded up: one that wakes too early finds nothing due and would spin.
+    let timeout = limit.map_or(PollTimeout::NONE, |limit| {
+        PollTimeout::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX)
+    });
+    match poll(&mut polled, timeout) {
+        Ok(_) => Ok(polled.iter().map(|fd| fd.any().unwrap_or(true)).collect()),
+        Err(nix::Error::EINTR) => Ok(vec![false; fds.len()]),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A pipe, close-on-exec: reading and writing end.
+///
+/// # Errors
+/// The system's.
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?)
+}
+
+/// The limit of open descriptors that this process was started with and the one it has now, soft and hard each.
+static LIMITS: OnceLock<((u64, u64), (u64, u64))> = OnceLock::new();
+
+/// Descriptors left free of the original limit before it is taken back for a moment.
+const SPARE: u64 = 64;
+
+/// Raises the soft limit of open descriptors to the hard one; the new one. The original is remembered.
+///
+/// # Errors
+/// The system's.
+pub fn raise_limit() -> io::Result<u64> {
+    let original = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let (soft, hard) = original;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+        let _ = LIMITS.set((original, (hard, hard)));
+    }
+    Ok(hard)
+}
+
+/// Sets the limit of open descriptors for good, also for what is started later; the hard one is raised when it must be.
+///
+/// # Errors
+/// The system's: raising the hard limit needs privileges.
+pub fn set_limit(wanted: u64) -> io::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted))?)
+}
+
+/// Whether [`raise_limit`] changed anything.
+pub fn is_limit_raised() -> bool {
+    LIMITS.get().is_some()
+}
+
+/// Runs `f` while this process has its original limit, which what `f` starts inherits; true if so. Not done when so
+/// many descriptors are open that other threads could fail to open one meanwhile.
+pub fn with_original_limit<R>(f: impl FnOnce() -> R) -> (R, bool) {
+    let Some(((soft, _), raised)) = LIMITS.get() else { return (f(), true) };
+    // A new descriptor has the lowest free number.
+    let free = std::fs::File::open("/dev/null").map_or(u64::MAX, |file| file.as_raw_fd() as u64);
+    if free.saturating_add(SPARE) > *soft || setrlimit(Resource::RLIMIT_NOFILE, *soft, raised.1).is_err() {
+        return (f(), false);
+    }
+    let result = f();
+    raise_limit_again();
+    (result, true)
+}
+
+/// Gives process `id` (0: this one) the original limit.
+pub fn give_original_limit(id: i32) {
+    if let Some(((soft, hard), _)) = LIMITS.get() {
+        let limit = libc::rlimit { rlim_cur: *soft, rlim_max: *hard };
+        // SAFETY: `limit` is valid to read, and nothing is asked back. A process that is gone is no harm.
+        unsafe { libc::prlimit(id, libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut()) };
+    }
+}
+
+/// Gives this process the raised limit again.
+pub fn raise_limit_again() {
+    if let Some((_, (soft, hard))) = LIMITS.get() {
+        // The hard limit was never lowered, so this cannot fail.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, *soft, *hard);
+    }
+}
+
+/// The same open file under another number (`dup2`), as for a log file over standard error.
+///
+/// # Errors
+/// The system's.
+pub fn replace(number: RawFd, with: impl AsFd) -> io::Result<()> {
+    // SAFETY: the caller names one of the standard descriptors, which no Rust value owns.
+    if unsafe { libc::dup2(with.as_fd().as_raw_fd(), number) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::{Read, Seek, Write};
+
+    #[test]
+    fn messages_keep_their_bounds_and_carry_descriptors() {
+        let (a, b) = message_pair().unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"through the socket").unwrap();
+        file.rewind().unwrap();
+        send(&a, b"one", None).unwrap();
+        send(&a, b"two", Some(file.as_fd())).unwrap();
+        let mut buffer = [0; 16];
+        assert!(matches!(receive(&b, &mut buffer, true).unwrap(), Received::Message(3, None)));
+        let Received::Message(3, Some(fd)) = receive(&b, &mut buffer, true).unwrap() else { panic!("no descriptor") };
+        let mut text = String::new();
+        File::from(fd).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "through the socket");
+        assert_eq!(receive(&b, &mut buffer, false).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(a);
+        assert!(matches!(receive(&b, &mut buffer, true).unwrap(), Received::End));
+        assert_eq!(send(&b, b"x", None).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn waiting_tells_who_can_be_read() {
+        let (a, b) = message_pair().unwrap();
+        let (c, _d) = message_pair().unwrap();
+        assert_eq!(wait_readable(&[b.as_fd(), c.as_fd()], Some(Duration::ZERO)).unwrap(), [false, false]);
+        send(&a, b"x", None).unwrap();
+        assert_eq!(wait_readable(&[b.as_fd(), c.as_fd()], None).unwrap(), [true, false]);
+        drop(a);
+        assert!(wait_readable(&[b.as_fd()], None).unwrap()[0]);
+    }
+
+    #[test]
+    fn closed_numbers_cannot_be_adopted() {
+        assert_eq!(adopt(1_000_000).unwrap_err().raw_os_error(), Some(libc::EBADF));
+    }
+}

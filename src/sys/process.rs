@@ -1,0 +1,308 @@
+//! Processes: the one place that forks, waiting for children, titles, privileges.
+#![allow(unsafe_code)]
+
+use std::ffi::{CString, OsStr};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::unistd::{ForkResult, Gid, Pid, Uid};
+
+/// Which side of a fork this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fork {
+    /// The old process; the new one has this id.
+    Parent(i32),
+    /// The new process.
+    Child,
+}
+
+/// Forks. The only call of its kind in the project. The caller sees to the fork rules: our own processes have
+/// one thread, CPython's fork hooks run around it where there is an interpreter.
+///
+/// # Errors
+/// The system's.
+pub fn fork() -> io::Result<Fork> {
+    // SAFETY: with one thread the child is a full copy. Where an application started threads at import, the child runs
+    // CPython's own hooks for that case first, as `os.fork` does.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(Fork::Parent(child.as_raw())),
+        ForkResult::Child => Ok(Fork::Child),
+    }
+}
+
+/// Ends this process at once: no destructors, no handlers, no buffers. For a child that must not touch
+/// what it shares with its parent.
+pub fn exit_now(code: u8) -> ! {
+    // SAFETY: `_exit` may be called in any state.
+    unsafe { libc::_exit(i32::from(code)) }
+}
+
+/// Orphans below this process become its children instead of init's.
+///
+/// # Errors
+/// The system's.
+pub fn adopt_orphans() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_child_subreaper(true)?)
+}
+
+/// This process.
+pub fn own_id() -> i32 {
+    Pid::this().as_raw()
+}
+
+/// The parent, as of now.
+pub fn parent_id() -> i32 {
+    Pid::parent().as_raw()
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It exited.
+    Code(i32),
+    /// A signal killed it; whether a core was dumped.
+    Killed(i32, bool),
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            End::Code(code) => write!(f, "exited with code {code}"),
+            End::Killed(signal, dumped) => {
+                match Signal::try_from(*signal) {
+                    Ok(name) => write!(f, "was killed by {name}")?,
+                    Err(_) => write!(f, "was killed by signal {signal}")?,
+                }
+                if *dumped { f.write_str(" (core dumped)") } else { Ok(()) }
+            }
+        }
+    }
+}
+
+/// Takes one child that has ended; none when none has.
+pub fn reap_any() -> Option<(i32, End)> {
+    reap(-1, libc::WNOHANG)
+}
+
+/// Waits until child `id` has ended.
+pub fn reap_one(id: i32) -> Option<End> {
+    reap(id, 0).map(|(_, end)| end)
+}
+
+/// By libc and not nix, which has no value for death by a real-time signal and would lose whose it was.
+fn reap(which: i32, flags: i32) -> Option<(i32, End)> {
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` is a place to write to.
+        let pid = unsafe { libc::waitpid(which, &mut status, flags) };
+        if pid > 0 {
+            return Some((pid, decode(status)));
+        }
+        if pid == 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return None;
+        }
+    }
+}
+
+/// Only ends are asked for: a stopped or continued child is not reported.
+fn decode(status: i32) -> End {
+    match libc::WIFSIGNALED(status) {
+        true => End::Killed(libc::WTERMSIG(status), libc::WCOREDUMP(status)),
+        false => End::Code(libc::WEXITSTATUS(status)),
+    }
+}
+
+/// Sends a signal; false when there is no such process.
+pub fn send_signal(id: i32, signal: Signal) -> bool {
+    id > 0 && kill(Pid::from_raw(id), signal).is_ok()
+}
+
+/// Threads of this process.
+pub fn thread_count() -> usize {
+    fs::read_dir("/proc/self/task").map_or(1, |tasks| tasks.count())
+}
+
+/// Names of this process's threads but for the calling one.
+pub fn other_thread_names() -> Vec<String> {
+    let own = nix::unistd::gettid().to_string();
+    let Ok(tasks) = fs::read_dir("/proc/self/task") else { return Vec::new() };
+    let mut names: Vec<String> = tasks
+        .flatten()
+        .filter(|task| task.file_name() != OsStr::new(&own))
+        .map(|task| fs::read_to_string(task.path().join("comm")).unwrap_or_default().trim().to_string())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Sets the file mode mask; the old one.
+pub fn set_umask(mask: u32) -> u32 {
+    nix::sys::stat::umask(Mode::from_bits_truncate(mask)).bits()
+}
+
+/// Becomes another user for good. `login` names the user whose supplementary groups are taken; without it there
+/// are none but `gid`.
+///
+/// # Errors
+/// One line: which step, and what the system said.
+pub fn drop_privileges(uid: Option<u32>, gid: Option<u32>, login: Option<&str>) -> Result<(), String> {
+    let now = (Uid::effective().as_raw(), Gid::effective().as_raw());
+    if uid.is_none_or(|uid| uid == now.0) && gid.is_none_or(|gid| gid == now.1) {
+        return Ok(());
+    }
+    let why = |step: &str, error: nix::Error| match error {
+        nix::Error::EPERM => format!("{step}: only root can become another user"),
+        other => format!("{step}: {}", other.desc()),
+    };
+    let group = Gid::from_raw(gid.unwrap_or(now.1));
+    let groups = match login.and_then(|login| CString::new(login).ok()) {
+        Some(login) => nix::unistd::initgroups(&login, group),
+        None => nix::unistd::setgroups(&[group]),
+    };
+    groups.map_err(|error| why("cannot set supplementary groups", error))?;
+    if let Some(gid) = gid {
+        nix::unistd::setgid(Gid::from_raw(gid)).map_err(|error| why(&format!("cannot take gid {gid}"), error))?;
+    }
+    if let Some(uid) = uid {
+        nix::unistd::setuid(Uid::from_raw(uid)).map_err(|error| why(&format!("cannot take uid {uid}"), error))?;
+        if uid != 0 && nix::unistd::setuid(Uid::from_raw(0)).is_ok() {
+            return Err(format!("uid {uid} was taken, but root can be had back"));
+        }
+    }
+    Ok(())
+}
+
+/// The memory in which the kernel looks for a process's command line: its own and the environment after it.
+struct TitleArea {
+    start: usize,
+    len: usize,
+}
+
+/// Calls this process `title` in `ps`. To be called while there is one thread; the environment is moved away at the first
+/// call, as its place is needed.
+///
+/// # Errors
+/// Where the place is cannot be told.
+pub fn set_title(title: &str) -> io::Result<()> {
+    use std::sync::OnceLock;
+    static AREA: OnceLock<Option<TitleArea>> = OnceLock::new();
+    let area = AREA
+        .get_or_init(|| {
+            let area = find_title_area()?;
+            move_environment()?;
+            Some(area)
+        })
+        .as_ref()
+        .ok_or_else(|| io::Error::other("/proc/self/stat does not say where the arguments are"))?;
+    let mut bytes = title.as_bytes();
+    bytes = &bytes[..bytes.len().min(area.len - 1)];
+    // SAFETY: the kernel put argument and environment strings into [start, start + len), on the stack of the first thread,
+    // mapped and writable for the process's life. Nothing reads them any more: Rust and CPython copied the arguments, and the
+    // environment was moved.
+    unsafe {
+        let place = area.start as *mut u8;
+        std::ptr::write_bytes(place, 0, area.len);
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len());
+    }
+    Ok(())
+}
+
+fn find_title_area() -> Option<TitleArea> {
+    let stat = fs::read("/proc/self/stat").ok()?;
+    // The second field, the name, may hold anything, spaces and brackets too.
+    let rest = &stat[stat.iter().rposition(|b| *b == b')')? + 2..];
+    let text = std::str::from_utf8(rest).ok()?;
+    // proc(5): arg_start, arg_end, env_start, env_end are fields 48 to 51, counted from 1; `rest` begins with field 3.
+    let fields: Vec<usize> = text.split_whitespace().skip(45).take(4).map_while(|field| field.parse().ok()).collect();
+    let &[arg_start, arg_end, env_start, env_end] = fields.as_slice() else { return None };
+    if arg_start == 0 || arg_end <= arg_start {
+        return None;
+    }
+    let end = if env_start == arg_end && env_end > env_start { env_end } else { arg_end };
+    Some(TitleArea { start: arg_start, len: end - arg_start })
+}
+
+/// Copies the environment, strings and table, to memory that is never freed.
+fn move_environment() -> Option<()> {
+    unsafe extern "C" {
+        static mut environ: *mut *mut libc::c_char;
+    }
+    // SAFETY: one thread, so nobody changes the environment meanwhile; `environ` is a table of C strings that ends with
+    // null, and glibc copies it itself before it changes a table that is not its own.
+    unsafe {
+        let table = environ;
+        if table.is_null() {
+            return Some(());
+        }
+        let mut copy = Vec::new();
+        let mut entry = table;
+        while !(*entry).is_null() {
+            let string = libc::strdup(*entry);
+            if string.is_null() {
+                return None;
+            }
+            copy.push(string);
+            entry = entry.add(1);
+        }
+        copy.push(std::ptr::null_mut());
+        environ = Vec::leak(copy).as_mut_ptr();
+    }
+    Some(())
+}
+
+/// Sets a variable of the environment. To be called while there is one thread, before Python starts.
+pub fn set_variable(name: &str, value: &str) {
+    // SAFETY: one thread, so nobody reads the environment meanwhile.
+    unsafe { std::env::set_var(OsStr::from_bytes(name.as_bytes()), OsStr::from_bytes(value.as_bytes())) }
+}
+
+/// Removes a variable of the environment, under the same rule.
+pub fn remove_variable(name: &str) {
+    // SAFETY: as above.
+    unsafe { std::env::remove_var(name) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_told_in_words() {
+        assert_eq!(End::Code(3).to_string(), "exited with code 3");
+        assert_eq!(End::Killed(11, false).to_string(), "was killed by SIGSEGV");
+        assert_eq!(End::Killed(6, true).to_string(), "was killed by SIGABRT (core dumped)");
+        assert_eq!(End::Killed(40, false).to_string(), "was killed by signal 40");
+    }
+
+    #[test]
+    fn the_place_of_the_title_is_found() {
+        let area = find_title_area().unwrap();
+        assert!(area.start > 0 && area.len > 0);
+    }
+
+    #[test]
+    fn nobody_is_dropped_to_what_he_is() {
+        let now = (Uid::effective().as_raw(), Gid::effective().as_raw());
+        assert_eq!(drop_privileges(Some(now.0), Some(now.1), None), Ok(()));
+        assert_eq!(drop_privileges(None, None, None), Ok(()));
+    }
+
+    #[test]
+    fn threads_are_counted() {
+        let (stop, wait) = std::sync::mpsc::channel::<()>();
+        let (started, ready) = std::sync::mpsc::channel();
+        let body = move || {
+            started.send(()).unwrap();
+            let _ = wait.recv();
+        };
+        let thread = std::thread::Builder::new().name("extra".into()).spawn(body).unwrap();
+        ready.recv().unwrap();
+        assert!(thread_count() >= 2);
+        assert!(other_thread_names().iter().any(|name| name == "extra"));
+        drop(stop);
+        let _ = thread.join();
+    }
+}

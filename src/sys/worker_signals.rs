@@ -1,0 +1,59 @@
+//! The signals of a worker. They are plain handlers and not a signalfd: the application's own handlers
+//! and children must not find signals blocked. Nothing is set to "ignore", since that would be inherited
+//! by programs the application starts.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use nix::errno::Errno;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::unistd::pipe2;
+
+static PIPE: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn ask_to_retire(_signal: i32) {
+    let errno = Errno::last_raw();
+    let byte = [0u8];
+    let fd: RawFd = PIPE.load(Ordering::Relaxed);
+    // SAFETY: write(2) is async-signal-safe and the buffer lives on this stack; a full pipe is as good as one byte.
+    unsafe { libc::write(fd, byte.as_ptr().cast(), 1) };
+    Errno::set_raw(errno);
+}
+
+extern "C" fn nothing(_signal: i32) {}
+
+extern "C" fn end(_signal: i32) {
+    // SAFETY: _exit(2) is async-signal-safe.
+    unsafe { libc::_exit(0) };
+}
+
+/// Installs the handlers of a worker: TERM and HUP write to the returned pipe, INT does nothing (it belongs to
+/// the master), QUIT ends the process at once. Called after the application is imported and the process is
+/// forked, so that they replace what the application may have set at import, as in uWSGI.
+///
+/// # Errors
+/// Those of pipe2(2) and sigaction(2).
+pub fn install() -> io::Result<OwnedFd> {
+    let (read, write) = pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK)?;
+    PIPE.store(write.as_raw_fd(), Ordering::SeqCst);
+    // The writing end lives as long as the process: a handler can run at any time.
+    std::mem::forget(write);
+    for (signal, handler) in [
+        (Signal::SIGTERM, ask_to_retire as extern "C" fn(i32)),
+        (Signal::SIGHUP, ask_to_retire),
+        (Signal::SIGINT, nothing),
+        (Signal::SIGQUIT, end),
+    ] {
+        let action = SigAction::new(SigHandler::Handler(handler), SaFlags::SA_RESTART, SigSet::empty());
+        // SAFETY: the handlers above call async-signal-safe functions only.
+        unsafe { sigaction(signal, &action)? };
+    }
+    let mut ours = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+        ours.add(signal);
+    }
+    ours.thread_unblock()?;
+    Ok(read)
+}

@@ -1,0 +1,651 @@
+//! One client connection: what it is waiting for, and how bytes turn into requests.
+//!
+//! A connection is a value that exactly one party owns: the reactor while it waits for the client, an
+//! application thread while a request of it runs. Nothing here blocks, and nothing here knows Python.
+//! The response side is `exchange.rs`.
+
+use std::io;
+use std::sync::Arc;
+
+use super::Worker;
+use super::clock::{Millis, NEVER, after, now};
+use super::exchange::Response;
+use super::incoming::{Broken, Incoming, SharedBody, Streamed};
+use super::migrate::{self, Letter};
+use super::output::Io;
+use crate::gateway::{Body, Local, Peer};
+use crate::net::stream::Stream;
+use crate::protocol::Protocol;
+use crate::protocol::body::admit;
+use crate::protocol::http::head;
+use crate::protocol::request::{BodyLength, Parsed, Refusal, Request};
+use crate::protocol::{response, uwsgi};
+
+/// The interim answer to `Expect: 100-continue` (RFC 9110 section 10.1.1).
+pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Bytes read at once; a request that fits is read with one system call.
+const READ: usize = 32 * 1024;
+
+/// A waiting connection keeps no more input buffer than this beyond what it holds.
+const SLACK: usize = 1024;
+
+/// How long a connection that is closed with unread input is drained, so that the client can read the
+/// answer before a reset destroys it (RFC 9112 section 9.6): without a byte, and in all.
+const LINGER: Millis = 5_000;
+const LINGER_IN_ALL: Millis = 30_000;
+
+/// How long a retiring worker waits for one more request on an idle connection.
+const STOP_LINGER: Millis = 1_000;
+
+/// What the connection does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Nothing of a request is read yet.
+    Idle,
+    /// A part of a head is read.
+    Head,
+    /// The head is whole, the body is collected.
+    Body,
+    /// A request runs, or is ready to run.
+    Application,
+    /// The response is made; the rest of it is being written.
+    Drain,
+    /// Closed for writing; what the client still sends is thrown away.
+    Linger,
+}
+
+/// What comes next for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// A complete request: run it.
+    Request,
+    /// Wait for the client, at most until the connection's deadline.
+    Wait,
+    /// There is more to do, but others have waited long enough: come back to it.
+    Again,
+    /// Drop the connection.
+    Close,
+}
+
+enum Filled {
+    Some,
+    Nothing,
+    End,
+}
+
+/// The buffers of a request that is being read or run. Idle connections have none; threads keep spares.
+pub(super) struct Work {
+    /// Bytes received; `filled` of them are valid.
+    pub(super) input: Vec<u8>,
+    pub(super) filled: usize,
+    /// Bytes that the parser has seen without finding the end of the head.
+    scanned: usize,
+    pub(super) request: Request,
+    incoming: Option<Incoming>,
+    pub(super) body: Option<Body>,
+    pub(super) streamed: Option<SharedBody>,
+    pub(super) response: Response,
+    /// App thread that runs the request.
+    pub(super) core: usize,
+    /// When the head was complete, in microseconds.
+    pub(super) started: u64,
+}
+
+impl Work {
+    fn new() -> Box<Work> {
+        Box::new(Work {
+            input: vec![0; READ],
+            filled: 0,
+            scanned: 0,
+            request: Request::default(),
+            incoming: None,
+            body: None,
+            streamed: None,
+            response: Response::default(),
+            core: 0,
+            started: 0,
+        })
+    }
+
+    /// The bytes that the request's spans refer to.
+    pub(super) fn head(&self) -> &[u8] {
+        &self.input[..self.request.head_len]
+    }
+}
+
+/// Buffers that a thread keeps for the next request.
+#[derive(Default)]
+pub(super) struct Spare {
+    works: Vec<Box<Work>>,
+}
+
+impl Spare {
+    fn take(&mut self) -> Box<Work> {
+        self.works.pop().unwrap_or_else(Work::new)
+    }
+
+    fn give(&mut self, work: Box<Work>) {
+        if self.works.len() < 4 && work.input.len() == READ {
+            self.works.push(work);
+        }
+    }
+}
+
+pub(super) struct Connection {
+    pub(super) worker: Arc<Worker>,
+    pub(super) io: Arc<Io>,
+    /// Index of the listener it came by.
+    listener: usize,
+    pub(super) peer: Peer,
+    /// Place in the reactor; none until it has to wait for the first time.
+    pub(super) token: Option<usize>,
+    pub(super) phase: Phase,
+    /// The socket may have more to read (edge-triggered: cleared only when it was seen empty).
+    pub(super) readable: bool,
+    /// The client has ended its side: a short read no longer means an empty socket.
+    pub(super) half_closed: bool,
+    /// When the reactor must look at it again.
+    pub(super) deadline: Millis,
+    /// The end of lingering, however much still comes.
+    linger_end: Millis,
+    /// Written bytes when the write deadline was set last.
+    seen_written: u64,
+    pub(super) work: Option<Box<Work>>,
+    /// How often the present request moved from worker to worker.
+    pub(super) hops: u8,
+    /// The connection closes when the response is written.
+    pub(super) last: bool,
+    /// The response is incomplete: the connection is cut, not closed in order.
+    pub(super) cut: bool,
+}
+
+impl Connection {
+    pub(super) fn new(worker: &Arc<Worker>, stream: Stream, listener: usize, peer: Peer) -> Box<Connection> {
+        Box::new(Connection {
+            worker: Arc::clone(worker),
+            io: Arc::new(Io::new(stream)),
+            listener,
+            peer,
+            token: None,
+            phase: Phase::Idle,
+            readable: true,
+            half_closed: false,
+            deadline: after(now(), worker.options.timeouts.head),
+            linger_end: NEVER,
+            seen_written: 0,
+            work: None,
+            hops: 0,
+            last: false,
+            cut: false,
+        })
+    }
+
+    /// A connection that another worker gave away.
+    pub(super) fn adopt(worker: &Arc<Worker>, stream: Stream, listener: usize, letter: &Letter<'_>) -> Box<Connection> {
+        let peer = Peer { addr: letter.peer_addr.into(), port: letter.peer_port.into() };
+        let mut connection = Connection::new(worker, stream, listener, peer);
+        connection.hops = letter.hops;
+        connection.half_closed = letter.half_closed;
+        if letter.bytes.is_empty() {
+            connection.deadline = after(now(), worker.options.timeouts.keep_alive);
+        } else {
+            let mut work = Work::new();
+            work.input.resize(READ.max(letter.bytes.len() + SLACK), 0);
+            work.input[..letter.bytes.len()].copy_from_slice(letter.bytes);
+            work.filled = letter.bytes.len();
+            connection.work = Some(work);
+            connection.phase = Phase::Head;
+        }
+        connection
+    }
+
+    /// The letter that takes this connection to another worker; none when it can't move.
+    pub(super) fn letter(&self, hops: u8) -> Option<Vec<u8>> {
+        if !migrate::may_move(self.phase) || self.io.queue().len() > 0 {
+            return None;
+        }
+        let mut bytes = Vec::new();
+        if let Some(work) = &self.work {
+            let end_of_head = if self.phase == Phase::Application { work.request.head_len } else { work.filled };
+            bytes.extend_from_slice(&work.input[..end_of_head]);
+            match (&work.body, work.request.body) {
+                (None, _) => {}
+                (Some(Body::Memory(body)), BodyLength::Length(_)) => bytes.extend_from_slice(body),
+                // Its framing is gone, or it lies in a file, or the application is to read it.
+                _ => return None,
+            }
+            bytes.extend_from_slice(&work.input[end_of_head..work.filled]);
+        }
+        let letter = Letter {
+            protocol: self.protocol(),
+            hops,
+            half_closed: self.half_closed,
+            listener: &self.worker.addresses[self.listener],
+            peer_addr: &self.peer.addr,
+            peer_port: &self.peer.port,
+            bytes: &bytes,
+        };
+        letter.encode()
+    }
+
+    pub(super) fn local(&self) -> &Local {
+        &self.worker.locals[self.listener]
+    }
+
+    fn protocol(&self) -> Protocol {
+        self.local().protocol
+    }
+
+    pub(super) fn work(&self) -> &Work {
+        self.work.as_ref().expect("a connection that runs a request has its buffers")
+    }
+
+    pub(super) fn work_mut(&mut self) -> &mut Work {
+        self.work.as_mut().expect("a connection that runs a request has its buffers")
+    }
+
+    /// An event came: readiness (with whether the client has ended its side), or the deadline (`None`).
+    pub(super) fn meet(&mut self, ready: Option<bool>, spare: &mut Spare) -> Step {
+        match ready {
+            Some(half_closed) => {
+                self.readable = true;
+                self.half_closed |= half_closed;
+                self.step(spare)
+            }
+            None => self.expire(spare),
+        }
+    }
+
+    /// Goes as far as the client's bytes allow.
+    pub(super) fn step(&mut self, spare: &mut Spare) -> Step {
+        let step = loop {
+            let step = match self.phase {
+                Phase::Idle | Phase::Head => self.read_head(spare),
+                Phase::Body => self.read_body(),
+                Phase::Application => Some(Step::Request),
+                Phase::Drain => self.drain(spare),
+                Phase::Linger => Some(self.discard()),
+            };
+            if let Some(step) = step {
+                break step;
+            }
+        };
+        if step == Step::Wait {
+            self.rest(spare);
+        }
+        step
+    }
+
+    /// The deadline passed.
+    fn expire(&mut self, spare: &mut Spare) -> Step {
+        match self.phase {
+            Phase::Head | Phase::Body if self.protocol() == Protocol::Http => {
+                let what = if self.phase == Phase::Head { "head" } else { "body" };
+                log::info!("{}: the request's {what} did not arrive in time, answered with 408", self.who());
+                self.refuse(408);
+                self.step(spare)
+            }
+            _ => Step::Close,
+        }
+    }
+
+    /// Who the client is, for the log.
+    pub(super) fn who(&self) -> &str {
+        if self.peer.addr.is_empty() { "client on a unix socket" } else { &self.peer.addr }
+    }
+
+    /// Retiring: an idle connection may bring one more request, but not wait for long.
+    pub(super) fn hurry(&mut self, now: Millis) {
+        if self.phase == Phase::Idle {
+            self.deadline = self.deadline.min(now + STOP_LINGER);
+        }
+    }
+
+    fn fill(&mut self, spare: &mut Spare) -> Filled {
+        let work = self.work.get_or_insert_with(|| spare.take());
+        if work.filled + SLACK > work.input.len() {
+            let size = (work.input.len() * 2).max(READ);
+            work.input.resize(size, 0);
+        }
+        let room = work.input.len() - work.filled;
+        match self.io.stream.read(&mut work.input[work.filled..]) {
+            Ok(0) => Filled::End,
+            Ok(count) => {
+                work.filled += count;
+                // A short read has emptied the socket: the next byte brings a new event.
+                self.readable = count == room || self.half_closed;
+                Filled::Some
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.readable = false;
+                Filled::Nothing
+            }
+            Err(_) => Filled::End,
+        }
+    }
+
+    fn read_head(&mut self, spare: &mut Spare) -> Option<Step> {
+        if let Some(work) = &mut self.work
+            && work.filled > work.scanned
+        {
+            return self.parse_head();
+        }
+        if !self.readable {
+            return Some(Step::Wait);
+        }
+        match self.fill(spare) {
+            Filled::Some => {
+                if self.phase == Phase::Idle {
+                    self.phase = Phase::Head;
+                    self.deadline = after(now(), self.worker.options.timeouts.head);
+                }
+                None
+            }
+            Filled::Nothing => Some(Step::Wait),
+            Filled::End => Some(Step::Close),
+        }
+    }
+
+    fn parse_head(&mut self) -> Option<Step> {
+        let protocol = self.protocol();
+        let limits = self.worker.options.limits;
+        let work = self.work_mut();
+        let parsed = match protocol {
+            Protocol::Http => head::parse(&work.input[..work.filled], work.scanned, &limits, &mut work.request),
+            Protocol::Uwsgi => match uwsgi::parse(&work.input[..work.filled], &limits, &mut work.request) {
+                uwsgi::Packet::Request => Parsed::Complete,
+                uwsgi::Packet::Partial => Parsed::Partial,
+                uwsgi::Packet::Refused(refusal) => Parsed::Refused(refusal),
+                uwsgi::Packet::Ping => {
+                    self.reply_raw(&uwsgi::PONG);
+                    return None;
+                }
+                uwsgi::Packet::Unsupported { modifier1 } => {
+                    log::warn!(
+                        "{}: uwsgi modifier1 {modifier1} is not supported (0, 30 and 100 are), answered with 501",
+                        self.who()
+                    );
+                    self.refuse(501);
+                    return None;
+                }
+            },
+        };
+        match parsed {
+            Parsed::Complete => {
+                work.started = super::clock::micros();
+                self.begin_body()
+            }
+            Parsed::Partial => {
+                work.scanned = work.filled;
+                None
+            }
+            Parsed::Refused(refusal) => {
+                self.refuse_for(refusal);
+                None
+            }
+        }
+    }
+
+    fn begin_body(&mut self) -> Option<Step> {
+        let options = Arc::clone(&self.worker);
+        let options = &options.options;
+        let io = Arc::clone(&self.io);
+        let work = self.work_mut();
+        let (length, head_len) = (work.request.body, work.request.head_len);
+        if matches!(length, BodyLength::Absent | BodyLength::Length(0)) {
+            self.phase = Phase::Application;
+            return Some(Step::Request);
+        }
+        let limit = options.body_limit();
+        if let Err(refusal) = admit(length, limit) {
+            self.refuse_for(refusal);
+            return None;
+        }
+        let arrived = work.filled - head_len;
+        let continue_due = work.request.expect_continue && arrived == 0;
+        let Some(threshold) = options.post_buffering else {
+            let raw = work.input[head_len..work.filled].to_vec();
+            work.filled = head_len;
+            let timeout = options.timeouts.body;
+            let body = SharedBody::new(Streamed::new(io, length, limit, raw, continue_due, timeout));
+            work.body = Some(Body::Stream(Box::new(body.clone())));
+            work.streamed = Some(body);
+            self.phase = Phase::Application;
+            return Some(Step::Request);
+        };
+        match Incoming::new(length, limit, threshold) {
+            Ok(incoming) => work.incoming = Some(incoming),
+            Err(broken) => {
+                self.refuse_broken(broken);
+                return None;
+            }
+        }
+        self.phase = Phase::Body;
+        self.deadline = after(now(), options.timeouts.body);
+        if continue_due {
+            let mut queue = self.io.queue();
+            queue.push(CONTINUE);
+            queue.flush(&self.io.stream);
+        }
+        None
+    }
+
+    fn read_body(&mut self) -> Option<Step> {
+        let work = self.work_mut();
+        let head_len = work.request.head_len;
+        if work.filled > head_len {
+            let incoming = work.incoming.as_mut().expect("a body is collected in this phase");
+            match incoming.feed(&work.input[head_len..work.filled]) {
+                Ok((consumed, done)) => {
+                    work.input.copy_within(head_len + consumed..work.filled, head_len);
+                    work.filled -= consumed;
+                    if done {
+                        let whole = work.incoming.take().map(Incoming::into_body);
+                        match whole {
+                            Some(Ok(body)) => work.body = Some(body),
+                            Some(Err(broken)) => {
+                                self.refuse_broken(broken);
+                                return None;
+                            }
+                            None => {}
+                        }
+                        self.phase = Phase::Application;
+                        return Some(Step::Request);
+                    }
+                }
+                Err(broken) => {
+                    self.refuse_broken(broken);
+                    return None;
+                }
+            }
+        }
+        if !self.readable {
+            return Some(Step::Wait);
+        }
+        match self.fill(&mut Spare::default()) {
+            Filled::Some => {
+                self.deadline = after(now(), self.worker.options.timeouts.body);
+                None
+            }
+            Filled::Nothing => Some(Step::Wait),
+            Filled::End => Some(Step::Close),
+        }
+    }
+
+    /// The application is done with the request: writes out the rest, then the next request or the end.
+    pub(super) fn after_response(&mut self, spare: &mut Spare) -> Step {
+        self.phase = Phase::Drain;
+        self.hops = 0;
+        self.seen_written = self.io.queue().written();
+        self.deadline = after(now(), self.worker.options.timeouts.write);
+        let streamed = self.work_mut().streamed.take();
+        if let Some(body) = streamed {
+            match body.close() {
+                Some(rest) => {
+                    let work = self.work_mut();
+                    let at = work.request.head_len;
+                    work.input.resize(work.input.len().max(at + rest.len() + SLACK), 0);
+                    work.input[at..at + rest.len()].copy_from_slice(&rest);
+                    work.filled = at + rest.len();
+                    self.readable = true;
+                }
+                None => self.last = true,
+            }
+        }
+        self.step(spare)
+    }
+
+    fn drain(&mut self, spare: &mut Spare) -> Option<Step> {
+        let (empty, gone, written) = {
+            let mut queue = self.io.queue();
+            (queue.flush(&self.io.stream), queue.is_gone(), queue.written())
+        };
+        if gone {
+            return Some(Step::Close);
+        }
+        if !empty {
+            if written != self.seen_written {
+                self.seen_written = written;
+                self.deadline = after(now(), self.worker.options.timeouts.write);
+            }
+            return Some(Step::Wait);
+        }
+        if self.cut {
+            // Only a reset tells a cut response from a whole one when nothing but the close delimits it.
+            if self.work().response.ends_by_close() {
+                self.io.stream.reset_on_close();
+            }
+            return Some(Step::Close);
+        }
+        let work = self.work_mut();
+        let end = work.request.head_len.min(work.filled);
+        work.input.copy_within(end..work.filled, 0);
+        work.filled -= end;
+        work.scanned = 0;
+        work.body = None;
+        work.incoming = None;
+        let unread = work.filled > 0;
+        if self.last {
+            return self.close_in_order(unread);
+        }
+        self.phase = if unread { Phase::Head } else { Phase::Idle };
+        let timeouts = &self.worker.options.timeouts;
+        self.deadline = after(now(), if unread { timeouts.head } else { timeouts.keep_alive });
+        if self.worker.is_retiring() {
+            self.hurry(now());
+        }
+        if !unread && let Some(work) = self.work.take() {
+            spare.give(work);
+        }
+        None
+    }
+
+    /// Closes at once when nothing of the client's is unread, else lingers.
+    fn close_in_order(&mut self, unread: bool) -> Option<Step> {
+        if !unread && !self.readable {
+            return Some(Step::Close);
+        }
+        self.io.stream.finish_writing();
+        self.phase = Phase::Linger;
+        self.linger_end = now() + LINGER_IN_ALL;
+        self.deadline = now() + LINGER;
+        None
+    }
+
+    fn discard(&mut self) -> Step {
+        let mut bin = [0u8; 16 * 1024];
+        // A client that never stops sending must not keep the thread.
+        for _ in 0..16 {
+            match self.io.stream.read(&mut bin) {
+                Ok(0) => return Step::Close,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    self.deadline = self.linger_end.min(now() + LINGER);
+                    return Step::Wait;
+                }
+                Err(_) => return Step::Close,
+            }
+        }
+        if now() < self.linger_end { Step::Again } else { Step::Close }
+    }
+
+    /// Gives back buffers that a waiting connection does not need.
+    fn rest(&mut self, spare: &mut Spare) {
+        if let Some(work) = &mut self.work {
+            match self.phase {
+                Phase::Idle | Phase::Linger => {
+                    if let Some(work) = self.work.take() {
+                        spare.give(work);
+                    }
+                }
+                // A slow head keeps what it has and little more; the large buffer serves the next connection.
+                Phase::Head if work.input.len() > work.filled + 2 * SLACK => {
+                    work.input.truncate(work.filled + SLACK);
+                    work.input.shrink_to_fit();
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn refuse_broken(&mut self, broken: Broken) {
+        match broken {
+            Broken::Refused(refusal) => self.refuse_for(refusal),
+            Broken::Disk(error) => {
+                log::error!(
+                    "{}: the request's body cannot be stored in a temporary file in {} ({error}), answered with 500; \
+                     make room there or set TMPDIR",
+                    self.who(),
+                    std::env::temp_dir().display()
+                );
+                self.refuse(500);
+            }
+        }
+    }
+
+    fn refuse_for(&mut self, refusal: Refusal) {
+        let advice = match refusal.status {
+            431 => "; buffer-size raises the limit",
+            413 => "; limit-post is the limit",
+            _ => "",
+        };
+        log::info!("{}: {} (answered with {}){advice}", self.who(), refusal.reason, refusal.status);
+        self.refuse(refusal.status);
+    }
+
+    /// Answers with an error of our own and closes.
+    fn refuse(&mut self, status: u16) {
+        let date = self.worker.date.current();
+        let protocol = self.protocol();
+        let facts = response::Facts {
+            version: crate::protocol::request::Version::Http11,
+            head_request: false,
+            protocol,
+            keep_alive: false,
+            total: None,
+            date: &date,
+        };
+        let mut out = Vec::with_capacity(256);
+        response::plain_error(status, &facts, &mut out);
+        self.reply_raw(&out);
+        // The body was not read: whatever of it still comes must not turn the answer into a reset.
+        self.readable = true;
+    }
+
+    fn reply_raw(&mut self, bytes: &[u8]) {
+        self.io.queue().push(bytes);
+        self.last = true;
+        self.phase = Phase::Drain;
+        self.deadline = after(now(), self.worker.options.timeouts.write);
+        let work = self.work_mut();
+        work.request.clear();
+        work.incoming = None;
+    }
+
+    /// No deadline while the application has it.
+    pub(super) fn begin_application(&mut self) {
+        self.deadline = NEVER;
+    }
+}

@@ -1,0 +1,345 @@
+//! The response side of a connection: what the application sends becomes framed bytes.
+//!
+//! Whole responses go out with one system call, head and body together. Pieces of a longer response
+//! are collected and written together: PEP 3333 asks that transmission goes on while the application works,
+//! which the standby thread sees to (it writes what waits within a millisecond or two), not for
+//! one system call a piece.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use super::clock::{after, now};
+use super::connection::{Connection, Phase};
+use crate::gateway::{Body, Exchange, Kept, Local, Payload, Peer, Sent};
+use crate::protocol::request::{Request, Version};
+use crate::protocol::response::{self, BodyFraming, Facts, Head};
+
+/// A piece at least this large is written at once and by reference.
+const LARGE: usize = 16 * 1024;
+
+/// A body up to this size is copied behind the head: one plain write is cheaper than a gathered one.
+const SMALL: usize = 4 * 1024;
+
+/// So many collected bytes are written without waiting for more.
+const ENOUGH: usize = 32 * 1024;
+
+/// The response of the running request.
+#[derive(Debug, Default)]
+pub(super) struct Response {
+    /// The head is fixed; `framing` holds.
+    pub(super) head_sent: bool,
+    framing: Option<BodyFraming>,
+    /// Body bytes that the framing still allows, where it says a length.
+    remaining: Option<u64>,
+    pub(super) status: u16,
+    pub(super) head_bytes: u64,
+    pub(super) fields: u32,
+    pub(super) body_bytes: u64,
+    /// The client left before it was whole.
+    pub(super) gone: bool,
+    /// The standby thread knows that there is something to write out.
+    announced: bool,
+    warned_long: bool,
+}
+
+impl Response {
+    pub(super) fn ends_by_close(&self) -> bool {
+        self.framing == Some(BodyFraming::UntilClose)
+    }
+}
+
+impl Connection {
+    /// Prepares for a request that is about to run on app thread `core`.
+    pub(super) fn begin_response(&mut self, core: usize) {
+        self.phase = Phase::Application;
+        self.begin_application();
+        self.cut = false;
+        self.last = true;
+        let work = self.work_mut();
+        work.response = Response::default();
+        work.core = core;
+    }
+
+    fn fix_head(&mut self, head: &mut Head, total: Option<u64>) {
+        let date = self.worker.date.current();
+        // `http-keepalive = 0`: every response ends its connection.
+        let keep_alive = !self.worker.is_retiring() && !self.worker.options.timeouts.keep_alive.is_zero();
+        let protocol = self.local().protocol;
+        let work = self.work_mut();
+        let facts = Facts {
+            version: work.request.version,
+            head_request: work.request.is_head(work.head()),
+            protocol,
+            keep_alive: keep_alive && work.request.keep_alive,
+            total,
+            date: &date,
+        };
+        let framing = head.finish(&facts);
+        if let Some(name) = head.dropped() {
+            log::warn!(
+                "the application sent the hop-by-hop field {name} ({} {}); it belongs to the connection and was dropped",
+                String::from_utf8_lossy(work.request.method.of(work.head())).escape_debug(),
+                String::from_utf8_lossy(work.request.target.of(work.head())).escape_debug(),
+            );
+        }
+        let response = &mut work.response;
+        response.head_sent = true;
+        response.status = head.status();
+        response.fields = head.fields();
+        response.head_bytes = head.bytes().len() as u64;
+        response.remaining = match framing.body {
+            BodyFraming::Length(len) => Some(len),
+            _ => None,
+        };
+        response.framing = Some(framing.body);
+        self.last = !framing.keep_alive;
+    }
+
+    /// What of a piece the framing lets through.
+    fn allowed(&mut self, len: usize) -> usize {
+        let work = self.work_mut();
+        let response = &mut work.response;
+        match (response.framing, response.remaining) {
+            (Some(BodyFraming::Nothing), _) => 0,
+            (_, Some(remaining)) if len as u64 > remaining => {
+                if !std::mem::replace(&mut response.warned_long, true) {
+                    log::error!(
+                        "the application sends more than its Content-Length says ({} {}); the rest is dropped",
+                        String::from_utf8_lossy(work.request.method.of(work.head())).escape_debug(),
+                        String::from_utf8_lossy(work.request.target.of(work.head())).escape_debug(),
+                    );
+                }
+                remaining as usize
+            }
+            _ => len,
+        }
+    }
+
+    /// Writes or collects a piece behind `first` (the head, or nothing).
+    fn put(&mut self, first: &[u8], piece: &[u8], whole: bool, keep: &mut dyn FnMut() -> Kept) {
+        let response_buffer = self.worker.options.response_buffer;
+        let response = &mut self.work_mut().response;
+        response.body_bytes += piece.len() as u64;
+        if let Some(remaining) = &mut response.remaining {
+            *remaining -= piece.len() as u64;
+        }
+        let complete = whole || response.remaining == Some(0);
+        let chunked = response.framing == Some(BodyFraming::Chunked) && !piece.is_empty();
+        if !chunked && (complete || piece.len() >= LARGE) {
+            if self.io.send(first, piece, keep).is_err() {
+                self.work_mut().response.gone = true;
+            }
+            return;
+        }
+        let mut queue = self.io.queue();
+        queue.push(first);
+        if chunked {
+            let mut prefix = Vec::with_capacity(18);
+            response::chunk_prefix(piece.len(), &mut prefix);
+            queue.push(&prefix);
+            if piece.len() >= LARGE {
+                queue.push_kept(keep(), 0);
+            } else {
+                queue.push(piece);
+            }
+            queue.push(response::CHUNK_SUFFIX);
+        } else {
+            queue.push(piece);
+        }
+        let waiting = queue.len();
+        if waiting >= ENOUGH.min(response_buffer) || self.worker.standby_waits() {
+            queue.flush(&self.io.stream);
+        }
+        let (gone, waiting) = (queue.is_gone(), queue.len());
+        drop(queue);
+        if gone {
+            self.work_mut().response.gone = true;
+        } else if waiting > 0 {
+            self.announce();
+        }
+    }
+
+    /// Writes a response that is one small piece, head included.
+    fn put_whole(&mut self, response: &[u8], body: usize) {
+        let gone = self.io.send_copied(response).is_err();
+        let state = &mut self.work_mut().response;
+        state.body_bytes = body as u64;
+        state.gone = gone;
+        if state.remaining.is_some() {
+            state.remaining = Some(0);
+        }
+    }
+
+    /// Tells the standby thread that this request has output waiting.
+    fn announce(&mut self) {
+        let work = self.work_mut();
+        if std::mem::replace(&mut work.response.announced, true) {
+            return;
+        }
+        let core = work.core;
+        self.worker.announce_output(core, Arc::clone(&self.io));
+    }
+
+    fn end(&mut self) {
+        let work = self.work_mut();
+        let core = work.core;
+        if work.response.announced {
+            self.worker.withdraw_output(core);
+        }
+    }
+}
+
+impl Exchange for Connection {
+    fn request(&self) -> (&Request, &[u8]) {
+        let work = self.work();
+        (&work.request, work.head())
+    }
+
+    fn local(&self) -> &Local {
+        Connection::local(self)
+    }
+
+    fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    fn take_body(&mut self) -> Body {
+        self.work_mut().body.take().unwrap_or(Body::Empty)
+    }
+
+    fn send(&mut self, head: &mut Head, piece: Payload<'_>, total: Option<u64>) -> Sent {
+        let first = !self.work().response.head_sent;
+        if first {
+            self.fix_head(head, total);
+        } else if piece.bytes.is_empty() {
+            return Sent::Taken;
+        }
+        let allowed = self.allowed(piece.bytes.len());
+        let bytes = &piece.bytes[..allowed];
+        if first || !bytes.is_empty() {
+            let whole =
+                total == Some(piece.bytes.len() as u64) || self.work().response.framing == Some(BodyFraming::Nothing);
+            if first && whole && bytes.len() <= SMALL && allowed == piece.bytes.len() {
+                self.put_whole(head.with_body(bytes), bytes.len());
+                return if self.work().response.gone { Sent::Gone } else { Sent::Taken };
+            }
+            let head_bytes = if first { head.bytes() } else { b"" };
+            let mut copy = || -> Kept { Box::new(bytes.to_vec()) };
+            if allowed == piece.bytes.len() {
+                self.put(head_bytes, bytes, whole, piece.keep);
+            } else {
+                self.put(head_bytes, bytes, whole, &mut copy);
+            }
+        }
+        let response = &self.work().response;
+        if response.gone || response.warned_long {
+            return Sent::Gone;
+        }
+        if response.announced && self.io.queue().len() > self.worker.options.response_buffer {
+            return Sent::Full;
+        }
+        Sent::Taken
+    }
+
+    fn head_sent(&self) -> bool {
+        self.work().response.head_sent
+    }
+
+    fn wait_for_room(&mut self) -> bool {
+        let enough = self.worker.options.response_buffer / 2;
+        let mut written = self.io.queue().written();
+        let mut deadline = after(now(), self.worker.options.timeouts.write);
+        loop {
+            {
+                let mut queue = self.io.queue();
+                queue.flush(&self.io.stream);
+                if queue.is_gone() {
+                    break;
+                }
+                if queue.len() <= enough {
+                    return true;
+                }
+                if queue.written() != written {
+                    written = queue.written();
+                    deadline = after(now(), self.worker.options.timeouts.write);
+                }
+            }
+            let left = deadline.saturating_sub(now());
+            if left == 0 {
+                log::info!("{}: the client took nothing of the response for too long, cut", self.who());
+                break;
+            }
+            if self.io.stream.wait(true, std::time::Duration::from_millis(left)).is_err() {
+                break;
+            }
+        }
+        self.io.queue().give_up();
+        self.work_mut().response.gone = true;
+        false
+    }
+
+    fn finish(&mut self, head: &mut Head) {
+        if !self.work().response.head_sent {
+            self.fix_head(head, Some(0));
+            self.put(head.bytes(), b"", true, &mut || Box::new([0u8; 0]));
+        }
+        let work = self.work_mut();
+        let (framing, remaining, gone) = (work.response.framing, work.response.remaining, work.response.gone);
+        match (framing, remaining) {
+            (Some(BodyFraming::Chunked), _) => {
+                let mut queue = self.io.queue();
+                queue.push(response::LAST_CHUNK);
+                queue.flush(&self.io.stream);
+            }
+            (_, Some(left)) if left > 0 && !gone => {
+                log::error!(
+                    "the application sent {left} bytes less than its Content-Length says ({} {}); the connection is cut",
+                    String::from_utf8_lossy(work.request.method.of(work.head())).escape_debug(),
+                    String::from_utf8_lossy(work.request.target.of(work.head())).escape_debug(),
+                );
+                self.last = true;
+                self.cut = true;
+            }
+            _ => {}
+        }
+        self.end();
+    }
+
+    fn fail(&mut self, status: u16) {
+        if !self.work().response.head_sent {
+            let date = self.worker.date.current();
+            let protocol = self.local().protocol;
+            let work = self.work_mut();
+            let facts = Facts {
+                version: Version::Http11,
+                head_request: work.request.is_head(work.head()),
+                protocol,
+                keep_alive: false,
+                total: None,
+                date: &date,
+            };
+            let mut out = Vec::with_capacity(256);
+            response::plain_error(status, &facts, &mut out);
+            let response = &mut work.response;
+            response.head_sent = true;
+            response.status = status;
+            response.head_bytes = out.len() as u64;
+            self.io.queue().push(&out);
+            self.last = true;
+        } else if self.work().response.remaining != Some(0)
+            && self.work().response.framing != Some(BodyFraming::Nothing)
+        {
+            self.last = true;
+            self.cut = true;
+        }
+        self.end();
+    }
+
+    fn count_exception(&mut self) {
+        self.worker.count_exception();
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
+        self
+    }
+}

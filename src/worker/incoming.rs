@@ -1,0 +1,224 @@
+//! Request bodies on their way in: collected whole in memory or in an unlinked temporary file, or, with
+//! `post-buffering = 0`, read from the connection by the application thread.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::output::Io;
+use crate::gateway::{Body, BodySource};
+use crate::protocol::body::Reader;
+use crate::protocol::request::{BodyLength, Refusal};
+
+/// Why a body cannot be collected.
+pub(super) enum Broken {
+    /// The client broke the framing or the limit.
+    Refused(Refusal),
+    /// The temporary file cannot be made or written.
+    Disk(io::Error),
+}
+
+enum Store {
+    Memory(Vec<u8>),
+    File(File, u64),
+}
+
+/// A body that is being collected.
+pub(super) struct Incoming {
+    reader: Reader,
+    store: Store,
+    threshold: u64,
+}
+
+impl Incoming {
+    /// `limit`: longest body in bytes; `threshold`: bytes kept in memory.
+    pub(super) fn new(length: BodyLength, limit: u64, threshold: u64) -> Result<Incoming, Broken> {
+        let store = match length {
+            BodyLength::Length(len) if len > threshold => Store::File(temporary()?, 0),
+            BodyLength::Length(len) => Store::Memory(Vec::with_capacity(len as usize)),
+            _ => Store::Memory(Vec::new()),
+        };
+        Ok(Incoming { reader: Reader::new(length, limit), store, threshold })
+    }
+
+    /// Takes bytes; returns how many of them belong to the body and whether it is whole.
+    pub(super) fn feed(&mut self, input: &[u8]) -> Result<(usize, bool), Broken> {
+        let fed = match &mut self.store {
+            Store::Memory(bytes) => {
+                let fed = self.reader.feed(input, bytes).map_err(Broken::Refused)?;
+                if bytes.len() as u64 > self.threshold {
+                    let mut file = temporary()?;
+                    file.write_all(bytes).map_err(Broken::Disk)?;
+                    self.store = Store::File(file, bytes.len() as u64);
+                }
+                fed
+            }
+            Store::File(file, len) => {
+                let mut piece = Vec::with_capacity(input.len());
+                let fed = self.reader.feed(input, &mut piece).map_err(Broken::Refused)?;
+                file.write_all(&piece).map_err(Broken::Disk)?;
+                *len += piece.len() as u64;
+                fed
+            }
+        };
+        Ok((fed.consumed, fed.done))
+    }
+
+    /// The whole body, from its start.
+    pub(super) fn into_body(self) -> Result<Body, Broken> {
+        match self.store {
+            Store::Memory(bytes) if bytes.is_empty() => Ok(Body::Empty),
+            Store::Memory(bytes) => Ok(Body::Memory(bytes)),
+            Store::File(mut file, len) => {
+                file.seek(SeekFrom::Start(0)).map_err(Broken::Disk)?;
+                Ok(Body::File { file, len })
+            }
+        }
+    }
+}
+
+fn temporary() -> Result<File, Broken> {
+    tempfile::tempfile().map_err(Broken::Disk)
+}
+
+/// A body read from the connection while the application runs. Shared by the connection and the
+/// application's `wsgi.input`, which may outlive the exchange.
+pub(super) struct Streamed {
+    io: Arc<Io>,
+    reader: Reader,
+    /// Bytes received and not yet decoded.
+    raw: Vec<u8>,
+    /// Bytes decoded and not yet given to the application.
+    decoded: Vec<u8>,
+    given: usize,
+    done: bool,
+    closed: bool,
+    /// `Expect: 100-continue` that is still to be answered.
+    continue_due: bool,
+    timeout: Duration,
+}
+
+impl Streamed {
+    pub(super) fn new(
+        io: Arc<Io>,
+        length: BodyLength,
+        limit: u64,
+        raw: Vec<u8>,
+        continue_due: bool,
+        timeout: Duration,
+    ) -> Streamed {
+        let reader = Reader::new(length, limit);
+        Streamed { io, reader, raw, decoded: Vec::new(), given: 0, done: false, closed: false, continue_due, timeout }
+    }
+
+    /// Decodes what was received; true when the body is whole.
+    fn decode(&mut self) -> io::Result<()> {
+        if self.done || self.raw.is_empty() {
+            return Ok(());
+        }
+        self.decoded.clear();
+        self.given = 0;
+        match self.reader.feed(&self.raw, &mut self.decoded) {
+            Ok(fed) => {
+                self.raw.drain(..fed.consumed);
+                self.done = fed.done;
+                Ok(())
+            }
+            Err(refusal) => {
+                self.closed = true;
+                Err(io::Error::new(io::ErrorKind::InvalidData, refusal.reason))
+            }
+        }
+    }
+
+    fn receive(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.continue_due) {
+            let mut queue = self.io.queue();
+            queue.push(super::connection::CONTINUE);
+            queue.flush(&self.io.stream);
+        }
+        let start = self.raw.len();
+        self.raw.resize(start + 64 * 1024, 0);
+        let result = loop {
+            match self.io.stream.read(&mut self.raw[start..]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => break result,
+            }
+            match self.io.stream.wait(false, self.timeout) {
+                Ok(true) => {}
+                Ok(false) => {
+                    break Err(io::Error::new(io::ErrorKind::TimedOut, "the client sent nothing for too long"));
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        self.raw.truncate(start + result.as_ref().copied().unwrap_or(0));
+        match result {
+            Ok(0) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the client left before the end of the body")),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if self.closed {
+                return Err(io::Error::new(io::ErrorKind::NotConnected, "the request is over"));
+            }
+            if self.given < self.decoded.len() {
+                let count = buf.len().min(self.decoded.len() - self.given);
+                buf[..count].copy_from_slice(&self.decoded[self.given..self.given + count]);
+                self.given += count;
+                return Ok(count);
+            }
+            if self.done || buf.is_empty() {
+                return Ok(0);
+            }
+            if self.raw.is_empty() {
+                self.receive()?;
+            }
+            self.decode()?;
+            // A chunk's frame can end in the middle: then nothing came of these bytes.
+            if self.decoded.is_empty() && !self.done {
+                self.receive()?;
+            }
+        }
+    }
+}
+
+/// The connection's handle on a streamed body.
+#[derive(Clone)]
+pub(super) struct SharedBody(Arc<Mutex<Streamed>>);
+
+impl SharedBody {
+    pub(super) fn new(streamed: Streamed) -> SharedBody {
+        SharedBody(Arc::new(Mutex::new(streamed)))
+    }
+
+    /// Ends the exchange: what the application kept gives errors from now on. Returns the bytes behind the body
+    /// when it was read to its end, `None` when the connection cannot be used again.
+    pub(super) fn close(&self) -> Option<Vec<u8>> {
+        match self.0.try_lock() {
+            Ok(mut streamed) => {
+                // A body that came along whole but was not read is no reason to close.
+                while !streamed.done && !streamed.raw.is_empty() && !streamed.closed {
+                    let before = streamed.raw.len();
+                    if streamed.decode().is_err() || streamed.raw.len() == before {
+                        break;
+                    }
+                }
+                streamed.closed = true;
+                streamed.done.then(|| std::mem::take(&mut streamed.raw))
+            }
+            // Another thread of the application is in the middle of a read: end it.
+            Err(_) => None,
+        }
+    }
+}
+
+impl BodySource for SharedBody {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).read(buf)
+    }
+}

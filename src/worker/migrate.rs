@@ -1,0 +1,106 @@
+//! Connections that move to another worker: a request would wait here while somebody there is idle, or this
+//! worker retires. What moves is the descriptor and the bytes read so far; the receiver reads them again.
+
+use super::connection::Phase;
+use crate::mailbox::MAX_LETTER;
+use crate::protocol::Protocol;
+
+/// How often one request may move before it stays where it is.
+pub(super) const MAX_HOPS: u8 = 3;
+
+/// A connection on its way.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Letter<'a> {
+    pub(super) protocol: Protocol,
+    /// Moves since its last response.
+    pub(super) hops: u8,
+    pub(super) half_closed: bool,
+    /// The listener's address as text: after a reload its number may be another.
+    pub(super) listener: &'a str,
+    pub(super) peer_addr: &'a str,
+    pub(super) peer_port: &'a str,
+    /// Bytes that the client sent and nobody has answered.
+    pub(super) bytes: &'a [u8],
+}
+
+impl<'a> Letter<'a> {
+    /// The message; `None` when it is too long to be sent.
+    pub(super) fn encode(&self) -> Option<Vec<u8>> {
+        let texts = [self.listener, self.peer_addr, self.peer_port];
+        let mut out = Vec::with_capacity(64 + self.bytes.len());
+        out.push(match self.protocol {
+            Protocol::Http => b'h',
+            Protocol::Uwsgi => b'u',
+        });
+        out.push(self.hops);
+        out.push(u8::from(self.half_closed));
+        for text in texts {
+            out.push(u8::try_from(text.len()).ok()?);
+            out.extend_from_slice(text.as_bytes());
+        }
+        out.extend_from_slice(self.bytes);
+        (out.len() <= MAX_LETTER).then_some(out)
+    }
+
+    /// Reads a message; `None` for one that this program does not send.
+    pub(super) fn decode(message: &'a [u8]) -> Option<Letter<'a>> {
+        let (&[protocol, hops, half_closed], mut rest) = message.split_first_chunk::<3>()?;
+        let mut texts = [""; 3];
+        for text in &mut texts {
+            let (&len, after) = rest.split_first()?;
+            let (bytes, after) = after.split_at_checked(usize::from(len))?;
+            *text = std::str::from_utf8(bytes).ok()?;
+            rest = after;
+        }
+        let protocol = match protocol {
+            b'h' => Protocol::Http,
+            b'u' => Protocol::Uwsgi,
+            _ => return None,
+        };
+        let [listener, peer_addr, peer_port] = texts;
+        Some(Letter { protocol, hops, half_closed: half_closed == 1, listener, peer_addr, peer_port, bytes: rest })
+    }
+}
+
+/// Whether a connection in this phase can move at all: nothing of a response is made, nothing of a body is stored.
+pub(super) fn may_move(phase: Phase) -> bool {
+    matches!(phase, Phase::Idle | Phase::Head | Phase::Application)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_survives_the_way() {
+        let letter = Letter {
+            protocol: Protocol::Http,
+            hops: 2,
+            half_closed: true,
+            listener: "127.0.0.1:80",
+            peer_addr: "::1",
+            peer_port: "4711",
+            bytes: b"GET / HTTP/1.1\r\n",
+        };
+        let message = letter.encode().unwrap();
+        assert_eq!(Letter::decode(&message), Some(letter));
+        for cut in 0..message.len() - b"GET / HTTP/1.1\r\n".len() {
+            assert_eq!(Letter::decode(&message[..cut]), None, "{cut}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_stays() {
+        let bytes = vec![0; MAX_LETTER];
+        let letter = Letter {
+            protocol: Protocol::Uwsgi,
+            hops: 0,
+            half_closed: false,
+            listener: "",
+            peer_addr: "",
+            peer_port: "",
+            bytes: &bytes,
+        };
+        assert_eq!(letter.encode(), None);
+    }
+}

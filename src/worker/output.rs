@@ -1,0 +1,252 @@
+//! What waits to be written to a client: bytes of our own and, by reference, of the application.
+//!
+//! The queue has a lock of its own, so that the standby thread can write out what a running
+//! application produced without the interpreter and without the application thread.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::gateway::Kept;
+use crate::net::stream::Stream;
+
+/// Pieces given to one writev(2).
+const GATHER: usize = 16;
+
+/// Small pieces are copied together up to this many bytes in one segment.
+const SEGMENT: usize = 64 * 1024;
+
+enum Segment {
+    Bytes(Vec<u8>),
+    Kept(Kept),
+}
+
+impl Segment {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Segment::Bytes(bytes) => bytes,
+            Segment::Kept(kept) => (**kept).as_ref(),
+        }
+    }
+}
+
+/// Bytes in order, the first of them written in part.
+#[derive(Default)]
+pub(super) struct Queue {
+    segments: VecDeque<Segment>,
+    /// Bytes of the first segment that are written already.
+    offset: usize,
+    /// Unwritten bytes in all.
+    len: usize,
+    /// The client is gone: whatever comes is dropped.
+    gone: bool,
+    /// Bytes ever written; a deadline looks whether it moved.
+    written: u64,
+}
+
+impl Queue {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone
+    }
+
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Appends a copy.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.len += bytes.len();
+        if let Some(Segment::Bytes(last)) = self.segments.back_mut()
+            && last.len() + bytes.len() <= SEGMENT
+        {
+            last.extend_from_slice(bytes);
+        } else if !bytes.is_empty() {
+            let mut segment = Vec::with_capacity(bytes.len().max(4096));
+            segment.extend_from_slice(bytes);
+            self.segments.push_back(Segment::Bytes(segment));
+        }
+    }
+
+    /// Appends the application's bytes without the first `skip`, by reference.
+    pub(super) fn push_kept(&mut self, kept: Kept, skip: usize) {
+        let len = (*kept).as_ref().len();
+        if skip >= len {
+            return;
+        }
+        if self.segments.is_empty() {
+            self.offset = skip;
+            self.len += len - skip;
+            self.segments.push_back(Segment::Kept(kept));
+        } else if skip == 0 {
+            self.len += len;
+            self.segments.push_back(Segment::Kept(kept));
+        } else {
+            self.push(&(*kept).as_ref()[skip..]);
+        }
+    }
+
+    /// Writes until nothing is left or the socket is full. True: nothing is left.
+    pub(super) fn flush(&mut self, stream: &Stream) -> bool {
+        while self.len > 0 && !self.gone {
+            let mut pieces = [IoSlice::new(&[]); GATHER];
+            let mut count = 0;
+            for (at, segment) in self.segments.iter().take(GATHER).enumerate() {
+                let skip = if at == 0 { self.offset } else { 0 };
+                pieces[at] = IoSlice::new(&segment.bytes()[skip..]);
+                count = at + 1;
+            }
+            match stream.write(&pieces[..count]) {
+                Ok(0) => return false,
+                Ok(taken) => self.consume(taken),
+                Err(_) => self.give_up(),
+            }
+        }
+        true
+    }
+
+    fn consume(&mut self, mut taken: usize) {
+        self.len -= taken;
+        self.written += taken as u64;
+        while let Some(first) = self.segments.front() {
+            let left = first.bytes().len() - self.offset;
+            if taken < left {
+                self.offset += taken;
+                return;
+            }
+            taken -= left;
+            self.offset = 0;
+            self.segments.pop_front();
+        }
+    }
+
+    /// The client is gone.
+    pub(super) fn give_up(&mut self) {
+        self.gone = true;
+        self.segments.clear();
+        self.offset = 0;
+        self.len = 0;
+    }
+}
+
+/// A connection's socket and its output, shared by whoever may write.
+pub(super) struct Io {
+    pub(super) stream: Stream,
+    queue: Mutex<Queue>,
+}
+
+impl Io {
+    pub(super) fn new(stream: Stream) -> Io {
+        Io { stream, queue: Mutex::default() }
+    }
+
+    pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes out what waits. True: nothing is left.
+    pub(super) fn flush(&self) -> bool {
+        self.queue().flush(&self.stream)
+    }
+
+    /// Sends bytes that are copied when the socket does not take them.
+    pub(super) fn send_copied(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut queue = self.queue();
+        if queue.gone {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let mut taken = 0;
+        if queue.len == 0 {
+            match self.stream.write_one(bytes) {
+                Ok(n) => taken = n,
+                Err(error) => {
+                    queue.give_up();
+                    return Err(error);
+                }
+            }
+            queue.written += taken as u64;
+        }
+        queue.push(&bytes[taken..]);
+        Ok(())
+    }
+
+    /// Sends head and body with one system call when nothing waits before them; what the socket
+    /// does not take goes to the queue.
+    pub(super) fn send(&self, first: &[u8], piece: &[u8], keep: &mut dyn FnMut() -> Kept) -> io::Result<()> {
+        let mut queue = self.queue();
+        if queue.gone {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let mut taken = 0;
+        if queue.len == 0 {
+            match self.stream.write(&[IoSlice::new(first), IoSlice::new(piece)]) {
+                Ok(n) => taken = n,
+                Err(error) => {
+                    queue.give_up();
+                    return Err(error);
+                }
+            }
+            queue.written += taken as u64;
+        }
+        if taken < first.len() {
+            queue.push(&first[taken..]);
+            taken = first.len();
+        }
+        if taken - first.len() < piece.len() {
+            queue.push_kept(keep(), taken - first.len());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
+    fn pair() -> (Io, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (Io::new(Stream::new(OwnedFd::from(ours))), theirs)
+    }
+
+    #[test]
+    fn everything_arrives_in_order_however_little_the_socket_takes() {
+        let (io, mut client) = pair();
+        let big: Vec<u8> = (0..3_000_000u32).map(|n| n as u8).collect();
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            client.read_to_end(&mut all).unwrap();
+            all
+        });
+        let owner = big.clone();
+        io.send(b"head", &big, &mut || Box::new(owner.clone())).unwrap();
+        io.queue().push(b"tail");
+        io.send(b"", b"end", &mut || Box::new(*b"end")).unwrap();
+        while !io.flush() {
+            io.stream.wait(true, std::time::Duration::from_secs(10)).unwrap();
+        }
+        io.stream.finish_writing();
+        let all = reader.join().unwrap();
+        assert_eq!(all.len(), 4 + big.len() + 7);
+        assert_eq!(&all[..4], b"head");
+        assert_eq!(&all[4..4 + big.len()], &big[..]);
+        assert_eq!(&all[4 + big.len()..], b"tailend");
+    }
+
+    #[test]
+    fn a_client_that_left_costs_nothing_more() {
+        let (io, client) = pair();
+        drop(client);
+        assert!(io.send(b"x", b"y", &mut || Box::new(*b"y")).is_err());
+        assert!(io.queue().is_gone());
+        io.queue().give_up();
+        assert!(io.flush());
+        assert!(io.send(b"x", b"", &mut || Box::new(*b"")).is_err());
+    }
+}

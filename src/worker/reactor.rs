@@ -1,0 +1,789 @@
+//! The reactor: connections that wait for their clients, events that nobody has looked at, requests
+//! that wait for a thread, deadlines.
+//!
+//! It is a value that one thread at a time drives. Only *waiting* for events needs the driver's role; whatever
+//! is known already may be taken by any thread, and whoever adds to it takes from it before it
+//! sleeps. epoll_wait runs outside the lock, reading and parsing too: under the lock there are only moves.
+//! No Python reference is ever dropped under it (connections are dropped by the thread that took them).
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Registry, Token};
+use slab::Slab;
+
+use super::Worker;
+use super::clock::{Millis, NEVER, now};
+use super::connection::{Connection, Spare, Step};
+use super::migrate::{Letter, MAX_HOPS};
+use crate::control::{FromWorker, MAX_MESSAGE, Retire, ToWorker};
+use crate::gateway::Peer;
+use crate::mailbox::MAX_LETTER;
+use crate::net::address::Address;
+use crate::net::listener::Listener;
+use crate::net::stream::{Stream, peer_names};
+use crate::sys;
+
+const CONTROL: usize = usize::MAX - 1;
+const SIGNALS: usize = usize::MAX - 2;
+const WAKER: usize = usize::MAX - 3;
+const MAILBOX: usize = usize::MAX - 4;
+/// Listener `n` has the token `LISTENERS - n`.
+const LISTENERS: usize = usize::MAX - 1024;
+
+/// Events fetched by one epoll_wait.
+const BATCH: usize = 256;
+
+/// How long accepting pauses when descriptors have run out.
+const ACCEPT_PAUSE: Millis = 100;
+
+/// Who waits for events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Driver {
+    Nobody,
+    Thread,
+    Standby,
+}
+
+/// Something happened to what `token` names.
+#[derive(Clone, Copy, Debug)]
+struct Event {
+    token: usize,
+    what: What,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    /// Bytes came, or there is room for some. `half_closed`: nothing more will come.
+    Ready { half_closed: bool },
+    /// A deadline passed.
+    Expired,
+}
+
+impl What {
+    /// Whether the client has ended its side; none for a deadline.
+    fn as_ready(self) -> Option<bool> {
+        match self {
+            What::Ready { half_closed } => Some(half_closed),
+            What::Expired => None,
+        }
+    }
+}
+
+/// A listening socket as this worker sees it.
+struct Door {
+    /// None once it is closed here.
+    listener: Option<Arc<Listener>>,
+    /// It is in the epoll instance.
+    watched: bool,
+}
+
+struct Slot {
+    /// Here while it waits; away while a thread has it.
+    connection: Option<Box<Connection>>,
+    /// It became ready while it was away.
+    missed: Option<What>,
+    /// The earliest entry in the timer heap, `NEVER` for none.
+    timer: Millis,
+}
+
+struct State {
+    slots: Slab<Slot>,
+    events: VecDeque<Event>,
+    /// Complete requests that wait for an app thread.
+    requests: VecDeque<Box<Connection>>,
+    timers: BinaryHeap<Reverse<(Millis, usize)>>,
+    driver: Driver,
+    /// When the driver that waits now wakes at the latest.
+    wakes_at: Millis,
+    /// App threads asleep on the condition variable.
+    asleep: usize,
+    /// Open connections, those that no slot knows included.
+    live: usize,
+    retiring: Option<Retire>,
+    /// Listeners whose queue is served to its end before they are closed.
+    draining: VecDeque<usize>,
+    doors: Vec<Door>,
+    /// When listeners that were left out for want of descriptors are watched again.
+    pause: Option<Millis>,
+}
+
+struct Poller {
+    poll: Poll,
+    events: Events,
+}
+
+pub(super) struct Reactor {
+    poller: Mutex<Poller>,
+    registry: Registry,
+    epoll: RawFd,
+    waker: mio::Waker,
+    state: Mutex<State>,
+    wake: Condvar,
+    signals: Mutex<Option<OwnedFd>>,
+}
+
+/// What a thread brings back to the reactor.
+pub(super) enum Back {
+    Nothing,
+    /// A connection that ran its request.
+    Served(Box<Connection>),
+}
+
+/// How long a thread may look for a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// Take what is known, never wait.
+    None,
+    /// Wait until there is a request or the worker is done.
+    Wait,
+}
+
+enum Pick {
+    Request(Box<Connection>),
+    Connection(Box<Connection>, What),
+    Listener(usize),
+    Control,
+    Signals,
+    Mailbox,
+    Nothing,
+}
+
+impl Reactor {
+    pub(super) fn new() -> io::Result<Reactor> {
+        let poll = Poll::new()?;
+        let registry = poll.registry().try_clone()?;
+        let epoll = poll.as_raw_fd();
+        let waker = mio::Waker::new(&registry, Token(WAKER))?;
+        let state = State {
+            slots: Slab::new(),
+            events: VecDeque::with_capacity(BATCH),
+            requests: VecDeque::new(),
+            timers: BinaryHeap::new(),
+            driver: Driver::Nobody,
+            wakes_at: NEVER,
+            asleep: 0,
+            live: 0,
+            retiring: None,
+            draining: VecDeque::new(),
+            doors: Vec::new(),
+            pause: None,
+        };
+        Ok(Reactor {
+            poller: Mutex::new(Poller { poll, events: Events::with_capacity(BATCH) }),
+            registry,
+            epoll,
+            waker,
+            state: Mutex::new(state),
+            wake: Condvar::new(),
+            signals: Mutex::new(None),
+        })
+    }
+
+    /// Begins to watch the control socket, the signal pipe and the listeners.
+    pub(super) fn watch(
+        &self,
+        control: BorrowedFd<'_>,
+        mailbox: Option<BorrowedFd<'_>>,
+        signals: OwnedFd,
+        listeners: Vec<Listener>,
+    ) -> io::Result<()> {
+        let readable = Interest::READABLE;
+        self.registry.register(&mut SourceFd(&control.as_raw_fd()), Token(CONTROL), readable)?;
+        self.registry.register(&mut SourceFd(&signals.as_raw_fd()), Token(SIGNALS), readable)?;
+        if let Some(mailbox) = mailbox {
+            self.registry.register(&mut SourceFd(&mailbox.as_raw_fd()), Token(MAILBOX), readable)?;
+        }
+        *self.signals.lock().unwrap_or_else(PoisonError::into_inner) = Some(signals);
+        let mut state = self.lock();
+        for (index, listener) in listeners.into_iter().enumerate() {
+            sys::epoll::watch_listener(self.epoll, listener.fd.as_raw_fd(), LISTENERS - index)?;
+            state.doors.push(Door { listener: Some(Arc::new(listener)), watched: true });
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Finds the next request for an app thread. `None`: there is none now, or with [`Patience::Wait`], the worker is done.
+    pub(super) fn next(
+        &self,
+        worker: &Arc<Worker>,
+        spare: &mut Spare,
+        back: Back,
+        patience: Patience,
+    ) -> Option<Box<Connection>> {
+        if let Back::Served(mut connection) = back {
+            let step = connection.after_response(spare);
+            // A pipelined request goes behind those who wait already.
+            if let Some(connection) = self.settle(connection, step) {
+                self.lock().requests.push_back(connection);
+            }
+        }
+        loop {
+            let mut state = self.lock();
+            match state.pick() {
+                Pick::Request(connection) => return Some(connection),
+                Pick::Nothing if patience == Patience::None => return None,
+                Pick::Nothing if state.is_done() => {
+                    drop(state);
+                    self.wake.notify_all();
+                    worker.standby.look();
+                    return None;
+                }
+                Pick::Nothing if state.driver == Driver::Nobody => {
+                    state.driver = Driver::Thread;
+                    let timeout = state.timeout();
+                    let retiring = state.retiring.is_some();
+                    drop(state);
+                    worker.slot().set_idle(!retiring);
+                    self.wait(timeout, Driver::Thread);
+                    worker.slot().set_idle(false);
+                }
+                Pick::Nothing => {
+                    state.asleep += 1;
+                    let mut state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state.asleep -= 1;
+                }
+                pick => {
+                    drop(state);
+                    if let Some(connection) = self.act(worker, spare, pick) {
+                        return Some(connection);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The standby thread's turn as driver: does all I/O that is known, hands complete requests to sleeping app
+    /// threads, then waits for events, at most `limit`. False: another thread drives.
+    pub(super) fn drive(&self, worker: &Arc<Worker>, spare: &mut Spare, limit: Option<Duration>) -> bool {
+        loop {
+            let mut state = self.lock();
+            if state.driver == Driver::Thread {
+                return false;
+            }
+            state.driver = Driver::Standby;
+            match state.pick_io() {
+                Pick::Nothing => {
+                    let timeout = match (state.timeout(), limit) {
+                        (Some(a), Some(b)) => Some(a.min(b)),
+                        (a, b) => a.or(b),
+                    };
+                    drop(state);
+                    self.wait(timeout, Driver::Standby);
+                    return true;
+                }
+                pick => {
+                    drop(state);
+                    if let Some(connection) = self.act(worker, spare, pick) {
+                        self.hand_out(worker, connection);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives a complete request to a sleeping app thread, or to another worker when there is none; else it waits here.
+    fn hand_out(&self, worker: &Arc<Worker>, connection: Box<Connection>) {
+        let mut state = self.lock();
+        if state.asleep > state.requests.len() {
+            state.requests.push_back(connection);
+            self.wake.notify_one();
+            return;
+        }
+        drop(state);
+        if let Err(connection) = self.move_away(worker, connection) {
+            self.lock().requests.push_back(connection);
+        }
+    }
+
+    /// Requests that wait for an app thread go to other workers as those become idle. True: some still wait.
+    pub(super) fn relieve(&self, worker: &Arc<Worker>) -> bool {
+        loop {
+            let mut state = self.lock();
+            if state.requests.len() <= state.asleep {
+                return false;
+            }
+            // The youngest: the others are nearer to their turn here.
+            let Some(connection) = state.requests.pop_back() else { return false };
+            drop(state);
+            if let Err(connection) = self.move_away(worker, connection) {
+                self.lock().requests.push_back(connection);
+                return true;
+            }
+        }
+    }
+
+    /// Gives a connection to a worker that is idle. It comes back when there is none or it cannot move.
+    fn move_away(&self, worker: &Arc<Worker>, connection: Box<Connection>) -> Result<(), Box<Connection>> {
+        if worker.mailboxes.len() < 2 || connection.hops >= MAX_HOPS {
+            return Err(connection);
+        }
+        let Some(letter) = connection.letter(connection.hops + 1) else { return Err(connection) };
+        let Some(target) = worker.scoreboard.claim_idle(worker.id) else { return Err(connection) };
+        self.post(worker, connection, target, &letter)
+    }
+
+    /// Puts a connection into a mailbox and forgets it.
+    fn post(
+        &self,
+        worker: &Arc<Worker>,
+        mut connection: Box<Connection>,
+        target: u32,
+        letter: &[u8],
+    ) -> Result<(), Box<Connection>> {
+        // The registration belongs to the open file, which lives on elsewhere: its events would haunt this worker.
+        if let Some(token) = connection.token.take() {
+            let _ = self.registry.deregister(&mut SourceFd(&connection.io.stream.as_raw_fd()));
+            self.lock().slots.remove(token);
+        }
+        match worker.mailboxes.put(target, letter, connection.io.stream.as_fd()) {
+            Ok(()) => {
+                self.close(connection);
+                Ok(())
+            }
+            Err(error) => {
+                log::debug!("worker {}: the mailbox of worker {target} takes nothing: {error}", worker.id);
+                Err(connection)
+            }
+        }
+    }
+
+    /// Takes one connection out of this worker's mailbox.
+    fn take_letter(&self, worker: &Arc<Worker>, spare: &mut Spare) -> Option<Box<Connection>> {
+        let mut buffer = vec![0; MAX_LETTER];
+        let (len, fd) = match worker.mailboxes.take(worker.id, &mut buffer) {
+            Ok(Some(found)) => found,
+            Ok(None) => return None,
+            Err(error) => {
+                log::error!("worker {}: a connection that another worker gave away is lost: {error}", worker.id);
+                return None;
+            }
+        };
+        let mut state = self.lock();
+        state.live += 1;
+        state.events.push_back(Event { token: MAILBOX, what: What::Ready { half_closed: false } });
+        drop(state);
+        let Some(letter) = Letter::decode(&buffer[..len]) else {
+            log::error!("worker {}: a connection came with a letter that cannot be read, closed", worker.id);
+            self.lock().live -= 1;
+            return None;
+        };
+        let listener = worker.listener_named(letter.listener, letter.protocol);
+        let mut connection = Connection::adopt(worker, Stream::new(fd), listener, &letter);
+        let step = connection.step(spare);
+        self.settle(connection, step)
+    }
+
+    /// The standby thread has driven long enough: somebody else must, if anybody is free to.
+    pub(super) fn hand_over(&self) {
+        let mut state = self.lock();
+        if state.driver == Driver::Standby {
+            state.driver = Driver::Nobody;
+        }
+        if state.asleep > 0 {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Whether a retiring worker has nothing left to do.
+    pub(super) fn is_done(&self) -> bool {
+        self.lock().is_done()
+    }
+
+    /// Ends a wait for events at once.
+    pub(super) fn interrupt(&self) {
+        // A waker fails only when its eventfd is full of wake-ups: then the wait ends as well.
+        let _ = self.waker.wake();
+    }
+
+    /// Waits for events and publishes them; gives up the role of the driver unless it is the standby thread's.
+    fn wait(&self, timeout: Option<Duration>, who: Driver) {
+        let mut poller = self.poller.lock().unwrap_or_else(PoisonError::into_inner);
+        let Poller { poll, events } = &mut *poller;
+        if let Err(error) = poll.poll(events, timeout)
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            log::error!("waiting for events failed: {error}");
+        }
+        let now = now();
+        let mut state = self.lock();
+        for event in events.iter() {
+            let token = event.token().0;
+            if token == WAKER {
+                continue;
+            }
+            let half_closed = event.is_read_closed() || event.is_error();
+            state.events.push_back(Event { token, what: What::Ready { half_closed } });
+        }
+        state.expire(now);
+        if who == Driver::Thread {
+            state.driver = Driver::Nobody;
+        }
+        if state.pause.is_some_and(|until| until <= now) {
+            self.resume_accepting(&mut state);
+        }
+    }
+
+    /// Carries out what was picked; returns a complete request if one came of it.
+    fn act(&self, worker: &Arc<Worker>, spare: &mut Spare, pick: Pick) -> Option<Box<Connection>> {
+        match pick {
+            Pick::Request(connection) => Some(connection),
+            Pick::Connection(mut connection, what) => {
+                let step = connection.meet(what.as_ready(), spare);
+                self.settle(connection, step)
+            }
+            Pick::Listener(index) => self.accept(worker, spare, index),
+            Pick::Control => {
+                self.read_control(worker);
+                None
+            }
+            Pick::Mailbox => self.take_letter(worker, spare),
+            Pick::Signals => {
+                let mut bin = [0u8; 64];
+                if let Some(pipe) = &*self.signals.lock().unwrap_or_else(PoisonError::into_inner) {
+                    while nix::unistd::read(pipe, &mut bin).is_ok_and(|n| n == bin.len()) {}
+                }
+                worker.tell(&FromWorker::AsksToRetire);
+                None
+            }
+            Pick::Nothing => None,
+        }
+    }
+
+    /// Puts a connection where its step says; gives it back when it is a complete request.
+    fn settle(&self, mut connection: Box<Connection>, mut step: Step) -> Option<Box<Connection>> {
+        loop {
+            match step {
+                Step::Request => return Some(connection),
+                Step::Close => {
+                    self.close(connection);
+                    return None;
+                }
+                Step::Wait | Step::Again => {}
+            }
+            let Some(token) = connection.token else {
+                if let Err(error) = self.register(&mut connection) {
+                    log::error!("{}: a connection cannot be watched, closed: {error}", connection.who());
+                    self.close(connection);
+                    return None;
+                }
+                continue;
+            };
+            let mut state = self.lock();
+            let slot = &mut state.slots[token];
+            if step == Step::Again {
+                slot.connection = Some(connection);
+                state.events.push_back(Event { token, what: What::Ready { half_closed: false } });
+                return None;
+            }
+            if let Some(what) = slot.missed.take() {
+                drop(state);
+                step = connection.meet(what.as_ready(), &mut Spare::default());
+                continue;
+            }
+            if connection.deadline < slot.timer {
+                slot.timer = connection.deadline;
+                let entry = Reverse((connection.deadline, token));
+                slot.connection = Some(connection);
+                state.timers.push(entry);
+                // Somebody else waits already, for too long.
+                if entry.0.0 < state.wakes_at && state.driver != Driver::Nobody {
+                    drop(state);
+                    self.interrupt();
+                }
+            } else {
+                slot.connection = Some(connection);
+            }
+            return None;
+        }
+    }
+
+    fn register(&self, connection: &mut Connection) -> io::Result<()> {
+        let token = self.lock().slots.insert(Slot { connection: None, missed: None, timer: NEVER });
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        match self.registry.register(&mut SourceFd(&connection.io.stream.as_raw_fd()), Token(token), interest) {
+            Ok(()) => {
+                connection.token = Some(token);
+                Ok(())
+            }
+            Err(error) => {
+                self.lock().slots.remove(token);
+                Err(error)
+            }
+        }
+    }
+
+    fn close(&self, connection: Box<Connection>) {
+        let token = connection.token;
+        if Arc::strong_count(&connection.io) > 1 {
+            // The application keeps a streamed body: the descriptor stays open, the connection must not.
+            if token.is_some() {
+                let _ = self.registry.deregister(&mut SourceFd(&connection.io.stream.as_raw_fd()));
+            }
+            connection.io.stream.cut();
+        }
+        // Closed before the token is free, so that a late event cannot meet its next owner.
+        drop(connection);
+        let mut state = self.lock();
+        if let Some(token) = token {
+            state.slots.remove(token);
+        }
+        state.live -= 1;
+        if state.is_done() {
+            drop(state);
+            self.finish();
+        }
+    }
+
+    /// The worker is done: everybody who waits must see it.
+    fn finish(&self) {
+        self.wake.notify_all();
+        self.interrupt();
+    }
+
+    fn accept(&self, worker: &Arc<Worker>, spare: &mut Spare, index: usize) -> Option<Box<Connection>> {
+        let listener = self.lock().doors[index].listener.clone()?;
+        match sys::accept::accept(listener.fd.as_fd()) {
+            Ok((fd, address)) => {
+                {
+                    let mut state = self.lock();
+                    state.live += 1;
+                    if worker.options.processes > 1 && state.doors[index].watched {
+                        // The kernel wakes exclusive waiters in the order they came and does not rotate them: without
+                        // going to the end of the line the first worker takes every connection of a burst.
+                        self.watch_door(&mut state, index, false);
+                        self.watch_door(&mut state, index, true);
+                    }
+                }
+                let (addr, port) = peer_names(&address);
+                let mut connection = Connection::new(worker, Stream::new(fd), index, Peer { addr, port });
+                let step = connection.step(spare);
+                return self.settle(connection, step);
+            }
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN) => self.found_empty(index),
+                // The client was faster: nothing happened.
+                Some(libc::ECONNABORTED | libc::EINTR | libc::EPROTO) => {}
+                _ => self.pause_accepting(&listener.address, &error),
+            },
+        }
+        None
+    }
+
+    /// Nobody waits at a listener; if it is served to its end, that is its end.
+    fn found_empty(&self, index: usize) {
+        let mut state = self.lock();
+        if state.draining.front() != Some(&index) {
+            return;
+        }
+        state.draining.pop_front();
+        self.close_door(&mut state, index);
+        if state.is_done() {
+            drop(state);
+            self.finish();
+        }
+    }
+
+    /// No descriptors are left (or the like): those who wait stay in the queue until some are.
+    fn pause_accepting(&self, address: &Address, error: &io::Error) {
+        let mut state = self.lock();
+        if state.pause.is_none() {
+            let advice = if error.raw_os_error() == Some(libc::EMFILE) { " (max-fd raises the limit)" } else { "" };
+            log::error!("accepting on {address} failed: {error}; new connections wait in the listen queue{advice}");
+        }
+        state.pause = Some(now() + ACCEPT_PAUSE);
+        for index in 0..state.doors.len() {
+            self.watch_door(&mut state, index, false);
+        }
+        // A worker that stops does not wait for descriptors for ever.
+        for index in std::mem::take(&mut state.draining) {
+            self.close_door(&mut state, index);
+        }
+    }
+
+    fn resume_accepting(&self, state: &mut State) {
+        state.pause = None;
+        for index in 0..state.doors.len() {
+            self.watch_door(state, index, true);
+        }
+    }
+
+    fn watch_door(&self, state: &mut State, index: usize, watch: bool) {
+        let door = &mut state.doors[index];
+        let Some(listener) = &door.listener else { return };
+        if door.watched == watch {
+            return;
+        }
+        let fd = listener.fd.as_raw_fd();
+        let done = match watch {
+            true => sys::epoll::watch_listener(self.epoll, fd, LISTENERS - index),
+            false => sys::epoll::forget(self.epoll, fd),
+        };
+        match done {
+            Ok(()) => door.watched = watch,
+            Err(error) => log::error!("{} cannot be watched: {error}", listener.address),
+        }
+    }
+
+    fn close_door(&self, state: &mut State, index: usize) {
+        self.watch_door(state, index, false);
+        state.doors[index].listener = None;
+    }
+
+    fn read_control(&self, worker: &Arc<Worker>) {
+        let mut buffer = [0u8; MAX_MESSAGE];
+        loop {
+            let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT;
+            match nix::sys::socket::recv(worker.control.as_raw_fd(), &mut buffer, flags) {
+                Ok(len) if len > 0 => match ToWorker::decode(&buffer[..len]) {
+                    Some(ToWorker::Retire(how)) => self.retire(worker, how, false),
+                    None => log::warn!("worker {}: the master said something unknown", worker.id),
+                },
+                Err(nix::errno::Errno::EAGAIN) => return,
+                Err(nix::errno::Errno::EINTR) => {}
+                Ok(_) | Err(_) => return self.retire(worker, Retire::Replaced, true),
+            }
+        }
+    }
+
+    fn retire(&self, worker: &Arc<Worker>, how: Retire, orphaned: bool) {
+        let mut state = self.lock();
+        if orphaned && state.retiring != Some(Retire::Stop) {
+            log::error!("worker {}: the master is gone; requests in flight are finished, then it exits", worker.id);
+        }
+        // A new master may want to bind the addresses of a dead one right away.
+        let serve_queue = how == Retire::Stop && !orphaned;
+        for index in 0..state.doors.len() {
+            if serve_queue && state.doors[index].listener.is_some() {
+                state.draining.push_back(index);
+            } else if !state.draining.contains(&index) || orphaned {
+                self.close_door(&mut state, index);
+            }
+        }
+        if orphaned {
+            state.draining.clear();
+        }
+        if state.retiring.is_none() {
+            state.retiring = Some(how);
+            worker.slot().set_state(crate::scoreboard::State::Retiring);
+            worker.retiring.store(true, Ordering::Relaxed);
+            state.hurry_idle();
+        }
+        let done = state.is_done();
+        drop(state);
+        if done {
+            self.finish();
+        }
+    }
+
+    /// Whether an app thread waits for events right now.
+    pub(super) fn thread_drives(&self) -> bool {
+        self.lock().driver == Driver::Thread
+    }
+}
+
+impl State {
+    fn pick(&mut self) -> Pick {
+        if let Some(connection) = self.requests.pop_front() {
+            return Pick::Request(connection);
+        }
+        self.pick_io()
+    }
+
+    fn pick_io(&mut self) -> Pick {
+        while let Some(Event { token, what }) = self.events.pop_front() {
+            if token == CONTROL {
+                return Pick::Control;
+            }
+            if token == SIGNALS {
+                return Pick::Signals;
+            }
+            if token == MAILBOX {
+                if self.retiring.is_none() {
+                    return Pick::Mailbox;
+                }
+                continue;
+            }
+            if token > LISTENERS - 1024 {
+                let index = LISTENERS - token;
+                if self.doors.get(index).is_some_and(|door| door.watched) {
+                    return Pick::Listener(index);
+                }
+                continue;
+            }
+            let Some(slot) = self.slots.get_mut(token) else { continue };
+            match (slot.connection.take(), what) {
+                // It was served in the meantime: the deadline has moved.
+                (Some(connection), What::Expired) if connection.deadline > now() => slot.connection = Some(connection),
+                (Some(connection), what) => return Pick::Connection(connection, what),
+                (None, What::Expired) => {}
+                (None, What::Ready { half_closed }) => {
+                    let before = slot.missed.is_some_and(|missed| missed == What::Ready { half_closed: true });
+                    slot.missed = Some(What::Ready { half_closed: half_closed || before });
+                }
+            }
+        }
+        match self.draining.front() {
+            Some(&index) => Pick::Listener(index),
+            None => Pick::Nothing,
+        }
+    }
+
+    /// How long the driver may wait.
+    fn timeout(&mut self) -> Option<Duration> {
+        let timer = self.timers.peek().map(|Reverse((at, _))| *at);
+        let next = [timer, self.pause].into_iter().flatten().min();
+        self.wakes_at = next.unwrap_or(NEVER);
+        Some(Duration::from_millis(next?.saturating_sub(now()).max(1)))
+    }
+
+    /// Turns deadlines that have passed into events. Timers are lazy: an entry may be older than the connection's
+    /// deadline, which moves with every request; then it is entered anew.
+    fn expire(&mut self, now: Millis) {
+        while let Some(&Reverse((at, token))) = self.timers.peek() {
+            if at > now {
+                return;
+            }
+            self.timers.pop();
+            let Some(slot) = self.slots.get_mut(token) else { continue };
+            if slot.timer != at {
+                continue;
+            }
+            slot.timer = NEVER;
+            let Some(connection) = &mut slot.connection else { continue };
+            if connection.deadline > now {
+                slot.timer = connection.deadline;
+                self.timers.push(Reverse((connection.deadline, token)));
+            } else {
+                self.events.push_back(Event { token, what: What::Expired });
+            }
+        }
+    }
+
+    /// Retiring: idle connections do not wait for long any more.
+    fn hurry_idle(&mut self) {
+        let now = now();
+        for (token, slot) in &mut self.slots {
+            let Some(connection) = &mut slot.connection else { continue };
+            connection.hurry(now);
+            if connection.deadline < slot.timer {
+                slot.timer = connection.deadline;
+                self.timers.push(Reverse((connection.deadline, token)));
+            }
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.retiring.is_some() && self.live == 0 && self.draining.is_empty()
+    }
+}

@@ -1,0 +1,65 @@
+//! `wsgi.errors`, and how exceptions of the application reach the log.
+
+use std::io::Write;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+
+/// The text stream for `wsgi.errors`: `sys.stderr`, which writes UTF-8 with backslash escapes line by line (see
+/// `interpreter`). It goes where the log goes.
+pub(super) fn stream(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    let stream = py.import("sys")?.getattr("stderr")?;
+    if !stream.is_none() {
+        return Ok(stream);
+    }
+    // Python found descriptor 2 closed; the application may still write.
+    let options = PyDict::new(py);
+    options.set_item("encoding", "utf-8")?;
+    options.set_item("errors", "backslashreplace")?;
+    py.import("builtins")?.getattr("open")?.call(("/dev/null", "w"), Some(&options))
+}
+
+/// Writes `about` and the traceback of `error` to `sys.stderr`, in one piece so that the lines of several workers
+/// don't mix. SystemExit is shown like any other.
+pub(super) fn report(py: Python<'_>, about: &str, error: &PyErr) {
+    let text = match format(py, error) {
+        Ok(traceback) => format!("{about}\n{traceback}"),
+        // The exception or the traceback module is broken beyond printing.
+        Err(second) => {
+            format!("{about}\n{} (its traceback can't be shown: {})\n", type_name(py, error), type_name(py, &second))
+        }
+    };
+    let written = stream(py).and_then(|stream| {
+        stream.call_method1("write", (&text,))?;
+        stream.call_method0("flush")
+    });
+    if written.is_err() {
+        // The application replaced sys.stderr by something that fails. Nobody is left to tell if this fails too.
+        let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    }
+}
+
+fn format(py: Python<'_>, error: &PyErr) -> PyResult<String> {
+    let lines = py
+        .import("traceback")?
+        .call_method1("format_exception", (error.get_type(py), error.value(py), error.traceback(py)))?;
+    let text = PyString::new(py, "").call_method1("join", (lines,))?;
+    // Lone surrogates (undecodable file names) have no UTF-8.
+    Ok(text.cast::<PyString>()?.to_string_lossy().into_owned())
+}
+
+/// The exception's type, for lines where the exception itself can't be printed.
+fn type_name(py: Python<'_>, error: &PyErr) -> String {
+    error.get_type(py).name().map_or_else(|_| "an exception".into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// `Type: message` on one line.
+pub(super) fn one_line(py: Python<'_>, error: &PyErr) -> String {
+    let name = type_name(py, error);
+    match error.value(py).str() {
+        Ok(text) if !text.to_string_lossy().is_empty() => {
+            format!("{name}: {}", text.to_string_lossy().split_whitespace().collect::<Vec<_>>().join(" "))
+        }
+        _ => name,
+    }
+}

@@ -1,0 +1,48 @@
+//! The few calls that the safe API of pyo3 does not have.
+
+#![allow(unsafe_code)]
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+/// A `str` of latin-1 bytes, as PEP 3333 wants every byte string of a request. One pass for what is all ASCII.
+#[inline]
+pub(super) fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> Bound<'py, PyString> {
+    // SAFETY: the pointer and length are those of a slice; the errors argument may be null (latin-1 decoding cannot
+    // fail). The result is a new reference to a str, or null when memory is out, which from_owned_ptr panics on.
+    unsafe {
+        let text = ffi::PyUnicode_DecodeLatin1(bytes.as_ptr().cast(), bytes.len() as ffi::Py_ssize_t, std::ptr::null());
+        Bound::from_owned_ptr(py, text).cast_into_unchecked()
+    }
+}
+
+/// How many references there are to an object.
+#[inline]
+pub(super) fn references<T>(_py: Python<'_>, object: &Py<T>) -> isize {
+    // SAFETY: the object is alive by the reference given, and this thread is attached by the token.
+    unsafe { ffi::Py_REFCNT(object.as_ptr()) }
+}
+
+/// A copy of the contextvars of this thread.
+pub(super) fn copy_current_context(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: returns a new reference, or null with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyContext_CopyCurrent()) }
+}
+
+/// Makes a copy of `context` this thread's current one and returns it.
+pub(super) fn enter_context_copy<'py>(context: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let py = context.py();
+    // SAFETY: `context` came from copy_current_context, so it is a Context, which is all that the calls demand; they
+    // report failure by null and -1 with an exception set.
+    unsafe {
+        let copy = Bound::from_owned_ptr_or_err(py, ffi::PyContext_Copy(context.as_ptr()))?;
+        if ffi::PyContext_Enter(copy.as_ptr()) < 0 { Err(PyErr::fetch(py)) } else { Ok(copy) }
+    }
+}
+
+/// Leaves what `enter_context_copy` entered.
+pub(super) fn exit_context(context: &Bound<'_, PyAny>) -> PyResult<()> {
+    // SAFETY: as above; leaving a context that is not the current one is reported, not undefined.
+    if unsafe { ffi::PyContext_Exit(context.as_ptr()) } < 0 { Err(PyErr::fetch(context.py())) } else { Ok(()) }
+}

@@ -1,0 +1,116 @@
+//! What the application returned: sent piece by piece, and closed.
+
+use std::sync::Mutex;
+
+use pyo3::exceptions::{PyAssertionError, PyTypeError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
+
+use super::start_response::{Response, lock, type_name, wait_for_room};
+use crate::gateway::Sent;
+
+/// Sends all of `result`, or as much as the client takes.
+///
+/// # Errors
+/// What the application raised or did wrong.
+pub(super) fn send(py: Python<'_>, shared: &Mutex<Response>, result: &Bound<'_, PyAny>) -> PyResult<()> {
+    if let Ok(list) = result.cast_exact::<PyList>()
+        && list.len() == 1
+        && let Ok(piece) = list.get_item(0)?.cast::<PyBytes>()
+    {
+        send_all(py, shared, std::slice::from_ref(piece))?;
+    } else if let Ok(bytes) = result.cast::<PyBytes>() {
+        // Not what PEP 3333 asks for, but uWSGI sends it whole, and byte by byte nobody wants it.
+        send_all(py, shared, std::slice::from_ref(bytes))?;
+    } else if let Some(pieces) = finished(result)? {
+        send_all(py, shared, &pieces)?;
+    } else {
+        send_each(py, shared, result)?;
+    }
+    // An application that is a generator calls start_response at the first step.
+    require_head(&lock(py, shared))
+}
+
+/// The pieces of a result that is there as a whole already; None for other iterables.
+fn finished<'py>(result: &Bound<'py, PyAny>) -> PyResult<Option<Vec<Bound<'py, PyBytes>>>> {
+    let pieces: Vec<Bound<'py, PyAny>> = if let Ok(list) = result.cast_exact::<PyList>() {
+        list.iter().collect()
+    } else if let Ok(tuple) = result.cast_exact::<PyTuple>() {
+        tuple.iter().collect()
+    } else if result.is_instance_of::<PyString>() {
+        return Err(wrong_type("the application returned", result));
+    } else {
+        return Ok(None);
+    };
+    let piece = |piece: Bound<'py, PyAny>| {
+        piece.cast_into::<PyBytes>().map_err(|error| wrong_type("the application's iterable gave", &error.into_inner()))
+    };
+    pieces.into_iter().map(piece).collect::<PyResult<_>>().map(Some)
+}
+
+/// Sends a response of known length. It is handed over whole: the worker keeps what the client is too slow for, so
+/// that this thread is free.
+fn send_all(py: Python<'_>, shared: &Mutex<Response>, pieces: &[Bound<'_, PyBytes>]) -> PyResult<()> {
+    let total = pieces.iter().map(|piece| piece.as_bytes().len() as u64).sum();
+    let mut response = lock(py, shared);
+    for piece in pieces {
+        if piece.as_bytes().is_empty() {
+            continue;
+        }
+        require_head(&response)?;
+        if response.send(piece, Some(total)) == Sent::Gone {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Sends what an iterable gives, as it gives it.
+fn send_each(py: Python<'_>, shared: &Mutex<Response>, result: &Bound<'_, PyAny>) -> PyResult<()> {
+    for piece in result.try_iter()? {
+        let piece = piece?;
+        let Ok(piece) = piece.cast::<PyBytes>() else {
+            return Err(wrong_type("the application's iterable gave", &piece));
+        };
+        if piece.as_bytes().is_empty() {
+            continue;
+        }
+        let mut response = lock(py, shared);
+        require_head(&response)?;
+        // Only now: the piece that made it full may have been the last one.
+        wait_for_room(py, &mut response);
+        if response.gone || response.send(piece, None) == Sent::Gone {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn require_head(response: &Response) -> PyResult<()> {
+    if response.head.is_started() || response.exchange.as_ref().is_some_and(|exchange| exchange.head_sent()) {
+        return Ok(());
+    }
+    Err(PyAssertionError::new_err("the application did not call start_response before its response began"))
+}
+
+fn wrong_type(who: &str, object: &Bound<'_, PyAny>) -> PyErr {
+    PyTypeError::new_err(format!("{who} {}, not bytes", type_name(object)))
+}
+
+/// Calls the result's `close()`, if it has one.
+///
+/// # Errors
+/// What `close()` raised.
+pub(super) fn close(py: Python<'_>, result: &Bound<'_, PyAny>) -> PyResult<()> {
+    if result.is_exact_instance_of::<PyList>()
+        || result.is_exact_instance_of::<PyTuple>()
+        || result.is_exact_instance_of::<PyBytes>()
+    {
+        return Ok(());
+    }
+    if let Some(close) = result.getattr_opt(intern!(py, "close"))? {
+        close.call0()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,291 @@
+//! `start_response` and the `write` callable that it returns (PEP 3333), and the state of the response behind them.
+//!
+//! Both are bound methods of objects that an app thread uses again for each request, as long as the application keeps
+//! neither of them. The state lies under a mutex because the application may hand them to its own threads; it is never
+//! waited for while attached, and Python code never runs under it but by the destructors of what pyo3 drops late, which
+//! find it locked.
+
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+
+use pyo3::exceptions::{PyAssertionError, PyBrokenPipeError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
+
+use super::raw::references;
+use crate::gateway::{Exchange, Kept, Payload, Sent};
+use crate::protocol::response::{Head, HeadError};
+
+/// The response of the request that an app thread runs.
+#[derive(Default)]
+pub(super) struct Response {
+    pub(super) head: Head,
+    /// None between requests: then the callables refuse to work.
+    pub(super) exchange: Option<Box<dyn Exchange>>,
+    /// Room must be waited for before the next piece.
+    pub(super) full: bool,
+    /// Nothing more will be sent.
+    pub(super) gone: bool,
+}
+
+pub(super) type Shared = Arc<Mutex<Response>>;
+
+impl Response {
+    /// Hands over a piece of body. Does nothing between requests.
+    pub(super) fn send(&mut self, piece: &Bound<'_, PyBytes>, total: Option<u64>) -> Sent {
+        let Some(exchange) = &mut self.exchange else { return Sent::Gone };
+        let bytes = piece.as_bytes();
+        let mut keep = || -> Kept {
+            if piece.is_exact_instance_of::<PyBytes>() {
+                Box::new(PyBackedBytes::from(piece.clone()))
+            } else {
+                // An instance of a subclass may have a destructor, which must not run wherever the worker drops it.
+                Box::new(bytes.to_vec())
+            }
+        };
+        let sent = exchange.send(&mut self.head, Payload { bytes, keep: &mut keep }, total);
+        match sent {
+            Sent::Taken => {}
+            Sent::Full => self.full = true,
+            Sent::Gone => self.gone = true,
+        }
+        sent
+    }
+
+    /// Blocks until the client took enough of what waits. To be called detached.
+    fn wait_for_room(&mut self) {
+        if std::mem::take(&mut self.full)
+            && let Some(exchange) = &mut self.exchange
+            && !exchange.wait_for_room()
+        {
+            self.gone = true;
+        }
+    }
+}
+
+/// Takes the state; waits for it only detached.
+pub(super) fn lock<'a>(py: Python<'_>, shared: &'a Mutex<Response>) -> MutexGuard<'a, Response> {
+    loop {
+        match shared.try_lock() {
+            Ok(response) => return response,
+            Err(TryLockError::Poisoned(response)) => return response.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                py.detach(|| drop(shared.lock().unwrap_or_else(PoisonError::into_inner)));
+            }
+        }
+    }
+}
+
+/// Waits, detached, for room for the next piece.
+pub(super) fn wait_for_room(py: Python<'_>, response: &mut Response) {
+    if response.full {
+        py.detach(|| response.wait_for_room());
+    }
+}
+
+/// What an application gets as `start_response` is a bound method of this.
+#[pyclass(frozen, module = "rsgi")]
+struct Responder {
+    shared: Shared,
+    /// The bound method `Writer.write`.
+    write: Py<PyAny>,
+}
+
+/// What it gets as `write` is a bound method of this.
+#[pyclass(frozen, module = "rsgi")]
+struct Writer {
+    shared: Shared,
+}
+
+/// The two callables with their state.
+pub(super) struct Callables {
+    pub(super) shared: Shared,
+    pub(super) start_response: Py<PyAny>,
+    responder: Py<Responder>,
+    writer: Py<Writer>,
+}
+
+impl Callables {
+    pub(super) fn new(py: Python<'_>) -> PyResult<Callables> {
+        let shared = Shared::default();
+        let writer = Bound::new(py, Writer { shared: shared.clone() })?;
+        let write = writer.getattr(intern!(py, "write"))?.unbind();
+        let responder = Bound::new(py, Responder { shared: shared.clone(), write })?;
+        let start_response = responder.getattr(intern!(py, "start_response"))?.unbind();
+        Ok(Callables { shared, start_response, responder: responder.unbind(), writer: writer.unbind() })
+    }
+
+    /// Whether nobody but this value refers to the callables.
+    pub(super) fn are_ours(&self, py: Python<'_>) -> bool {
+        references(py, &self.start_response) == 1
+            && references(py, &self.responder.get().write) == 1
+            // Our own reference and the bound method's.
+            && references(py, &self.responder) == 2
+            && references(py, &self.writer) == 2
+    }
+}
+
+/// Why `start_response` refuses; made into an exception once the state is unlocked.
+enum Refusal {
+    Status(HeadError),
+    Field { name: String, error: HeadError },
+    NotLatin1(&'static str),
+    NotPairs,
+    NotText { what: &'static str, type_name: String },
+}
+
+impl From<Refusal> for PyErr {
+    fn from(refusal: Refusal) -> PyErr {
+        match refusal {
+            Refusal::Status(error) => PyValueError::new_err(format!("start_response: {error}")),
+            Refusal::Field { name, error } => {
+                PyValueError::new_err(format!("start_response: header {name:?}: {error}"))
+            }
+            Refusal::NotLatin1(what) => PyValueError::new_err(format!("start_response: {what} must be latin-1 text")),
+            Refusal::NotPairs => PyTypeError::new_err("start_response: headers must be (name, value) tuples"),
+            Refusal::NotText { what, type_name } => {
+                PyTypeError::new_err(format!("start_response: {what} must be str, not {type_name}"))
+            }
+        }
+    }
+}
+
+#[pymethods]
+impl Responder {
+    #[pyo3(signature = (status, headers, exc_info = None))]
+    fn start_response(
+        &self,
+        py: Python<'_>,
+        status: &Bound<'_, PyAny>,
+        headers: &Bound<'_, PyAny>,
+        exc_info: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        let mut response = enter(&self.shared, "start_response")?;
+        let response = &mut *response;
+        let Some(exchange) = &response.exchange else { return Err(over("start_response")) };
+        if exchange.head_sent() {
+            return Err(match exc_info {
+                // PEP 3333: the exception goes on when it is too late for an error page.
+                Some(exc_info) => reraised(exc_info)?,
+                None => PyAssertionError::new_err("start_response: the headers were sent already"),
+            });
+        }
+        if response.head.is_started() && exc_info.is_none() {
+            return Err(PyAssertionError::new_err("start_response was called a second time without exc_info"));
+        }
+        if let Err(refusal) = fill(&mut response.head, status, headers) {
+            response.head.clear();
+            return Err(refusal.into());
+        }
+        Ok(self.write.clone_ref(py))
+    }
+}
+
+#[pymethods]
+impl Writer {
+    fn write(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let Ok(data) = data.cast::<PyBytes>() else {
+            return Err(PyTypeError::new_err(format!("write() takes bytes, not {}", type_name(data))));
+        };
+        let mut response = enter(&self.shared, "write")?;
+        if response.exchange.is_none() {
+            return Err(over("write"));
+        }
+        if data.as_bytes().is_empty() {
+            return Ok(());
+        }
+        wait_for_room(py, &mut response);
+        if response.gone || response.send(data, None) == Sent::Gone {
+            // The one way to end an application that writes without end.
+            return Err(PyBrokenPipeError::new_err("the client is gone or has the whole response"));
+        }
+        Ok(())
+    }
+}
+
+fn enter<'a>(shared: &'a Mutex<Response>, what: &str) -> PyResult<MutexGuard<'a, Response>> {
+    match shared.try_lock() {
+        Ok(response) => Ok(response),
+        Err(TryLockError::Poisoned(response)) => Ok(response.into_inner()),
+        Err(TryLockError::WouldBlock) => {
+            Err(PyRuntimeError::new_err(format!("{what} was called while another thread uses this response")))
+        }
+    }
+}
+
+fn over(what: &str) -> PyErr {
+    PyRuntimeError::new_err(format!("{what} was called after its request was over"))
+}
+
+/// The exception of an `exc_info` triple.
+fn reraised(exc_info: &Bound<'_, PyAny>) -> PyResult<PyErr> {
+    let wrong = || PyTypeError::new_err("start_response: exc_info must be a tuple of type, exception and traceback");
+    let (_, value, traceback): (Bound<'_, PyAny>, Bound<'_, PyAny>, Bound<'_, PyAny>) =
+        exc_info.extract().map_err(|_| wrong())?;
+    if value.is_none() {
+        return Err(wrong());
+    }
+    let error = PyErr::from_value(value);
+    if let Ok(traceback) = traceback.cast_into() {
+        error.set_traceback(exc_info.py(), Some(traceback));
+    }
+    Ok(error)
+}
+
+/// Fills an empty or started head. Runs no Python code: only exact layouts of lists, tuples and strings are read.
+fn fill(head: &mut Head, status: &Bound<'_, PyAny>, headers: &Bound<'_, PyAny>) -> Result<(), Refusal> {
+    let text = as_text(status, "status")?;
+    head.start(&latin1_bytes(&text, "status")?).map_err(Refusal::Status)?;
+    for_each(headers, |pair| {
+        let (name, value) = pair_of(pair).ok_or(Refusal::NotPairs)?;
+        let (name, value) = (as_text(&name, "a header name")?, as_text(&value, "a header value")?);
+        head.field(&latin1_bytes(&name, "a header name")?, &latin1_bytes(&value, "a header value")?)
+            .map_err(|error| Refusal::Field { name: name.to_string(), error })
+    })
+}
+
+fn for_each<'py>(
+    headers: &Bound<'py, PyAny>,
+    mut f: impl FnMut(&Bound<'py, PyAny>) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
+    if let Ok(list) = headers.cast::<PyList>() {
+        list.iter().try_for_each(|pair| f(&pair))
+    } else if let Ok(tuple) = headers.cast::<PyTuple>() {
+        tuple.iter_borrowed().try_for_each(|pair| f(&pair))
+    } else {
+        Err(Refusal::NotText { what: "headers", type_name: format!("{} (a list is wanted)", type_name(headers)) })
+    }
+}
+
+fn pair_of<'py>(pair: &Bound<'py, PyAny>) -> Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+    if let Ok(tuple) = pair.cast::<PyTuple>() {
+        (tuple.len() == 2).then(|| Some((tuple.get_item(0).ok()?, tuple.get_item(1).ok()?)))?
+    } else {
+        let list = pair.cast::<PyList>().ok()?;
+        (list.len() == 2).then(|| Some((list.get_item(0).ok()?, list.get_item(1).ok()?)))?
+    }
+}
+
+fn as_text<'a>(object: &'a Bound<'_, PyAny>, what: &'static str) -> Result<Cow<'a, str>, Refusal> {
+    match object.cast::<PyString>() {
+        // For ASCII this is the string's own memory.
+        Ok(text) => Ok(text.to_str().map_or_else(|_| text.to_string_lossy(), Cow::Borrowed)),
+        Err(_) => Err(Refusal::NotText { what, type_name: type_name(object) }),
+    }
+}
+
+/// The bytes that latin-1 text stands for (PEP 3333: no character above U+00FF).
+fn latin1_bytes<'a>(text: &'a str, what: &'static str) -> Result<Cow<'a, [u8]>, Refusal> {
+    if text.is_ascii() {
+        return Ok(Cow::Borrowed(text.as_bytes()));
+    }
+    let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
+    bytes.map(Cow::Owned).ok_or(Refusal::NotLatin1(what))
+}
+
+/// The name of an object's type, for messages.
+pub(super) fn type_name(object: &Bound<'_, PyAny>) -> String {
+    object.get_type().name().map_or_else(|_| "an object".into(), |name| name.to_string_lossy().into_owned())
+}

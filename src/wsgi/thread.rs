@@ -1,0 +1,194 @@
+//! An app thread: attached to Python for its life, one request at a time until `close()` has returned.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pyo3::exceptions::PyBrokenPipeError;
+use pyo3::prelude::*;
+
+use super::environ::Environs;
+use super::start_response::{Callables, lock};
+use super::{Apps, Options, errors, raw, result};
+use crate::gateway::Exchange;
+
+/// Runs `f` on this thread, attached to Python from the beginning to the end.
+///
+/// Thread-locals and contextvars of the application live as long: a thread state per request would throw away every
+/// persistent database connection. All app threads begin with the contextvars that the import of the application left.
+///
+/// # Panics
+/// When memory is out or the interpreter does not run.
+pub fn with_app_thread<R>(
+    apps: &Arc<Apps>,
+    options: &Options,
+    core: u32,
+    f: impl FnOnce(&mut AppThread<'_>) -> R,
+) -> R {
+    Python::attach(|py| {
+        let context = raw::enter_context_copy(apps.context.bind(py));
+        if core > 0
+            && let Err(error) = name_thread(py, core)
+        {
+            log::debug!("app thread {core} has no name: {}", errors::one_line(py, &error));
+        }
+        let callables = match Callables::new(py) {
+            Ok(callables) => callables,
+            Err(error) => panic!("app thread {core} can't be made: {}", errors::one_line(py, &error)),
+        };
+        let mut thread =
+            AppThread { py, apps: Arc::clone(apps), environs: Environs::new(py, options, core), callables };
+        let value = f(&mut thread);
+        drop(thread);
+        if let Err(error) = context.and_then(|context| raw::exit_context(&context)) {
+            log::debug!("app thread {core}: {}", errors::one_line(py, &error));
+        }
+        value
+    })
+}
+
+/// What `%(threadName)s` shows in the application's log.
+fn name_thread(py: Python<'_>, core: u32) -> PyResult<()> {
+    let thread = py.import("threading")?.call_method0("current_thread")?;
+    thread.setattr("name", format!("rsgi-core-{core}"))
+}
+
+/// One thread of a worker that runs the application.
+pub struct AppThread<'py> {
+    py: Python<'py>,
+    apps: Arc<Apps>,
+    environs: Environs,
+    callables: Callables,
+}
+
+/// How a request ended.
+enum End {
+    /// The response is whole, or nobody is left to want it.
+    Done,
+    /// The client gets this status, or a cut connection when the head is out.
+    Failed(u16),
+}
+
+/// Whether the one warning about hop-by-hop headers was given.
+static WARNED: AtomicBool = AtomicBool::new(false);
+
+impl AppThread<'_> {
+    /// Runs one request from environ to `close()` and ends the response, in order or not. Never panics, whatever the
+    /// application does.
+    pub fn serve(&mut self, exchange: Box<dyn Exchange>) -> Box<dyn Exchange> {
+        let py = self.py;
+        if !self.callables.are_ours(py) {
+            // The application kept start_response or write of an earlier request: let it have them.
+            match Callables::new(py) {
+                Ok(fresh) => self.callables = fresh,
+                Err(error) => {
+                    log::error!("no start_response can be made: {}", errors::one_line(py, &error));
+                    let mut exchange = exchange;
+                    exchange.fail(500);
+                    return exchange;
+                }
+            }
+        }
+        {
+            let mut response = lock(py, &self.callables.shared);
+            response.head.clear();
+            response.full = false;
+            response.gone = false;
+            response.exchange = Some(exchange);
+        }
+        // A panic below an application's frame arrives here as one too, and is a fault of rsgi.
+        let end = catch_unwind(AssertUnwindSafe(|| self.run())).unwrap_or_else(|_| {
+            log::error!("rsgi panicked while it served {}", self.describe());
+            End::Failed(500)
+        });
+        let mut response = lock(py, &self.callables.shared);
+        let response = &mut *response;
+        let Some(mut exchange) = response.exchange.take() else { unreachable!("only this thread takes it") };
+        match end {
+            End::Done => exchange.finish(&mut response.head),
+            End::Failed(status) => exchange.fail(status),
+        }
+        if let Some(name) = response.head.dropped()
+            && !WARNED.swap(true, Ordering::Relaxed)
+        {
+            log::warn!("the application's {name} header is not passed on: the server frames responses (said once)");
+        }
+        exchange
+    }
+
+    /// Runs `f` detached from Python: for everything that waits.
+    pub fn detached<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        self.py.detach(f)
+    }
+
+    fn run(&mut self) -> End {
+        let py = self.py;
+        let built = {
+            let mut response = lock(py, &self.callables.shared);
+            let Some(exchange) = &mut response.exchange else { unreachable!("set by serve") };
+            self.environs.build(py, &self.apps, &mut **exchange)
+        };
+        let (environ, app) = match built {
+            Ok(built) => built,
+            Err(error) => return self.failed(&error),
+        };
+        let Some(callable) = app.and_then(|index| self.apps.get(index)) else {
+            let mount = app.map_or("", |index| self.apps.mount(index));
+            log::error!("{}: no application was loaded for {:?}, see the log of the start", self.describe(), mount);
+            return End::Failed(500);
+        };
+        let result = match callable.bind(py).call1((environ, self.callables.start_response.bind(py))) {
+            Ok(result) => result,
+            Err(error) => return self.failed(&error),
+        };
+        let end = match result::send(py, &self.callables.shared, &result) {
+            Ok(()) => End::Done,
+            Err(error) => self.failed(&error),
+        };
+        match result::close(py, &result) {
+            Ok(()) => end,
+            Err(error) => {
+                let failed = self.failed(&error);
+                // All that the client was promised is on its way: only without a length can it be told.
+                if lock(py, &self.callables.shared).head.content_length().is_some() { end } else { failed }
+            }
+        }
+    }
+
+    /// Logs what the application raised. SystemExit and KeyboardInterrupt are no exceptions to that: the service
+    /// goes on.
+    fn failed(&self, error: &PyErr) -> End {
+        let py = self.py;
+        {
+            let mut response = lock(py, &self.callables.shared);
+            if response.gone && error.is_instance_of::<PyBrokenPipeError>(py) {
+                // Our own word from write() that nobody listens any more.
+                return End::Done;
+            }
+            if let Some(exchange) = &mut response.exchange {
+                exchange.count_exception();
+            }
+        }
+        errors::report(py, &format!("rsgi: exception in {}", self.describe()), error);
+        End::Failed(500)
+    }
+
+    /// `GET /path?query from 192.0.2.1`, for the log.
+    fn describe(&self) -> String {
+        const MAX_URI: usize = 1000;
+        let response = lock(self.py, &self.callables.shared);
+        let Some(exchange) = &response.exchange else { return "a request".into() };
+        let (request, head) = exchange.request();
+        let uri = request.target.of(head);
+        let cut = &uri[..uri.len().min(MAX_URI)];
+        let mut text = format!("{} {}", request.method.of(head).escape_ascii(), cut.escape_ascii());
+        if cut.len() < uri.len() {
+            text.push_str("...");
+        }
+        if !exchange.peer().addr.is_empty() {
+            text.push_str(" from ");
+            text.push_str(&exchange.peer().addr);
+        }
+        text
+    }
+}
