@@ -20,9 +20,11 @@ struct Case {
     expected: Vec<Vec<String>>,
 }
 
+type Parse = fn(&[u8], usize, &mut Request) -> Option<Result<(), String>>;
+
 /// A connection that takes bytes as they come and notes what they mean.
 struct Connection {
-    parse: fn(&[u8], usize, &mut Request) -> Option<Result<(), String>>,
+    parse: Parse,
     one_request: bool,
     buffer: Vec<u8>,
     seen: usize,
