@@ -176,13 +176,12 @@ fn set_up_process(settings: &Settings) -> Result<(), String> {
         });
         redirected.map_err(|error| format!("logto = {}: {}", path.display(), plain(&error)))?;
     }
-    let limit = match settings.max_fd {
+    match settings.max_fd {
         Some(wanted) => fd::set_limit(wanted).map_err(|error| format!("max-fd = {wanted}: {}", plain(&error))),
         None => {
             fd::raise_limit().map(|_| ()).map_err(|error| format!("the descriptor limit cannot be raised: {error}"))
         }
-    };
-    limit
+    }
 }
 
 /// An error in words, without Rust's number.
