@@ -263,10 +263,12 @@ impl Master {
                     }
                 }
                 FromZygote::ForkFailed { id, reason } => {
-                    log::error!("worker {id} cannot be forked: {reason}");
+                    let text = format!("worker {id} cannot be forked: {reason}");
                     if let Some(key) = self.children.fork_failed(number, id, now) {
                         self.controls.retain(|(known, _)| *known != key);
-                        self.generation_failed(number, &format!("worker {id} cannot be forked: {reason}"));
+                    }
+                    if !self.generation_failed(number, &text) {
+                        log::error!("{text}");
                     }
                 }
             }
@@ -349,10 +351,9 @@ impl Master {
         let Some(zygote) = zygote else { return };
         let when = if zygote.ready { "" } else { " before it was ready" };
         let text = format!("the zygote of generation {number} (pid {}) {end}{when}", zygote.pid);
-        if !zygote.told {
+        if !self.generation_failed(number, &text) && !zygote.told {
             log::error!("{text}");
         }
-        self.generation_failed(number, &text);
         if number == self.children.serving()
             && let Some(at) = self.children.deadline(now)
         {
@@ -372,13 +373,14 @@ impl Master {
             board.slot(worker.id, worker.lane).set_state(State::Empty);
         }
         let (bad, text) = words::last_words(&worker, end, current.as_ref(), now);
+        let early = matches!(worker.phase, children::Phase::Asked | children::Phase::Starting);
+        if early && self.generation_failed(worker.generation, &text) {
+            return;
+        }
         if bad && !(stopping && matches!(end, End::Killed(9, _))) {
             log::error!("{text}");
         } else {
             log::info!("{text}");
-        }
-        if matches!(worker.phase, children::Phase::Asked | children::Phase::Starting) {
-            self.generation_failed(worker.generation, &text);
         }
     }
 
@@ -389,31 +391,36 @@ impl Master {
         if self.children.stopping() {
             return;
         }
+        if self.generation_failed(number, &format!("{what}: {cause}")) {
+            return;
+        }
         log::error!("{what}: {cause}");
         if !self.children.booted() && number == self.children.serving() {
             self.code = Some(code);
             self.children.end();
-        } else {
-            self.generation_failed(number, &format!("{what}: {cause}"));
         }
     }
 
-    /// Something of a generation failed. If a reload prepares it, that is given up.
-    fn generation_failed(&mut self, number: u32, why: &str) {
-        if self.children.incoming() == Some(number) {
-            self.children.abort_reload();
-            log::error!("reload failed ({why}); generation {} goes on serving as before", self.children.serving());
-            self.drop_sockets(number);
+    /// Something of a generation failed. If a reload prepares it, that is given up; true then, and all is said.
+    fn generation_failed(&mut self, number: u32, why: &str) -> bool {
+        if self.children.incoming() != Some(number) {
+            return false;
         }
+        self.children.abort_reload();
+        log::error!("reload failed ({why}); generation {} goes on serving as before", self.children.serving());
+        self.drop_sockets(number);
+        true
     }
 
     fn perform(&mut self, action: Action) {
         match action {
             Action::SpawnZygote { generation } => {
                 if let Err(error) = self.spawn_zygote(generation) {
-                    log::error!("the zygote of generation {generation} cannot be forked: {error}");
+                    let text = format!("the zygote of generation {generation} cannot be forked: {error}");
                     self.children.zygote_not_spawned(generation, monotonic_ms());
-                    self.generation_failed(generation, &error.to_string());
+                    if !self.generation_failed(generation, &text) {
+                        log::error!("{text}");
+                    }
                 }
             }
             Action::KillZygote { generation } => {
