@@ -267,3 +267,77 @@ fn rows_help() -> String {
 fn is_logic(name: &str) -> bool {
     ["if-", "for", "end"].iter().any(|start| name.starts_with(start))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Command, Vec<Error>> {
+        parse(&line.split(' ').filter(|word| !word.is_empty()).map(OsString::from).collect::<Vec<_>>())
+    }
+
+    /// Names and values.
+    fn settings(line: &str) -> Vec<(String, String)> {
+        match read(line) {
+            Ok(Command::Run { arguments, .. }) => {
+                arguments.into_iter().map(|argument| (argument.name, argument.value)).collect()
+            }
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn options_take_values_as_in_getopt() {
+        for (line, expected) in [
+            ("--ini app.ini", &[("ini", "app.ini")][..]),
+            ("app.ini:dev", &[("include", "app.ini:dev")]),
+            ("--processes 4 --threads=2", &[("processes", "4"), ("threads", "2")]),
+            ("--env A=b=c --env=A=b=c", &[("env", "A=b=c"), ("env", "A=b=c")]),
+            ("--master --vacuum=false", &[("master", "true"), ("vacuum", "false")]),
+            ("--http-keepalive app.ini", &[("http-keepalive", ""), ("include", "app.ini")]),
+            ("--http-keepalive=5", &[("http-keepalive", "5")]),
+            ("-s :1 -p4 -Mp 4", &[("socket", ":1"), ("processes", "4"), ("master", "true"), ("processes", "4")]),
+            ("-C660 -C -w a:b", &[("chmod-socket", "660"), ("chmod-socket", ""), ("module", "a:b")]),
+            ("--processe 3 --wsgi-f=a.py", &[("processes", "3"), ("wsgi-file", "a.py")]),
+            ("--venv x --virtualenv y", &[("venv", "x"), ("virtualenv", "y")]),
+            ("a.ini --threads 2", &[("threads", "2"), ("include", "a.ini")]),
+            ("--threads 2 -- --odd.ini", &[("threads", "2"), ("include", "--odd.ini")]),
+            ("--ini -", &[("ini", "-")]),
+            ("--harakiri 20", &[("harakiri", "20")]),
+            ("[uwsgi] a.ini", &[("include", "a.ini")]),
+            ("--threads -1", &[("threads", "-1")]),
+        ] {
+            let expected: Vec<_> = expected.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+            assert_eq!(settings(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_told_all_at_once() {
+        let errors = read("--proceses 4 --proc --ini -Z --check=1").unwrap_err();
+        let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(errors[0], "--proceses: expected an option, found an unknown name (did you mean --processes?)");
+        assert!(errors[1].starts_with("--proc: expected one option, found the beginning of --processes, "));
+        // --ini took -Z as its value, as getopt does.
+        assert_eq!(errors[2], "--check: expected no value, found \"1\"");
+        let errors = read("-Z --ini").unwrap_err();
+        assert!(errors[0].to_string().starts_with("-Z: expected an option"));
+        assert_eq!(errors[1].to_string(), "--ini: expected a value (PATH), found nothing");
+    }
+
+    #[test]
+    fn true_flags_are_found_anywhere() {
+        assert_eq!(read("--ini a.ini --check").map(|c| matches!(c, Command::Run { check: true, .. })), Ok(true));
+        assert_eq!(read("a.ini").map(|c| matches!(c, Command::Run { check: false, .. })), Ok(true));
+        for line in ["--help", "-h", "--usage", "--master --hel", "--help --help", "-Mh"] {
+            match read(line) {
+                Ok(Command::Help(text)) => {
+                    assert!(text.contains("--check") && text.contains("-p, --processes NUMBER"), "{text}");
+                }
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+        let version = Command::Version(format!("rsgi {}\n", env!("CARGO_PKG_VERSION")));
+        assert_eq!(read("--version"), Ok(version));
+    }
+}

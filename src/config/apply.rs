@@ -47,15 +47,17 @@ pub(super) fn apply(mut gathered: Gathered, facts: &Facts) -> Result<Loaded, Vec
                 draft.notes.push(note);
             }
             Action::NotYet => {
-                let asked = row.kind != Kind::Flag || is_true(&setting.value);
-                if asked && !not_yet.iter().any(|(key, _)| *key == setting.key) {
+                if is_asked(row, &setting) && !not_yet.iter().any(|(key, _)| *key == setting.key) {
                     not_yet.push((setting.key.clone(), setting.origin.clone()));
                 }
             }
+            Action::Refused(_) if !is_asked(row, &setting) => {}
             Action::Refused(instead) => {
                 draft.errors.push(Error::plain(&setting.origin, format!("{} is refused: {instead}", setting.key)));
             }
-            Action::Early => {}
+            Action::Early => {
+                draft.flag(&setting);
+            }
         }
     }
     if !not_yet.is_empty() {
@@ -66,8 +68,10 @@ pub(super) fn apply(mut gathered: Gathered, facts: &Facts) -> Result<Loaded, Vec
     let keys: Vec<_> = not_yet.iter().map(|(key, _)| key.as_str()).collect();
     finish(&mut draft, &keys);
     if !draft.errors.is_empty() {
+        Origin::sort(&mut draft.errors, |error| &error.origin);
         return Err(draft.errors);
     }
+    Origin::sort(&mut draft.warnings, |warning| &warning.origin);
     let shown = gathered.entries.iter().any(|entry| entry.key == "show-config" && is_true(&entry.value));
     Ok(Loaded {
         settings: draft.settings,
@@ -76,6 +80,11 @@ pub(super) fn apply(mut gathered: Gathered, facts: &Facts) -> Result<Loaded, Vec
         files: gathered.files,
         shown: shown.then(|| show(&gathered.entries)),
     })
+}
+
+/// False for a flag that asks for nothing.
+fn is_asked(row: &Row, setting: &Setting) -> bool {
+    row.kind != Kind::Flag || is_true(&setting.value)
 }
 
 fn report_unknown(draft: &mut Draft<'_>, setting: &Setting, strict: bool) {

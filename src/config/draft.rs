@@ -119,7 +119,7 @@ impl<'a> Draft<'a> {
             Some(number) => Some(number),
             None => {
                 let expected = match (*range.start(), *range.end()) {
-                    (0, end) if end > u64::from(u32::MAX) => "a whole number".to_owned(),
+                    (0, end) if end > u64::from(u16::MAX) => "a whole number".to_owned(),
                     (start, end) if end > u64::from(u16::MAX) => format!("a whole number of at least {start}"),
                     (start, end) => format!("a whole number from {start} to {end}"),
                 };

@@ -27,6 +27,26 @@ impl fmt::Display for Origin {
     }
 }
 
+impl Origin {
+    /// Puts messages in the order in which somebody reads the files: line by line.
+    pub(super) fn sort<T>(messages: &mut [T], origin: impl Fn(&T) -> &Origin) {
+        let mut files: Vec<Arc<str>> = Vec::new();
+        for message in messages.iter() {
+            if let Origin::File(file, _) = origin(message)
+                && !files.contains(file)
+            {
+                files.push(file.clone());
+            }
+        }
+        messages.sort_by_key(|message| match origin(message) {
+            Origin::Variable(_) => (0, 0, 0),
+            Origin::Argument(_) => (1, 0, 0),
+            Origin::File(file, line) => (2, files.iter().position(|known| known == file).unwrap_or(0), *line),
+            Origin::Whole => (3, 0, 0),
+        });
+    }
+}
+
 /// Something that keeps rsgi from starting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {

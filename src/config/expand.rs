@@ -23,9 +23,12 @@ impl Magic {
 /// Variables that uWSGI knows: empty rather than unknown where a file has none of it.
 const KNOWN: &str = "vhVkugtTbpdsnecoxijUGODSPCENXIJ0123456789[";
 
+/// Numbers of lines and what there is to say of each.
+type Numbered = Vec<(usize, String)>;
+
 /// Replaces the `%x` variables of a text and splits it into lines, with the number each one starts at.
 /// The second value is what looks like a mistake: line number and sentence.
-pub(super) fn lines(text: &str, magic: &Magic) -> (Vec<(usize, String)>, Vec<(usize, String)>) {
+pub(super) fn lines(text: &str, magic: &Magic) -> (Numbered, Numbered) {
     let mut lines = Vec::new();
     let mut doubts = Vec::new();
     let (mut number, mut start) = (1, 1);

@@ -72,6 +72,7 @@ impl Gathered {
         };
         for (name, value) in &facts.environment {
             if let Some(key) = name.strip_prefix("UWSGI_")
+                && !key.is_empty()
                 && !NOT_OPTIONS.contains(&name.as_str())
             {
                 let key = key.to_lowercase().replace('_', "-");
@@ -215,10 +216,10 @@ impl Collector<'_> {
         self.blocks.open_loop(name, origin, |lane| {
             let value = in_lane(value, lane);
             match name {
-                "for-times" => match value.parse::<u32>() {
+                "for-times" => match value.parse::<u16>() {
                     Ok(times) => (1..=times).map(|n| n.to_string()).collect(),
                     Err(_) => {
-                        failures.push(Error::new(origin, name, "a whole number", format!("{value:?}")));
+                        failures.push(Error::new(origin, name, "a whole number from 0 to 65535", format!("{value:?}")));
                         Vec::new()
                     }
                 },
@@ -343,6 +344,10 @@ impl Collector<'_> {
         let floor = std::mem::replace(&mut self.floor, self.blocks.depth());
         self.open.push(opened);
         for line in &section.lines {
+            if line.value.contains(char::REPLACEMENT_CHARACTER) {
+                let origin = Origin::File(file.clone(), line.number);
+                self.warn(&origin, format!("the value of {} is not UTF-8 and has lost characters", line.key));
+            }
             self.add(&line.key, &line.value, &Origin::File(file.clone(), line.number));
         }
         self.open.pop();

@@ -47,8 +47,11 @@ impl Document {
 
     /// True if a line belongs to another section than this one, so that its mistakes are nobody's business.
     pub fn is_elsewhere(&self, line: usize, name: &str) -> bool {
-        let header = self.headers.iter().rev().find(|(at, _)| *at < line);
-        matches!(header, Some((_, section)) if section.as_deref() != Some(name))
+        // What is odd about a header may be the reason why its section is not the one that was asked for.
+        match self.headers.iter().rev().find(|(at, _)| *at <= line) {
+            Some((at, section)) => *at < line && section.as_deref() != Some(name),
+            None => false,
+        }
     }
 }
 

@@ -85,7 +85,7 @@ pub struct Loaded {
 /// the same files whatever `chdir` did since.
 ///
 /// # Errors
-/// All that is wrong, in the order it was found.
+/// All that is wrong: environment, arguments, then files line by line.
 pub fn load(arguments: &[Argument], facts: &Facts) -> Result<Loaded, Vec<Error>> {
     let gathered = Gathered::collect(arguments, facts);
     apply::apply(gathered, facts)

@@ -265,7 +265,7 @@ pub fn nearest(name: &str) -> Option<&'static str> {
     }
     let allowed = match plain.chars().count() {
         0..=3 => return None,
-        4..=7 => 1,
+        4..=6 => 1,
         _ => 2,
     };
     let rank = |row: &Row| !matches!(row.action, Action::Supported(_) | Action::Early | Action::Always(_));

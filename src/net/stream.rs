@@ -33,6 +33,22 @@ impl Stream {
         }
     }
 
+    /// Writes one piece; returns the bytes taken, 0 when the socket is full.
+    ///
+    /// # Errors
+    /// The client is gone.
+    #[inline]
+    pub fn write_one(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.0.send(bytes) {
+                Ok(taken) => return Ok(taken),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// Writes several pieces with one system call; returns the bytes taken, 0 when the socket is full.
     ///
     /// # Errors

@@ -234,6 +234,12 @@ impl Head {
         &self.bytes
     }
 
+    /// The finished head with a small body behind it, to be written with one plain system call.
+    pub fn with_body(&mut self, body: &[u8]) -> &[u8] {
+        self.bytes.extend_from_slice(body);
+        &self.bytes
+    }
+
     /// Decides the framing, and adds its fields and the blank line.
     pub fn finish(&mut self, facts: &Facts<'_>) -> Framing {
         let http = facts.protocol == Protocol::Http;

@@ -152,6 +152,27 @@ impl Io {
         self.queue().flush(&self.stream)
     }
 
+    /// Sends bytes that are copied when the socket does not take them.
+    pub(super) fn send_copied(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut queue = self.queue();
+        if queue.gone {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let mut taken = 0;
+        if queue.len == 0 {
+            match self.stream.write_one(bytes) {
+                Ok(n) => taken = n,
+                Err(error) => {
+                    queue.give_up();
+                    return Err(error);
+                }
+            }
+            queue.written += taken as u64;
+        }
+        queue.push(&bytes[taken..]);
+        Ok(())
+    }
+
     /// Sends head and body with one system call when nothing waits before them; what the socket
     /// does not take goes to the queue.
     pub(super) fn send(&self, first: &[u8], piece: &[u8], keep: &mut dyn FnMut() -> Kept) -> io::Result<()> {

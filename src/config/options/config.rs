@@ -7,8 +7,8 @@ pub(super) const CONFIG: &[Row] = &[
     Row::new("config", PATH, "load config through pluggable loaders").refused(ONLY_INI),
     Row::new("fallback-config", TEXT, "re-exec with this config when the process exits with status 1"),
     Row::new("strict", FLAG, "unknown settings are errors").early(),
-    Row::new("set", PAIR, "placeholder or real option given as key=value").short('S').early(),
-    Row::new("set-placeholder", PAIR, "placeholder only; fatal if the name is an option").also(&["set-ph"]).early(),
+    Row::new("set", PAIR, "an option, or a placeholder for %(NAME)").short('S').early(),
+    Row::new("set-placeholder", PAIR, "a placeholder for %(NAME), also under strict").also(&["set-ph"]).early(),
     Row::new("get", TEXT, "print the value of an option/placeholder and exit").refused(ONE_SHOT),
     Row::new("declare-option", TEXT, "define a new option as template name=opt=$1;opt2=$2 (immediate)"),
     Row::new("declare-option2", TEXT, "same, not immediate"),
@@ -41,15 +41,20 @@ pub(super) const CONFIG: &[Row] = &[
     Row::new("end-blacklist", FLAG, "close blacklist context"),
     Row::new("whitelist", TEXT, "space list of the only options allowed until end-whitelist"),
     Row::new("end-whitelist", FLAG, "close whitelist context"),
-    Row::new("inherit", PATH, "apply another file as template, not immediate").early(),
-    Row::new("include", PATH, "apply another file immediately at this point").early(),
+    Row::new("inherit", PATH, "read another ini file after everything else").early(),
+    Row::new("include", PATH, "read another ini file at this point").early(),
     Row::new("inject-before", TEXT, "text prepended to every config file before parsing"),
     Row::new("inject-after", TEXT, "text appended to every config file before parsing"),
     Row::new("help", FLAG, "print all options, exit 0")
         .also(&["usage"])
         .short('h')
         .no_effect("it belongs on the command line"),
-    Row::new("ini", PATH, "load an ini file (file, file:section, :section, -, scheme://)").early(),
+    Row::new(
+        "ini",
+        PATH,
+        "read an ini file: FILE, FILE:SECTION, :SECTION of the file read last, or - for standard input",
+    )
+    .early(),
     Row::new("yaml", PATH, "load a yaml file").also(&["yml"]).short('y').refused(ONLY_INI),
     Row::new("json", PATH, "load json (needs jansson/yajl build; absent in the pip build)")
         .also(&["js"])
@@ -60,7 +65,7 @@ pub(super) const CONFIG: &[Row] = &[
     Row::new("early-envdir", TEXT, "same, immediate"),
     Row::new("unenv", TEXT, "remove variable"),
     Row::new("dump-options", FLAG, "print option names, exit").refused(ONE_SHOT),
-    Row::new("show-config", FLAG, "print effective config as ini at start").early(),
+    Row::new("show-config", FLAG, "print all settings as one ini file, then go on").early(),
     Row::new("print", TEXT, "print value while configuring"),
     Row::new("iprint", TEXT, "print, immediate"),
     Row::new("exit", OPTIONAL, "exit with code, immediate").refused(ONE_SHOT),

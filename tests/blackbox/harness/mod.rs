@@ -1,0 +1,110 @@
+//! What every black-box test uses: a server under test that the test gave its sockets, clients that
+//! send any bytes they like, and waiting without sleeping.
+//!
+//! The same tests run on real uWSGI (`SERVER_UNDER_TEST=uwsgi`, `UWSGI_BIN=...`). Where the two are
+//! meant to differ, the test names the line of README.md that says so, see [`differs`].
+
+pub mod http;
+pub mod server;
+pub mod uwsgi;
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// Which program the tests are run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    Rsgi,
+    Uwsgi,
+}
+
+/// The program under test, from `SERVER_UNDER_TEST`.
+pub fn subject() -> Subject {
+    match std::env::var("SERVER_UNDER_TEST").as_deref() {
+        Err(_) | Ok("") | Ok("rsgi") => Subject::Rsgi,
+        Ok("uwsgi") => Subject::Uwsgi,
+        Ok(other) => panic!("SERVER_UNDER_TEST is rsgi or uwsgi, not {other}"),
+    }
+}
+
+/// The executable under test.
+pub fn program() -> PathBuf {
+    match subject() {
+        Subject::Rsgi => std::env::var_os("RSGI_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_rsgi").into()).into(),
+        Subject::Uwsgi => {
+            std::env::var_os("UWSGI_BIN").unwrap_or_else(|| trouble("set UWSGI_BIN to uWSGI's executable")).into()
+        }
+    }
+}
+
+/// The folder of the package.
+pub fn package() -> PathBuf {
+    env!("CARGO_MANIFEST_DIR").into()
+}
+
+/// The folder of the applications that the tests serve.
+pub fn apps() -> PathBuf {
+    package().join("tests/apps")
+}
+
+/// How long something that must happen may take. uWSGI's hang-ups are expected in places, and
+/// waited for only as long as its own time-outs (4 s) need.
+pub fn patience() -> Duration {
+    match subject() {
+        Subject::Rsgi => Duration::from_secs(20),
+        Subject::Uwsgi => Duration::from_secs(7),
+    }
+}
+
+/// Waits until `done` is true; fails the test when it takes too long.
+#[track_caller]
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + patience();
+    while !done() {
+        assert!(Instant::now() < end, "waited too long until {what}");
+        // The pace of asking, not a guess of how long it takes.
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+thread_local! {
+    static TROUBLE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Fails the test because the harness itself could not work, which no expected difference excuses.
+#[track_caller]
+pub fn trouble(what: impl std::fmt::Display) -> ! {
+    TROUBLE.set(true);
+    panic!("{what}");
+}
+
+/// Lines of README.md's section "Differences from uWSGI", without their dashes.
+fn readme_differences() -> &'static [String] {
+    static LINES: OnceLock<Vec<String>> = OnceLock::new();
+    LINES.get_or_init(|| {
+        let text = std::fs::read_to_string(package().join("README.md")).expect("README.md");
+        let section = text.split("\n## Differences from uWSGI\n").nth(1).expect("README.md has the section");
+        let section = section.split("\n## ").next().unwrap_or(section);
+        section.lines().filter_map(|line| line.strip_prefix("- ")).map(str::to_owned).collect()
+    })
+}
+
+/// Runs a test of a behaviour in which rsgi differs from uWSGI. `line` is the line of README.md's
+/// "Differences from uWSGI" that says so. On rsgi the test must pass; on uWSGI it must fail, so that
+/// a difference that is none any more is noticed.
+#[track_caller]
+pub fn differs(line: &str, test: impl FnOnce()) {
+    assert!(
+        readme_differences().iter().any(|known| known == line),
+        "README.md, \"Differences from uWSGI\", lacks this line:\n- {line}"
+    );
+    if subject() == Subject::Rsgi {
+        return test();
+    }
+    let outcome = catch_unwind(AssertUnwindSafe(test));
+    assert!(!TROUBLE.get(), "the test could not be carried out on uWSGI");
+    assert!(outcome.is_err(), "uWSGI does not differ, yet README.md says so:\n- {line}");
+}

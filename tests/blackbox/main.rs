@@ -1,0 +1,15 @@
+//! Tests of the whole program from outside, on rsgi and, where it makes sense, on real uWSGI:
+//!
+//!     cargo test --test blackbox
+//!     SERVER_UNDER_TEST=uwsgi UWSGI_BIN=.../uwsgi cargo test --test blackbox
+
+#![allow(unreachable_pub)]
+
+mod bodies;
+mod config;
+mod harness;
+mod http;
+mod listeners;
+mod processes;
+mod protocol_uwsgi;
+mod wsgi;
