@@ -18,7 +18,7 @@ use crate::master::{self, Hooks, Start, Task};
 use crate::net::listener::{self, Listener};
 use crate::protocol::http::head::Limits;
 use crate::sys::process::{self, Fork};
-use crate::sys::{fd, user};
+use crate::sys::{self, fd, user};
 use crate::zygote::{self, Zygote};
 use crate::{exit, interpreter, logging, worker, wsgi};
 
@@ -189,7 +189,7 @@ fn plain(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "the directory does not exist; create it".into(),
         io::ErrorKind::PermissionDenied => "permission denied".into(),
-        _ => error.to_string(),
+        _ => sys::describe(error),
     }
 }
 
@@ -211,7 +211,7 @@ impl Made {
             && fs::metadata(path).is_ok_and(|found| found.ino() == *inode)
             && let Err(error) = fs::remove_file(path)
         {
-            log::warn!("cannot remove the pidfile {}: {error}", path.display());
+            log::warn!("cannot remove the pidfile {}: {}", path.display(), sys::describe(&error));
         }
     }
 }
@@ -236,6 +236,10 @@ fn serve(
     read: Box<dyn FnMut() -> Result<Settings, Vec<String>>>,
     fork: fn() -> io::Result<Fork>,
 ) -> u8 {
+    if let Err(error) = process::may_become(settings.uid, settings.gid) {
+        log::error!("uid, gid: {error}");
+        return exit::ERROR;
+    }
     let mut made = Made { pid: process::own_id(), pidfile: None };
     let listeners = match open_sockets(&settings, &passed) {
         Ok(listeners) => listeners,
@@ -262,7 +266,8 @@ fn serve(
 
 fn open_sockets(settings: &Settings, passed: &[RawFd]) -> Result<Vec<Listener>, Vec<String>> {
     if let Some(dir) = &settings.chdir {
-        std::env::set_current_dir(dir).map_err(|error| vec![format!("chdir = {}: {error}", dir.display())])?;
+        std::env::set_current_dir(dir)
+            .map_err(|error| vec![format!("chdir = {}: {}", dir.display(), plain(&error))])?;
     }
     let (options, warning) = master::bind_options(settings);
     if let Some(warning) = warning {

@@ -386,15 +386,18 @@ impl Master {
 
     /// An application or an interpreter that says why it cannot start. At the first boot that is the end.
     fn start_failed(&mut self, number: u32, code: u8, cause: &str) {
-        let what = if code == exit::NO_APP { "the application cannot be loaded" } else { "Python cannot be started" };
+        let text = match code {
+            exit::NO_APP => format!("the application cannot be loaded: {cause}"),
+            _ => cause.to_string(),
+        };
         self.note(number, |zygote| zygote.told = true);
         if self.children.stopping() {
             return;
         }
-        if self.generation_failed(number, &format!("{what}: {cause}")) {
+        if self.generation_failed(number, &text) {
             return;
         }
-        log::error!("{what}: {cause}");
+        log::error!("{text}");
         if !self.children.booted() && number == self.children.serving() {
             self.code = Some(code);
             self.children.end();
