@@ -255,7 +255,8 @@ fn serve(
     }
     introduce(&settings, &listeners);
     rename(title(&settings.process_names, &Role::Master));
-    let hooks = Hooks { read, fork, zygote: Box::new(run_zygote) };
+    let home_dir = start_dir.clone();
+    let hooks = Hooks { read, fork, zygote: Box::new(move |task| run_zygote(task, &home_dir)) };
     let outcome = master::run(Start { settings, listeners, passed, start_dir, hooks });
     if outcome.code != exit::OK || outcome.vacuum {
         made.remove(&outcome.listeners);
@@ -332,8 +333,16 @@ fn rename(title: Option<String>) {
 }
 
 /// The life of a zygote and, in the processes it forks, of a worker.
-fn run_zygote(task: Task) -> u8 {
+fn run_zygote(task: Task, start_dir: &Path) -> u8 {
     let Task { generation, control, master, settings, listeners, mailboxes, scoreboard } = task;
+    // The master may be elsewhere: it tries the configuration of another generation just now.
+    let dir = settings.chdir.as_deref().unwrap_or(start_dir);
+    if let Err(error) = std::env::set_current_dir(dir) {
+        log::warn!("chdir = {}: {}", dir.display(), plain(&error));
+    }
+    if let Some(mask) = settings.umask {
+        process::set_umask(mask);
+    }
     rename(title(&settings.process_names, &Role::Zygote));
     for (name, value) in &settings.env {
         process::set_variable(name, value);
