@@ -108,6 +108,16 @@ impl Work {
         })
     }
 
+    /// Nothing of one client may be seen by the next.
+    fn forget(&mut self) {
+        self.filled = 0;
+        self.scanned = 0;
+        self.request.clear();
+        self.incoming = None;
+        self.body = None;
+        self.streamed = None;
+    }
+
     /// The bytes that the request's spans refer to.
     pub(super) fn head(&self) -> &[u8] {
         &self.input[..self.request.head_len]
@@ -125,7 +135,8 @@ impl Spare {
         self.works.pop().unwrap_or_else(Work::new)
     }
 
-    fn give(&mut self, work: Box<Work>) {
+    fn give(&mut self, mut work: Box<Work>) {
+        work.forget();
         if self.works.len() < 4 && work.input.len() == READ {
             self.works.push(work);
         }
