@@ -117,7 +117,7 @@ fn request_lines_that_are_refused() {
             ("an unknown protocol", "GET / FOO/1.1\r\nHost: a\r\n\r\n", 400),
             ("a small http", "GET / http/1.1\r\nHost: a\r\n\r\n", 400),
             ("HTTP/2.0", "GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
-            ("HTTP/0.9", "GET / HTTP/0.9\r\nHost: a\r\n\r\n", 505),
+            ("HTTP/0.9", "GET / HTTP/0.9\r\nHost: a\r\n\r\n", 400),
             ("HTTP/1", "GET / HTTP/1\r\nHost: a\r\n\r\n", 400),
             ("garbage", "\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400),
             ("NUL in the path", "GET /a%00b HTTP/1.1\r\nHost: a\r\n\r\n", 400),
