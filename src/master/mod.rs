@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Settings;
-use crate::control::{ToWorker, ToZygote};
+use crate::control::{Retire, ToWorker, ToZygote};
 use crate::exit;
 use crate::mailbox::Mailboxes;
 use crate::net::listener::Listener;
@@ -246,7 +246,7 @@ impl Master {
                 }
                 if let Some((_, control)) = self.controls.iter().find(|(known, _)| *known == key) {
                     // One that cannot hear it is dying, or is killed when its time is over.
-                    let _ = fd::send(control, &ToWorker::Retire(how).encode(), None);
+                    let _ = fd::send(control, &ToWorker::Retire { how, heirs: self.heirs(how) }.encode(), None);
                 }
             }
             Action::Kill { key, overdue } => {
@@ -334,6 +334,18 @@ impl Master {
 
     fn generation(&mut self, number: u32) -> Option<&mut Generation> {
         self.generations.iter_mut().find(|generation| generation.number == number)
+    }
+
+    /// How many workers can take over the idle connections of one that retires.
+    fn heirs(&self, how: Retire) -> u32 {
+        let serving = self.children.serving();
+        match how {
+            Retire::Stop => 0,
+            Retire::Replaced => {
+                let known = self.generations.iter().find(|known| known.number == serving);
+                known.map_or(0, |generation| generation.settings.processes)
+            }
+        }
     }
 
     fn board(&self, number: u32) -> Option<Arc<Scoreboard>> {

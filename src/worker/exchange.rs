@@ -64,7 +64,7 @@ impl Connection {
     fn fix_head(&mut self, head: &mut Head, total: Option<u64>) {
         let date = self.worker.date.current();
         // `http-keepalive = 0`: every response ends its connection.
-        let keep_alive = !self.worker.is_retiring() && !self.worker.options.timeouts.keep_alive.is_zero();
+        let keep_alive = !self.worker.is_closing() && !self.worker.options.timeouts.keep_alive.is_zero();
         let protocol = self.local().protocol;
         let work = self.work_mut();
         // The close must be announced in the head; what the application will still read is not known now.
