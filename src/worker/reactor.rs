@@ -152,6 +152,15 @@ pub(super) enum Patience {
     Wait,
 }
 
+/// What came of letting a connection wait.
+enum Parked {
+    Asleep,
+    /// The driver waits already, for longer than this connection can.
+    TooLate,
+    /// Something happened to it while it was away.
+    Missed(Box<Connection>, What),
+}
+
 enum Pick {
     Request(Box<Connection>),
     Connection(Box<Connection>, What),
@@ -230,15 +239,12 @@ impl Reactor {
         back: Back,
         patience: Patience,
     ) -> Option<Box<Connection>> {
-        if let Back::Served(mut connection) = back {
-            let step = connection.after_response(spare);
-            // A pipelined request goes behind those who wait already.
-            if let Some(connection) = self.settle(connection, step) {
-                self.lock().requests.push_back(connection);
-            }
-        }
+        let mut held = match back {
+            Back::Nothing => None,
+            Back::Served(connection) => self.put_back(worker, connection, spare),
+        };
         loop {
-            let mut state = self.lock();
+            let mut state = held.take().unwrap_or_else(|| self.lock());
             match state.pick() {
                 Pick::Request(connection) => return Some(connection),
                 Pick::Nothing if patience == Patience::None => return None,
@@ -270,6 +276,39 @@ impl Reactor {
                 }
             }
         }
+    }
+
+    /// Puts a connection back whose request was served. The lock is kept where it had to be taken: the next pick needs it.
+    fn put_back(
+        &self,
+        worker: &Worker,
+        mut connection: Box<Connection>,
+        spare: &mut Spare,
+    ) -> Option<MutexGuard<'_, State>> {
+        let step = connection.after_response(spare);
+        let connection = match (step, connection.token) {
+            (Step::Wait, Some(token)) if !worker.is_retiring() => {
+                let mut state = self.lock();
+                match state.park(connection, token) {
+                    Parked::Asleep => return Some(state),
+                    Parked::TooLate => {
+                        drop(state);
+                        self.interrupt();
+                        return None;
+                    }
+                    Parked::Missed(mut connection, what) => {
+                        drop(state);
+                        let step = connection.meet(what.as_ready(), spare);
+                        self.settle(connection, step)
+                    }
+                }
+            }
+            _ => self.settle(connection, step),
+        };
+        // A pipelined request goes behind those who wait already.
+        let mut state = self.lock();
+        state.requests.extend(connection);
+        Some(state)
     }
 
     /// The standby thread's turn as driver: does all I/O that is known, hands complete requests to sleeping app
@@ -525,31 +564,24 @@ impl Reactor {
                 continue;
             };
             let mut state = self.lock();
-            let slot = &mut state.slots[token];
             if step == Step::Again {
-                slot.connection = Some(connection);
+                state.slots[token].connection = Some(connection);
                 state.events.push_back(Event { token, what: What::Ready { half_closed: false } });
                 return None;
             }
-            if let Some(what) = slot.missed.take() {
-                drop(state);
-                step = connection.meet(what.as_ready(), &mut Spare::default());
-                continue;
-            }
-            if connection.deadline < slot.timer {
-                slot.timer = connection.deadline;
-                let entry = Reverse((connection.deadline, token));
-                slot.connection = Some(connection);
-                state.timers.push(entry);
-                // Somebody else waits already, for too long.
-                if entry.0.0 < state.wakes_at && state.driver != Driver::Nobody {
+            match state.park(connection, token) {
+                Parked::Asleep => return None,
+                Parked::TooLate => {
                     drop(state);
                     self.interrupt();
+                    return None;
                 }
-            } else {
-                slot.connection = Some(connection);
+                Parked::Missed(again, what) => {
+                    drop(state);
+                    connection = again;
+                    step = connection.meet(what.as_ready(), &mut Spare::default());
+                }
             }
-            return None;
         }
     }
 
@@ -751,6 +783,22 @@ impl Reactor {
 }
 
 impl State {
+    /// Lets a connection wait in its slot until something happens to it.
+    fn park(&mut self, connection: Box<Connection>, token: usize) -> Parked {
+        let slot = &mut self.slots[token];
+        if let Some(what) = slot.missed.take() {
+            return Parked::Missed(connection, what);
+        }
+        let deadline = connection.deadline;
+        slot.connection = Some(connection);
+        if deadline >= slot.timer {
+            return Parked::Asleep;
+        }
+        slot.timer = deadline;
+        self.timers.push(Reverse((deadline, token)));
+        if deadline < self.wakes_at && self.driver != Driver::Nobody { Parked::TooLate } else { Parked::Asleep }
+    }
+
     fn pick(&mut self) -> Pick {
         if let Some(connection) = self.requests.pop_front() {
             return Pick::Request(connection);
