@@ -185,8 +185,10 @@ impl Master {
             let now = monotonic_ms();
             let limit = self.children.deadline(now).map(|at| Duration::from_millis(at - now));
             if let Err(error) = self.wait(limit) {
-                log::error!("the master cannot wait for its children: {error}");
+                log::error!("the master cannot wait for its children: {error}; stopping at once");
                 self.children.end();
+                std::thread::sleep(Duration::from_millis(100));
+                self.reap();
             }
         }
     }
