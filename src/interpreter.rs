@@ -45,16 +45,18 @@ enum Home {
 /// # Errors
 /// One line: what is wrong with the home or the interpreter, where it was asked for, what to do.
 pub fn start(spec: &Spec) -> Result<(), String> {
+    // SAFETY: may be called at any time, by its documentation.
+    let runs = unsafe { ffi::Py_IsInitialized() } != 0;
     let home = match &spec.home {
         Some((path, origin)) => {
             let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
             let kind = examine_home(&path, origin, running_version())?;
             Some((path, kind))
         }
-        None => None,
+        // A Python that runs knows its own environment better than a variable.
+        None if runs => None,
+        None => active_venv(),
     };
-    // SAFETY: may be called at any time, by its documentation.
-    let runs = unsafe { ffi::Py_IsInitialized() } != 0;
     if runs {
         if let Some((path, Home::Installation)) = &home {
             return Err(format!(
@@ -67,6 +69,19 @@ pub fn start(spec: &Spec) -> Result<(), String> {
         initialize(home.as_ref())?;
     }
     Python::attach(|py| settle(py, runs, home.as_ref())).map_err(|error| format!("Python could not be set up: {error}"))
+}
+
+/// The virtual environment that the shell activated. Nobody wrote it for us, so one that does not fit is only warned of.
+fn active_venv() -> Option<(PathBuf, Home)> {
+    let path = PathBuf::from(std::env::var_os("VIRTUAL_ENV").filter(|path| !path.is_empty())?);
+    match examine_home(&path, "VIRTUAL_ENV", running_version()) {
+        Ok(kind @ Home::Venv { .. }) => Some((path, kind)),
+        Ok(Home::Installation) => None,
+        Err(cause) => {
+            log::warn!("{cause}; going on without it");
+            None
+        }
+    }
 }
 
 /// `major.minor` of the libpython in this process.

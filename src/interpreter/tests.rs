@@ -114,6 +114,7 @@ fn a_home_that_cannot_work_is_refused_in_one_line() {
 fn run_child(role: &str, environment: &[(&str, &str)]) -> String {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "interpreter::tests::child", "--ignored", "--nocapture", "--test-threads=1"])
+        .env_remove("VIRTUAL_ENV")
         .env("RSGI_TEST_ROLE", role)
         .envs(environment.iter().copied())
         .stdin(Stdio::null())
@@ -135,9 +136,12 @@ fn run(py: Python<'_>, code: &str) {
 fn child() {
     let Ok(role) = std::env::var("RSGI_TEST_ROLE") else { return };
     let home = std::env::var("RSGI_TEST_HOME").ok().map(|home| (home.into(), "test".to_string()));
+    if role == "adopt" {
+        start(&Spec::default()).unwrap();
+    }
     start(&Spec { home }).unwrap();
     match role.as_str() {
-        "facts" => Python::attach(|py| {
+        "facts" | "adopt" => Python::attach(|py| {
             run(py, FACTS);
         }),
         "fork" => Python::attach(|py| {
@@ -211,10 +215,21 @@ fn a_virtual_environment_is_used() {
     let (major, minor) = running_version();
     let packages = venv.join(format!("lib/python{major}.{minor}/site-packages"));
     fs::write(packages.join("only_in_this_venv.py"), "name = 'found'").unwrap();
-    let text = run_child("facts", &[("RSGI_TEST_HOME", venv.to_str().unwrap())]);
-    for fact in ["[venv=True]", "[package=found]", "[real=True]"] {
-        assert!(text.contains(fact), "{fact}: {text}");
+    let venv = venv.to_str().unwrap();
+    for (role, variable) in [
+        ("facts", "RSGI_TEST_HOME"),
+        // Activated by the shell.
+        ("facts", "VIRTUAL_ENV"),
+        // The interpreter runs before we come.
+        ("adopt", "RSGI_TEST_HOME"),
+    ] {
+        let text = run_child(role, &[(variable, venv)]);
+        for fact in ["[venv=True]", "[package=found]", "[real=True]"] {
+            assert!(text.contains(fact), "{role} {variable}: {fact}: {text}");
+        }
     }
+    let text = run_child("facts", &[("VIRTUAL_ENV", "/no/such/venv")]);
+    assert!(text.contains("[venv=False]"), "{text}");
 }
 
 #[test]

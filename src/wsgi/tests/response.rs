@@ -316,3 +316,33 @@ fn a_head_request_runs_the_application() {
     let done = serve(&source, Fake::http("HEAD / HTTP/1.1\nHost: h", Body::Empty));
     assert_eq!((done.text().as_str(), done.outcome), ("HEAD", Outcome::Finished));
 }
+
+#[test]
+fn the_validator_of_the_standard_library_has_no_complaint() {
+    let source = "
+import warnings
+from wsgiref.validate import validator
+warnings.simplefilter('error')
+@validator
+def checked(environ, start_response):
+    body = environ['wsgi.input'].read(100)
+    environ['wsgi.errors'].write('checked\\n')
+    write = start_response('200 OK', [('Content-Type', 'text/plain'), ('X-Body', body.decode())])
+    write(b'written ')
+    return [b'returned']
+def application(environ, start_response):
+    # What the validator gives is no list, so this is the streamed way.
+    return checked(environ, start_response)
+";
+    let vars = [
+        ("REQUEST_METHOD", "GET"),
+        ("PATH_INFO", "/"),
+        ("SERVER_NAME", "s"),
+        ("SERVER_PORT", "80"),
+        ("SERVER_PROTOCOL", "HTTP/1.1"),
+    ];
+    for fake in [Fake::post(b"sent"), Fake::get("/x?y"), Fake::uwsgi(&vars)] {
+        let (done, log) = with_log(|| serve(source, fake));
+        assert_eq!((done.text().as_str(), done.outcome), ("written returned", Outcome::Finished), "{log}");
+    }
+}
