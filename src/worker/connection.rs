@@ -125,8 +125,15 @@ impl Spare {
         self.works.pop().unwrap_or_else(Work::new)
     }
 
-    fn give(&mut self, work: Box<Work>) {
+    fn give(&mut self, mut work: Box<Work>) {
         if self.works.len() < 4 && work.input.len() == READ {
+            // A refused request leaves its bytes behind; the next connection must not begin with them.
+            work.filled = 0;
+            work.scanned = 0;
+            work.request.clear();
+            work.incoming = None;
+            work.body = None;
+            work.streamed = None;
             self.works.push(work);
         }
     }
