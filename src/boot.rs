@@ -18,7 +18,7 @@ use crate::master::{self, Hooks, Start, Task};
 use crate::net::listener::{self, Listener};
 use crate::protocol::http::head::Limits;
 use crate::sys::process::{self, Fork};
-use crate::sys::{fd, user};
+use crate::sys::{self, fd, user};
 use crate::zygote::{self, Zygote};
 use crate::{exit, interpreter, logging, worker, wsgi};
 
@@ -176,13 +176,12 @@ fn set_up_process(settings: &Settings) -> Result<(), String> {
         });
         redirected.map_err(|error| format!("logto = {}: {}", path.display(), plain(&error)))?;
     }
-    let limit = match settings.max_fd {
+    match settings.max_fd {
         Some(wanted) => fd::set_limit(wanted).map_err(|error| format!("max-fd = {wanted}: {}", plain(&error))),
         None => {
             fd::raise_limit().map(|_| ()).map_err(|error| format!("the descriptor limit cannot be raised: {error}"))
         }
-    };
-    limit
+    }
 }
 
 /// An error in words, without Rust's number.
@@ -190,7 +189,7 @@ fn plain(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "the directory does not exist; create it".into(),
         io::ErrorKind::PermissionDenied => "permission denied".into(),
-        _ => error.to_string(),
+        _ => sys::describe(error),
     }
 }
 
@@ -212,7 +211,7 @@ impl Made {
             && fs::metadata(path).is_ok_and(|found| found.ino() == *inode)
             && let Err(error) = fs::remove_file(path)
         {
-            log::warn!("cannot remove the pidfile {}: {error}", path.display());
+            log::warn!("cannot remove the pidfile {}: {}", path.display(), sys::describe(&error));
         }
     }
 }
@@ -237,6 +236,10 @@ fn serve(
     read: Box<dyn FnMut() -> Result<Settings, Vec<String>>>,
     fork: fn() -> io::Result<Fork>,
 ) -> u8 {
+    if let Err(error) = process::may_become(settings.uid, settings.gid) {
+        log::error!("uid, gid: {error}");
+        return exit::ERROR;
+    }
     let mut made = Made { pid: process::own_id(), pidfile: None };
     let listeners = match open_sockets(&settings, &passed) {
         Ok(listeners) => listeners,
@@ -252,7 +255,8 @@ fn serve(
     }
     introduce(&settings, &listeners);
     rename(title(&settings.process_names, &Role::Master));
-    let hooks = Hooks { read, fork, zygote: Box::new(run_zygote) };
+    let home_dir = start_dir.clone();
+    let hooks = Hooks { read, fork, zygote: Box::new(move |task| run_zygote(task, &home_dir)) };
     let outcome = master::run(Start { settings, listeners, passed, start_dir, hooks });
     if outcome.code != exit::OK || outcome.vacuum {
         made.remove(&outcome.listeners);
@@ -263,7 +267,8 @@ fn serve(
 
 fn open_sockets(settings: &Settings, passed: &[RawFd]) -> Result<Vec<Listener>, Vec<String>> {
     if let Some(dir) = &settings.chdir {
-        std::env::set_current_dir(dir).map_err(|error| vec![format!("chdir = {}: {error}", dir.display())])?;
+        std::env::set_current_dir(dir)
+            .map_err(|error| vec![format!("chdir = {}: {}", dir.display(), plain(&error))])?;
     }
     let (options, warning) = master::bind_options(settings);
     if let Some(warning) = warning {
@@ -328,8 +333,16 @@ fn rename(title: Option<String>) {
 }
 
 /// The life of a zygote and, in the processes it forks, of a worker.
-fn run_zygote(task: Task) -> u8 {
+fn run_zygote(task: Task, start_dir: &Path) -> u8 {
     let Task { generation, control, master, settings, listeners, mailboxes, scoreboard } = task;
+    // The master may be elsewhere: it tries the configuration of another generation just now.
+    let dir = settings.chdir.as_deref().unwrap_or(start_dir);
+    if let Err(error) = std::env::set_current_dir(dir) {
+        log::warn!("chdir = {}: {}", dir.display(), plain(&error));
+    }
+    if let Some(mask) = settings.umask {
+        process::set_umask(mask);
+    }
     rename(title(&settings.process_names, &Role::Zygote));
     for (name, value) in &settings.env {
         process::set_variable(name, value);

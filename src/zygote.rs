@@ -17,6 +17,7 @@ use crate::control::{FromZygote, MAX_MESSAGE, ToZygote};
 use crate::exit;
 use crate::interpreter::{self, Spec};
 use crate::scoreboard::Scoreboard;
+use crate::sys;
 use crate::sys::fd::{self, Received};
 use crate::sys::process::{self, Fork};
 use crate::sys::signal::{self, Signal};
@@ -94,7 +95,9 @@ pub fn run(zygote: Zygote, worker: impl FnOnce(Birth, Load) -> u8) -> u8 {
     match serve_forks(&zygote) {
         None => exit::OK,
         Some((id, control)) => {
-            let Zygote { apps: spec, lazy, .. } = zygote;
+            // Held open here, it would never come to its end for the zygote.
+            let Zygote { apps: spec, lazy, control: zygotes_own, .. } = zygote;
+            drop(zygotes_own);
             let load: Load = match apps {
                 Some(apps) => Box::new(move || Ok(apps)),
                 None => Box::new(move || import(&spec)),
@@ -193,7 +196,7 @@ fn serve_forks(zygote: &Zygote) -> Option<(u32, OwnedFd)> {
                 zygote.scoreboard.worker(id).reset(process::own_id(), zygote.generation);
                 return Some((id, control));
             }
-            Err(error) => tell(&zygote.control, &FromZygote::ForkFailed { id, reason: error.to_string() }),
+            Err(error) => tell(&zygote.control, &FromZygote::ForkFailed { id, reason: sys::describe(&error) }),
         }
     }
 }

@@ -116,8 +116,9 @@ pub struct Worker {
 
 #[derive(Debug, Default)]
 struct Slot {
-    /// Its last process died before it was ready.
+    /// Its last process died before it was ready, then.
     failed: bool,
+    failed_at: Millis,
     /// Processes in a row that died just after they were ready.
     quick: u32,
     not_before: Millis,
@@ -193,6 +194,7 @@ impl Generation {
         self.next_try = now + back_off(self.failures);
         if let Some(slot) = self.slot(id) {
             slot.failed = true;
+            slot.failed_at = now;
         }
     }
 }
@@ -531,16 +533,15 @@ impl Children {
     /// The workers to fork in a generation: number of the generation, worker and lane.
     fn forks(&self, generation: &Generation, now: Millis, out: &mut Vec<(u32, u32, u32)>) {
         let young = |id| self.holder(generation.number, id).is_some_and(|w| w.phase != Phase::Ready);
-        let mut trying = generation.ids().zip(&generation.slots).any(|(id, slot)| slot.failed && young(id));
-        for (id, slot) in generation.ids().zip(&generation.slots) {
-            if self.holder(generation.number, id).is_some() || now < slot.not_before {
+        let trying = generation.ids().zip(&generation.slots).any(|(id, slot)| slot.failed && young(id));
+        // Of those that failed, the one that has waited longest is tried, as the fault may lie in one number only.
+        let missing = |(id, _): &(u32, &Slot)| self.holder(generation.number, *id).is_none();
+        let failed = generation.ids().zip(&generation.slots).filter(missing).filter(|(_, slot)| slot.failed);
+        let next = failed.min_by_key(|(_, slot)| slot.failed_at).map(|(id, _)| id);
+        let next = next.filter(|_| !trying && now >= generation.next_try);
+        for (id, slot) in generation.ids().zip(&generation.slots).filter(missing) {
+            if now < slot.not_before || slot.failed && next != Some(id) {
                 continue;
-            }
-            if slot.failed {
-                if trying || now < generation.next_try {
-                    continue;
-                }
-                trying = true;
             }
             let taken = |lane| self.workers.iter().any(|worker| worker.id == id && worker.lane == lane);
             // Without a free lane it waits until an old process of this number is gone.

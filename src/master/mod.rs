@@ -86,7 +86,8 @@ struct Generation {
 
 struct Zygote {
     pid: i32,
-    control: OwnedFd,
+    /// None: it closed its end, and its death is awaited.
+    control: Option<OwnedFd>,
     ready: bool,
     /// It said why it ends.
     told: bool,
@@ -192,8 +193,9 @@ impl Master {
     /// Waits for something to happen, and hears it all.
     fn wait(&mut self, limit: Option<Duration>) -> io::Result<()> {
         let mut fds: Vec<BorrowedFd<'_>> = self.signals.iter().map(Blocked::as_fd).collect();
-        let zygotes: Vec<u32> = self.generations.iter().filter(|g| g.zygote.is_some()).map(|g| g.number).collect();
-        fds.extend(self.generations.iter().filter_map(|g| g.zygote.as_ref()).map(|zygote| zygote.control.as_fd()));
+        let heard = |generation: &Generation| generation.zygote.as_ref().is_some_and(|zygote| zygote.control.is_some());
+        let zygotes: Vec<u32> = self.generations.iter().filter(|g| heard(g)).map(|g| g.number).collect();
+        fds.extend(self.generations.iter().filter_map(|g| g.zygote.as_ref()?.control.as_ref()).map(AsFd::as_fd));
         let workers: Vec<u32> = self.controls.iter().map(|(key, _)| *key).collect();
         fds.extend(self.controls.iter().map(|(_, control)| control.as_fd()));
         let readable = fd::wait_readable(&fds, limit)?;
@@ -241,11 +243,25 @@ impl Master {
 
     fn hear_zygote(&mut self, number: u32) {
         loop {
-            let Some(zygote) = self.generations.iter().find(|g| g.number == number).and_then(|g| g.zygote.as_ref())
-            else {
+            let Some(zygote) = self.generation(number).and_then(|generation| generation.zygote.as_mut()) else {
                 return;
             };
-            let Some(message) = next_message(&zygote.control, FromZygote::decode) else { return };
+            let Some(control) = &zygote.control else { return };
+            let mut buffer = [0; MAX_MESSAGE];
+            let message = match fd::receive(control, &mut buffer, false) {
+                Ok(Received::Message(len, _)) => FromZygote::decode(&buffer[..len]),
+                Ok(Received::End) => {
+                    // It ends, or the application closed its descriptors at import: it is of no more use.
+                    zygote.control = None;
+                    process::send_signal(zygote.pid, Signal::SIGKILL);
+                    return;
+                }
+                Err(_) => return,
+            };
+            let Some(message) = message else {
+                log::warn!("the zygote of generation {number} said something that is not understood");
+                continue;
+            };
             let now = monotonic_ms();
             match message {
                 FromZygote::Ready => {
@@ -263,10 +279,12 @@ impl Master {
                     }
                 }
                 FromZygote::ForkFailed { id, reason } => {
-                    log::error!("worker {id} cannot be forked: {reason}");
+                    let text = format!("worker {id} cannot be forked: {reason}");
                     if let Some(key) = self.children.fork_failed(number, id, now) {
                         self.controls.retain(|(known, _)| *known != key);
-                        self.generation_failed(number, &format!("worker {id} cannot be forked: {reason}"));
+                    }
+                    if !self.generation_failed(number, &text) {
+                        log::error!("{text}");
                     }
                 }
             }
@@ -349,10 +367,9 @@ impl Master {
         let Some(zygote) = zygote else { return };
         let when = if zygote.ready { "" } else { " before it was ready" };
         let text = format!("the zygote of generation {number} (pid {}) {end}{when}", zygote.pid);
-        if !zygote.told {
+        if !self.generation_failed(number, &text) && !zygote.told {
             log::error!("{text}");
         }
-        self.generation_failed(number, &text);
         if number == self.children.serving()
             && let Some(at) = self.children.deadline(now)
         {
@@ -372,48 +389,57 @@ impl Master {
             board.slot(worker.id, worker.lane).set_state(State::Empty);
         }
         let (bad, text) = words::last_words(&worker, end, current.as_ref(), now);
+        let early = matches!(worker.phase, children::Phase::Asked | children::Phase::Starting);
+        if early && self.generation_failed(worker.generation, &text) {
+            return;
+        }
         if bad && !(stopping && matches!(end, End::Killed(9, _))) {
             log::error!("{text}");
         } else {
             log::info!("{text}");
         }
-        if matches!(worker.phase, children::Phase::Asked | children::Phase::Starting) {
-            self.generation_failed(worker.generation, &text);
-        }
     }
 
     /// An application or an interpreter that says why it cannot start. At the first boot that is the end.
     fn start_failed(&mut self, number: u32, code: u8, cause: &str) {
-        let what = if code == exit::NO_APP { "the application cannot be loaded" } else { "Python cannot be started" };
+        let text = match code {
+            exit::NO_APP => format!("the application cannot be loaded: {cause}"),
+            _ => cause.to_string(),
+        };
         self.note(number, |zygote| zygote.told = true);
         if self.children.stopping() {
             return;
         }
-        log::error!("{what}: {cause}");
+        if self.generation_failed(number, &text) {
+            return;
+        }
+        log::error!("{text}");
         if !self.children.booted() && number == self.children.serving() {
             self.code = Some(code);
             self.children.end();
-        } else {
-            self.generation_failed(number, &format!("{what}: {cause}"));
         }
     }
 
-    /// Something of a generation failed. If a reload prepares it, that is given up.
-    fn generation_failed(&mut self, number: u32, why: &str) {
-        if self.children.incoming() == Some(number) {
-            self.children.abort_reload();
-            log::error!("reload failed ({why}); generation {} goes on serving as before", self.children.serving());
-            self.drop_sockets(number);
+    /// Something of a generation failed. If a reload prepares it, that is given up; true then, and all is said.
+    fn generation_failed(&mut self, number: u32, why: &str) -> bool {
+        if self.children.incoming() != Some(number) {
+            return false;
         }
+        self.children.abort_reload();
+        log::error!("reload failed ({why}); generation {} goes on serving as before", self.children.serving());
+        self.drop_sockets(number);
+        true
     }
 
     fn perform(&mut self, action: Action) {
         match action {
             Action::SpawnZygote { generation } => {
                 if let Err(error) = self.spawn_zygote(generation) {
-                    log::error!("the zygote of generation {generation} cannot be forked: {error}");
+                    let text = format!("the zygote of generation {generation} cannot be forked: {error}");
                     self.children.zygote_not_spawned(generation, monotonic_ms());
-                    self.generation_failed(generation, &error.to_string());
+                    if !self.generation_failed(generation, &text) {
+                        log::error!("{text}");
+                    }
                 }
             }
             Action::KillZygote { generation } => {
@@ -466,13 +492,16 @@ impl Master {
             .iter_mut()
             .find(|generation| generation.number == number)
             .ok_or_else(|| io::Error::other("no such generation"))?;
-        // The rule for every process that forks here: what another thread holds locked stays locked in the child.
-        debug_assert_eq!(process::thread_count(), 1, "the master has one thread");
+        // The rule for every process that forks here: what another thread holds locked stays locked in the child. Only where
+        // we are guests of an interpreter can there be others.
+        if process::thread_count() != 1 {
+            log::warn!("the master forks with other threads beside it: {}", process::other_thread_names().join(", "));
+        }
         let master = process::own_id();
         match (self.hooks.fork)()? {
             Fork::Parent(pid) => {
                 log::debug!("the zygote of generation {number} is process {pid}");
-                generation.zygote = Some(Zygote { pid, control: ours, ready: false, told: false });
+                generation.zygote = Some(Zygote { pid, control: Some(ours), ready: false, told: false });
                 self.children.zygote_spawned(number);
                 Ok(())
             }
@@ -511,10 +540,10 @@ impl Master {
         let (ours, theirs) = fd::message_pair()?;
         let generation = self.generations.iter().find(|generation| generation.number == number);
         let (zygote, board) = generation
-            .and_then(|generation| Some((generation.zygote.as_ref()?, &generation.scoreboard)))
+            .and_then(|generation| Some((generation.zygote.as_ref()?.control.as_ref()?, &generation.scoreboard)))
             .ok_or_else(|| io::Error::other("there is none"))?;
         board.slot(id, lane).reset(0, number);
-        fd::send(&zygote.control, &ToZygote::Fork { id, lane }.encode(), Some(theirs.as_fd()))?;
+        fd::send(zygote, &ToZygote::Fork { id, lane }.encode(), Some(theirs.as_fd()))?;
         self.controls.push((key, ours));
         Ok(())
     }
@@ -552,14 +581,5 @@ impl Master {
                 log::info!("status: {}", words::status(worker, &board, now));
             }
         }
-    }
-}
-
-/// The next message of a child, if there is one.
-fn next_message<T>(control: &OwnedFd, decode: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
-    let mut buffer = [0; MAX_MESSAGE];
-    match fd::receive(control, &mut buffer, false) {
-        Ok(Received::Message(len, _)) => decode(&buffer[..len]),
-        Ok(Received::End) | Err(_) => None,
     }
 }

@@ -8,6 +8,7 @@ use super::{Generation, Master, words};
 use crate::config::Settings;
 use crate::net::listener::{self, BindOptions, Listener};
 use crate::scoreboard::Scoreboard;
+use crate::sys;
 use crate::sys::clock::monotonic_ms;
 
 /// How the sockets of a configuration are bound; a warning when the queue is shorter than asked.
@@ -68,7 +69,7 @@ impl Master {
         let settings = (self.hooks.read)()?;
         if let Some(dir) = &settings.chdir {
             std::env::set_current_dir(dir)
-                .map_err(|error| vec![format!("chdir: cannot go to {}: {error}", dir.display())])?;
+                .map_err(|error| vec![format!("chdir = {}: {}", dir.display(), sys::describe(&error))])?;
         }
         let serving = self.children.serving();
         let existing: Vec<Listener> = self

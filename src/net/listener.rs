@@ -17,7 +17,7 @@ use socket2::{Domain, SockAddr, SockRef, Socket as Raw, Type};
 use crate::config::Socket;
 use crate::net::address::Address;
 use crate::protocol::Protocol;
-use crate::sys::fd;
+use crate::sys::{self, fd};
 
 /// First descriptor that systemd passes.
 const SYSTEMD_FIRST: RawFd = 3;
@@ -76,7 +76,7 @@ impl Listener {
             && fs::symlink_metadata(path).is_ok_and(|found| found.ino() == *inode)
             && let Err(error) = fs::remove_file(path)
         {
-            log::warn!("cannot remove the socket {}: {error}", path.display());
+            log::warn!("cannot remove the socket {}: {}", path.display(), sys::describe(&error));
         }
     }
 }
@@ -165,7 +165,7 @@ pub fn open(sockets: &[Socket], existing: &[Listener], options: &BindOptions) ->
             .find(|known| known.asked == name && made.iter().all(|(_, taken)| taken.address != known.address));
         match known.map(|known| known.try_clone()) {
             Some(Ok(listener)) => made.push((index, Listener { protocol: socket.protocol, ..listener })),
-            Some(Err(error)) => errors.push(failure(socket, &format!("{error}"))),
+            Some(Err(error)) => errors.push(failure(socket, &sys::describe(&error))),
             None => fresh.push((index, socket)),
         }
     }
@@ -214,7 +214,7 @@ pub fn bind(socket: &Socket, options: &BindOptions) -> Result<Listener, String> 
     };
     let (raw, address, unlink) = bound.map_err(|why| failure(socket, &why))?;
     let _ = raw.set_tcp_nodelay(true); // Accepted streams inherit it; unix sockets refuse it.
-    raw.set_nonblocking(true).map_err(|error| failure(socket, &error.to_string()))?;
+    raw.set_nonblocking(true).map_err(|error| failure(socket, &sys::describe(&error)))?;
     Ok(Listener {
         fd: raw.into(),
         address,
@@ -238,7 +238,7 @@ fn explain(error: &io::Error, hint: &str) -> String {
         ErrorKind::AddrNotAvailable => "this machine has no such address",
         ErrorKind::PermissionDenied => "permission denied",
         ErrorKind::NotFound => "the directory does not exist",
-        _ => return if hint.is_empty() { error.to_string() } else { format!("{error}; {hint}") },
+        _ => &sys::describe(error),
     };
     if hint.is_empty() { what.into() } else { format!("{what}; {hint}") }
 }
@@ -278,8 +278,8 @@ fn bind_tcp(host: &str, port: u16, options: &BindOptions) -> Result<Bound, Strin
 
 fn bind_unix(path: &Path, options: &BindOptions) -> Result<Bound, String> {
     make_way(path)?;
-    let address = SockAddr::unix(path).map_err(|error| error.to_string())?;
-    let raw = Raw::new(Domain::UNIX, Type::STREAM.cloexec(), None).map_err(|error| error.to_string())?;
+    let address = SockAddr::unix(path).map_err(|error| sys::describe(&error))?;
+    let raw = Raw::new(Domain::UNIX, Type::STREAM.cloexec(), None).map_err(|error| sys::describe(&error))?;
     raw.bind(&address).map_err(|error| {
         let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let hint = match error.kind() {
@@ -291,13 +291,14 @@ fn bind_unix(path: &Path, options: &BindOptions) -> Result<Bound, String> {
     })?;
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     let finish = || {
-        let inode = fs::symlink_metadata(path).map_err(|error| error.to_string())?.ino();
+        let inode = fs::symlink_metadata(path).map_err(|error| sys::describe(&error))?.ino();
         give_away(path, options)?;
         if let Some(mode) = options.mode {
-            fs::set_permissions(path, fs::Permissions::from_mode(mode))
-                .map_err(|error| format!("cannot set its mode to {mode:o} (chmod-socket): {error}"))?;
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|error| {
+                format!("cannot set its mode to {mode:o} (chmod-socket): {}", sys::describe(&error))
+            })?;
         }
-        raw.listen(options.backlog).map_err(|error| error.to_string())?;
+        raw.listen(options.backlog).map_err(|error| sys::describe(&error))?;
         Ok(inode)
     };
     match finish() {
@@ -312,14 +313,14 @@ fn bind_unix(path: &Path, options: &BindOptions) -> Result<Bound, String> {
 /// Gives the socket file to `chown-socket`, else to the user that the workers run as.
 fn give_away(path: &Path, options: &BindOptions) -> Result<(), String> {
     let (uid, gid) = options.chown.unwrap_or(options.runs_as);
-    let found = fs::symlink_metadata(path).map_err(|error| error.to_string())?;
+    let found = fs::symlink_metadata(path).map_err(|error| sys::describe(&error))?;
     if uid.is_none_or(|uid| uid == found.uid()) && gid.is_none_or(|gid| gid == found.gid()) {
         return Ok(());
     }
     std::os::unix::fs::lchown(path, uid, gid).map_err(|error| {
         let show = |id: Option<u32>| id.map_or_else(|| "-".into(), |id| id.to_string());
         let option = if options.chown.is_some() { "chown-socket" } else { "uid and gid" };
-        format!("cannot give it to {}:{} ({option}): {error}", show(uid), show(gid))
+        format!("cannot give it to {}:{} ({option}): {}", show(uid), show(gid), sys::describe(&error))
     })
 }
 
@@ -331,8 +332,8 @@ fn make_way(path: &Path) -> Result<(), String> {
         return Err("the file exists and is not a socket; remove it or choose another path".into());
     }
     let probe =
-        Raw::new(Domain::UNIX, Type::STREAM.cloexec().nonblocking(), None).map_err(|error| error.to_string())?;
-    let address = SockAddr::unix(path).map_err(|error| error.to_string())?;
+        Raw::new(Domain::UNIX, Type::STREAM.cloexec().nonblocking(), None).map_err(|error| sys::describe(&error))?;
+    let address = SockAddr::unix(path).map_err(|error| sys::describe(&error))?;
     match probe.connect(&address) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path)
             .map_err(|error| explain(&error, "the old socket file is in the way and cannot be removed")),
@@ -352,7 +353,7 @@ fn bind_abstract(name: &str, options: &BindOptions) -> Result<Bound, String> {
     })();
     let listener = bound.map_err(|error| explain(&error, "stop the server that has it, or choose another name"))?;
     let raw = Raw::from(listener);
-    raw.listen(options.backlog).map_err(|error| error.to_string())?;
+    raw.listen(options.backlog).map_err(|error| sys::describe(&error))?;
     Ok((raw, Address::Abstract(name.into()), None))
 }
 
@@ -387,7 +388,7 @@ fn inherit(number: RawFd) -> Result<Bound, String> {
 
 /// Reads back where a socket listens.
 fn local_address(raw: &Raw) -> Result<Address, String> {
-    let local = raw.local_addr().map_err(|error| error.to_string())?;
+    let local = raw.local_addr().map_err(|error| sys::describe(&error))?;
     if let Some(address) = local.as_socket() {
         return Ok(Address::Tcp { host: address.ip().to_string(), port: address.port() });
     }

@@ -113,3 +113,64 @@ impl Reader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_body_is_done_at_once() {
+        for length in [BodyLength::Absent, BodyLength::Length(0)] {
+            let mut reader = Reader::new(length, 0);
+            assert!(reader.is_done());
+            assert_eq!(reader.remaining(), Some(0));
+            let mut out = Vec::new();
+            assert_eq!(reader.feed(b"GET /", &mut out), Ok(Fed { consumed: 0, done: true }));
+            assert!(out.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_length_takes_exactly_its_bytes() {
+        let mut reader = Reader::new(BodyLength::Length(5), u64::MAX);
+        let mut out = Vec::new();
+        assert_eq!(reader.feed(b"hel", &mut out), Ok(Fed { consumed: 3, done: false }));
+        assert_eq!(reader.remaining(), Some(2));
+        assert_eq!(reader.feed(b"loGET /", &mut out), Ok(Fed { consumed: 2, done: true }));
+        assert_eq!(out, b"hello");
+        assert!(reader.is_done());
+    }
+
+    #[test]
+    fn no_more_than_asked_for_is_taken() {
+        let mut out = Vec::new();
+        let mut reader = Reader::new(BodyLength::Length(5), u64::MAX);
+        assert_eq!(reader.feed_at_most(b"hello", &mut out, 2), Ok(Fed { consumed: 2, done: false }));
+        assert_eq!(reader.feed_at_most(b"llo", &mut out, 0), Ok(Fed { consumed: 0, done: false }));
+
+        let mut out = Vec::new();
+        let mut reader = Reader::new(BodyLength::Chunked, u64::MAX);
+        let input = b"5\r\nhello\r\n0\r\n\r\nnext";
+        let first = reader.feed_at_most(input, &mut out, 2).unwrap();
+        assert_eq!((out.as_slice(), first.done), (&b"he"[..], false));
+        let none = reader.feed_at_most(&input[first.consumed..], &mut out, 0).unwrap();
+        assert_eq!(none, Fed { consumed: 0, done: false });
+        let rest = reader.feed_at_most(&input[first.consumed..], &mut out, 3).unwrap();
+        assert_eq!((out.as_slice(), rest.done), (&b"hello"[..], true));
+        assert_eq!(first.consumed + rest.consumed, input.len() - 4);
+    }
+
+    #[test]
+    fn rfc9110_15_5_14_above_the_limit_is_413() {
+        let too_large = |result: Result<Fed, Refusal>| result.unwrap_err().status == 413;
+        assert_eq!(admit(BodyLength::Length(11), 10), Err(TOO_LARGE));
+        assert_eq!(admit(BodyLength::Length(10), 10), Ok(()));
+        assert_eq!(admit(BodyLength::Chunked, 10), Ok(()));
+        let mut out = Vec::new();
+        assert!(too_large(Reader::new(BodyLength::Length(11), 10).feed(b"x", &mut out)));
+        // Two chunks that are fine each, and a size that alone is too large.
+        assert!(too_large(Reader::new(BodyLength::Chunked, 10).feed(b"6\r\nabcdef\r\n5\r\n", &mut out)));
+        assert!(too_large(Reader::new(BodyLength::Chunked, 10).feed(b"b\r\n", &mut out)));
+        assert!(too_large(Reader::new(BodyLength::Chunked, 10).feed(b"ffffffffffffffff\r\n", &mut out)));
+    }
+}

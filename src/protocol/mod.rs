@@ -7,7 +7,9 @@
 
 pub mod body;
 mod bytes;
+// It reads files, so it does not stand in this folder.
 #[cfg(test)]
+#[path = "../../tests/corpus/run.rs"]
 mod corpus;
 pub mod http;
 pub mod path;

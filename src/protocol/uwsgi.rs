@@ -93,8 +93,11 @@ fn variables(packet: &[u8], out: &mut Request) -> Result<(), Refusal> {
             b"HTTP_HOST" => out.host = Some(value),
             b"SERVER_PROTOCOL" => out.version = version(value.of(packet)),
             b"CONTENT_LENGTH" => {
-                if length.is_some_and(|first| first.of(packet) != value.of(packet)) {
-                    return Err(Refusal::new(400, "two different CONTENT_LENGTH"));
+                if let Some(first) = length {
+                    if first.of(packet) != value.of(packet) {
+                        return Err(Refusal::new(400, "two different CONTENT_LENGTH"));
+                    }
+                    continue;
                 }
                 length = Some(value);
             }

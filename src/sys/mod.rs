@@ -10,3 +10,11 @@ pub mod process;
 pub mod signal;
 pub mod user;
 pub mod worker_signals;
+
+/// A system error in the system's words, without Rust's `(os error N)`.
+pub fn describe(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => nix::errno::Errno::from_raw(number).desc().into(),
+        None => error.to_string(),
+    }
+}

@@ -143,6 +143,23 @@ pub fn set_umask(mask: u32) -> u32 {
     nix::sys::stat::umask(Mode::from_bits_truncate(mask)).bits()
 }
 
+/// Whether this process is, or can become, that user.
+///
+/// # Errors
+/// One line: why not.
+pub fn may_become(uid: Option<u32>, gid: Option<u32>) -> Result<(), String> {
+    let now = (Uid::effective().as_raw(), Gid::effective().as_raw());
+    let same = uid.is_none_or(|uid| uid == now.0) && gid.is_none_or(|gid| gid == now.1);
+    match same || now.0 == 0 {
+        true => Ok(()),
+        false => Err(format!(
+            "this process runs as {}:{}, and only root can become another user; start it as root or \
+                              remove uid and gid",
+            now.0, now.1
+        )),
+    }
+}
+
 /// Becomes another user for good. `login` names the user whose supplementary groups are taken; without it there
 /// are none but `gid`.
 ///

@@ -108,6 +108,16 @@ impl Work {
         })
     }
 
+    /// Nothing of one client may be seen by the next.
+    fn forget(&mut self) {
+        self.filled = 0;
+        self.scanned = 0;
+        self.request.clear();
+        self.incoming = None;
+        self.body = None;
+        self.streamed = None;
+    }
+
     /// The bytes that the request's spans refer to.
     pub(super) fn head(&self) -> &[u8] {
         &self.input[..self.request.head_len]
@@ -126,14 +136,8 @@ impl Spare {
     }
 
     fn give(&mut self, mut work: Box<Work>) {
+        work.forget();
         if self.works.len() < 4 && work.input.len() == READ {
-            // A refused request leaves its bytes behind; the next connection must not begin with them.
-            work.filled = 0;
-            work.scanned = 0;
-            work.request.clear();
-            work.incoming = None;
-            work.body = None;
-            work.streamed = None;
             self.works.push(work);
         }
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::clock::{after, now};
 use super::connection::{Connection, Phase};
+use super::incoming::SharedBody;
 use crate::gateway::{Body, Exchange, Kept, Local, Payload, Peer, Sent};
 use crate::protocol::request::{Request, Version};
 use crate::protocol::response::{self, BodyFraming, Facts, Head};
@@ -66,6 +67,8 @@ impl Connection {
         let keep_alive = !self.worker.is_retiring() && !self.worker.options.timeouts.keep_alive.is_zero();
         let protocol = self.local().protocol;
         let work = self.work_mut();
+        // The close must be announced in the head; what the application will still read is not known now.
+        let keep_alive = keep_alive && work.streamed.as_ref().is_none_or(SharedBody::has_arrived);
         let facts = Facts {
             version: work.request.version,
             head_request: work.request.is_head(work.head()),
@@ -165,8 +168,8 @@ impl Connection {
         let state = &mut self.work_mut().response;
         state.body_bytes = body as u64;
         state.gone = gone;
-        if state.remaining.is_some() {
-            state.remaining = Some(0);
+        if let Some(remaining) = &mut state.remaining {
+            *remaining -= body as u64;
         }
     }
 

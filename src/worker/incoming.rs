@@ -196,6 +196,13 @@ impl SharedBody {
         SharedBody(Arc::new(Mutex::new(streamed)))
     }
 
+    /// Whether all of the body has been received, so that the connection can go on whatever the application reads.
+    pub(super) fn has_arrived(&self) -> bool {
+        self.0.try_lock().is_ok_and(|streamed| {
+            streamed.done || streamed.reader.remaining().is_some_and(|left| left <= streamed.raw.len() as u64)
+        })
+    }
+
     /// Ends the exchange: what the application kept gives errors from now on. Returns the bytes behind the body
     /// when it was read to its end, `None` when the connection cannot be used again.
     pub(super) fn close(&self) -> Option<Vec<u8>> {

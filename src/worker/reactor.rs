@@ -661,13 +661,15 @@ impl Reactor {
         if orphaned && state.retiring != Some(Retire::Stop) {
             log::error!("worker {}: the master is gone; requests in flight are finished, then it exits", worker.id);
         }
-        // A new master may want to bind the addresses of a dead one right away.
-        let serve_queue = how == Retire::Stop && !orphaned;
         for index in 0..state.doors.len() {
-            if serve_queue && state.doors[index].listener.is_some() {
-                state.draining.push_back(index);
-            } else if !state.draining.contains(&index) || orphaned {
+            if orphaned {
+                // A new master may want to bind the addresses of a dead one right away.
                 self.close_door(&mut state, index);
+            } else if state.doors[index].listener.is_some() && !state.draining.contains(&index) {
+                // An exclusive wake-up that came to this worker came to no other: whoever is in the queue now is accepted
+                // here, also when others go on serving the listener.
+                self.watch_door(&mut state, index, false);
+                state.draining.push_back(index);
             }
         }
         if orphaned {

@@ -321,3 +321,14 @@ fn a_connection_moves_with_what_was_read_of_it() {
         assert_eq!(moved.target(), "/next");
     }
 }
+
+#[test]
+fn nothing_of_a_refused_client_is_left_for_the_next() {
+    let worker = worker(|_| {});
+    let mut refused = Client::new(&worker, 0);
+    refused.send(b"GET / HTTP/1.1\r\nBroken\r\n\r\n");
+    let mut next = Client::new(&worker, 0);
+    next.spare = std::mem::take(&mut refused.spare);
+    assert_eq!(next.send(b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n"), Step::Request);
+    assert_eq!(next.target(), "/next");
+}

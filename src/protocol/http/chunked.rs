@@ -187,3 +187,59 @@ impl Decoder {
 fn is_text(byte: u8) -> bool {
     byte == b'\t' || (byte >= 0x20 && byte != 0x7f)
 }
+
+#[cfg(test)]
+mod tests {
+    //! What needs long bodies; all else stands in `tests/corpus/http/framing.txt`.
+
+    use super::*;
+
+    fn decode(input: &[u8]) -> Result<Decoded, Refusal> {
+        Decoder::default().decode(input, &mut Vec::new())
+    }
+
+    #[test]
+    fn rfc9112_7_1_2_trailers_are_bounded() {
+        let trailers = |bytes: usize| [b"0\r\nX:", vec![b'a'; bytes - 2].as_slice(), b"\r\n\r\n"].concat();
+        assert!(decode(&trailers(MAX_TRAILERS)).unwrap().done);
+        assert_eq!(decode(&trailers(MAX_TRAILERS + 1)).unwrap_err().status, 400);
+        let many = [b"0\r\n".as_slice(), b"a:\r\n".repeat(MAX_TRAILERS / 2 + 1).as_slice()].concat();
+        assert_eq!(decode(&many).unwrap_err().status, 400);
+    }
+
+    #[test]
+    fn rfc9112_7_1_1_extensions_are_bounded_over_the_whole_body() {
+        let chunk = |extension: usize| [b"1;", vec![b'a'; extension].as_slice(), b"\r\nx\r\n"].concat();
+        assert!(decode(&chunk(MAX_EXTENSIONS)).is_ok());
+        assert_eq!(decode(&chunk(MAX_EXTENSIONS + 1)).unwrap_err().status, 400);
+        assert_eq!(decode(&chunk(64).repeat(MAX_EXTENSIONS / 64 + 1)).unwrap_err().status, 400);
+    }
+
+    #[test]
+    fn a_long_body_is_the_same_in_any_pieces() {
+        let data: Vec<u8> = (0..200_000u32).map(|n| (n * 7 + n / 251) as u8).collect();
+        let mut coded = Vec::new();
+        for (n, piece) in data.chunks(4099).enumerate() {
+            coded.extend_from_slice(format!("{:X};n={n}\r\n", piece.len()).as_bytes());
+            coded.extend_from_slice(piece);
+            coded.extend_from_slice(b"\r\n");
+        }
+        coded.extend_from_slice(b"0\r\n\r\nGET /");
+        for (size, limit) in [(1, usize::MAX), (7, 3), (1000, 999), (4096, usize::MAX), (coded.len(), 64)] {
+            let (mut decoder, mut found, mut at) = (Decoder::default(), Vec::new(), 0);
+            loop {
+                let before = found.len();
+                let input = &coded[at..coded.len().min(at + size)];
+                let decoded = decoder.decode_at_most(input, &mut found, limit).unwrap();
+                assert!(found.len() - before <= limit);
+                at += decoded.consumed;
+                if decoded.done {
+                    break;
+                }
+                assert!(decoded.consumed > 0);
+            }
+            assert_eq!(at, coded.len() - b"GET /".len());
+            assert!(found == data);
+        }
+    }
+}

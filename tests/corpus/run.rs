@@ -20,9 +20,11 @@ struct Case {
     expected: Vec<Vec<String>>,
 }
 
+type Parse = fn(&[u8], usize, &mut Request) -> Option<Result<(), String>>;
+
 /// A connection that takes bytes as they come and notes what they mean.
 struct Connection {
-    parse: fn(&[u8], usize, &mut Request) -> Option<Result<(), String>>,
+    parse: Parse,
     one_request: bool,
     buffer: Vec<u8>,
     seen: usize,
@@ -297,4 +299,88 @@ fn http_cases_have_their_outcome_at_every_split() {
 #[test]
 fn uwsgi_cases_have_their_outcome_at_every_split() {
     run("uwsgi");
+}
+
+/// Random numbers (xorshift64*): the same ones at every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        ((self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize) % bound.max(1)
+    }
+}
+
+/// Changes an input in one of the ways that break parsers.
+fn mutate(input: &mut Vec<u8>, other: &[u8], random: &mut Random) {
+    const PIECES: [&[u8]; 24] = [
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b"\r\n\r\n",
+        b"\0",
+        b" ",
+        b"\t",
+        b":",
+        b",",
+        b";",
+        b"_",
+        b"%00",
+        b"%2e%2e/",
+        b"#",
+        b"?",
+        b"\x7f",
+        b"\xff",
+        b"0\r\n\r\n",
+        b"Content-Length: 3\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Host: g\r\n",
+        b"Expect: 100-continue\r\n",
+        b"HTTP/1.0",
+        b"ffffffffffffffff",
+    ];
+    let at = random.below(input.len() + 1);
+    let end = (at + random.below(12)).min(input.len());
+    match random.below(6) {
+        0 => drop(input.drain(at..end)),
+        1 => drop(input.splice(at..at, PIECES[random.below(PIECES.len())].iter().copied())),
+        2 => drop(input.splice(at..end, PIECES[random.below(PIECES.len())].iter().copied())),
+        3 if at < input.len() => input[at] = random.below(256) as u8,
+        4 => drop(input.splice(at.., other[random.below(other.len() + 1).min(other.len())..].iter().copied())),
+        _ => {
+            let again = input[at..end].to_vec();
+            input.splice(end..end, again);
+        }
+    }
+}
+
+/// Mutated cases, for `RSGI_FUZZ_SECONDS` (1 by default): no panic, and one outcome however the input is split.
+#[test]
+fn mutated_cases_have_one_outcome() {
+    let seconds = std::env::var("RSGI_FUZZ_SECONDS").map_or(1, |text| text.parse().expect("a number of seconds"));
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(seconds);
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let pools = ["http", "uwsgi"].map(|protocol| {
+        let inputs: Vec<_> = cases(protocol).into_iter().map(|case| case.input).filter(|i| i.len() < 600).collect();
+        (protocol, inputs)
+    });
+    let mut runs = 0u64;
+    while std::time::Instant::now() < end {
+        let (protocol, inputs) = &pools[usize::from(random.below(4) == 0)];
+        let mut input = inputs[random.below(inputs.len())].clone();
+        for _ in 0..=random.below(4) {
+            mutate(&mut input, &inputs[random.below(inputs.len())], &mut random);
+        }
+        let whole = outcome(protocol, &[&input]);
+        let bytes: Vec<&[u8]> = input.chunks(1).collect();
+        assert_eq!(outcome(protocol, &bytes), whole, "byte by byte: {}", show(&input));
+        let (first, second) = (random.below(input.len() + 1), random.below(input.len() + 1));
+        let (first, second) = (first.min(second), first.max(second));
+        let pieces = [&input[..first], &input[first..second], &input[second..]];
+        assert_eq!(outcome(protocol, &pieces), whole, "split at {first} and {second}: {}", show(&input));
+        runs += 1;
+    }
+    assert!(runs > 0);
 }
