@@ -1,0 +1,256 @@
+"""Starts rsgi and nginx for the tests of whole sites, and judges how they end.
+
+The tests bind the TCP sockets and hand them over, so that no port is chosen twice: rsgi gets them as
+fd://N, nginx by its NGINX variable (the way in which it hands sockets to its own successor).
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[2]
+SITES = Path(__file__).resolve().parent / "sites"
+PATIENCE = 30
+
+
+def need(condition, what):
+    """Stops the whole run: what is missing is never skipped in silence."""
+    if not condition:
+        import pytest
+
+        pytest.exit(f"cannot run: {what}", returncode=3)
+
+
+def program():
+    path = Path(os.environ.get("RSGI_BIN", PACKAGE / "target/release/rsgi"))
+    need(path.exists(), f"{path} is missing; build it with `cargo build --release` or set RSGI_BIN")
+    return path
+
+
+def wait_until(what, done, patience=PATIENCE):
+    end = time.monotonic() + patience
+    while True:
+        result = done()
+        if result:
+            return result
+        assert time.monotonic() < end, f"waited too long until {what}"
+        time.sleep(0.01)  # the pace of asking, not a guess of how long it takes
+
+
+def listening_socket():
+    """A TCP socket on a port that the system chose."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.bind(("127.0.0.1", 0))
+    sock.listen(128)
+    return sock
+
+
+def open_folder():
+    """A temporary folder that other users (nginx's workers) may enter."""
+    folder = Path(tempfile.mkdtemp(prefix="rsgi-site-"))
+    folder.chmod(0o755)
+    return folder
+
+
+def processes_of(group):
+    """The living processes of a process group."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                stat = Path(f"/proc/{entry}/stat").read_text()
+            except OSError:
+                continue
+            state, _parent, its_group = stat.rpartition(") ")[2].split()[:3]
+            if its_group == str(group) and state not in "ZX":
+                found.append(int(entry))
+    return found
+
+
+class Process:
+    """A program in a process group of its own, with its output in a file."""
+
+    def __init__(self, words, *, folder, env=None, fds=()):
+        self.folder = folder
+        self.log_path = folder / f"{Path(words[0]).name}.log"
+        with open(self.log_path, "wb") as log:
+            self.process = subprocess.Popen(
+                [str(word) for word in words],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=folder,
+                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **(env or {})},
+                pass_fds=fds,
+                start_new_session=True,
+            )
+
+    def log(self):
+        return self.log_path.read_text(errors="replace")
+
+    def wait_until_serving(self, address):
+        def serving():
+            assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.log()}"
+            family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+            with socket.socket(family) as client:
+                try:
+                    client.connect(address)
+                except OSError:
+                    return False
+            return True
+
+        wait_until(f"{address} serves:\n{self.log()}", serving)
+
+    def kill(self):
+        for pid in processes_of(self.process.pid):
+            os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            code = self.process.wait(PATIENCE)
+            wait_until("no process is left", lambda: not processes_of(self.process.pid))
+        except (subprocess.TimeoutExpired, AssertionError):
+            self.kill()
+            raise
+        return code
+
+
+class Rsgi(Process):
+    """rsgi with an ini file of these lines. `allowed`: texts of log lines that belong to the test."""
+
+    def __init__(self, lines, *, folder, words=None, sockets=(), allowed=(), env=None):
+        self.allowed = allowed
+        ini = folder / "rsgi.ini"
+        ini.write_text("[uwsgi]\n" + "\n".join(lines) + "\n")
+        fds = tuple(sock.fileno() for sock in sockets)
+        super().__init__(words or [program(), "--ini", ini], folder=folder, env=env, fds=fds)
+
+    def judge(self):
+        code = self.stop()
+        log = self.log()
+        assert code == 0, f"exit code {code}:\n{log}"
+        bad = ("panicked at", "Traceback (most recent call last)", "error:")
+        for line in log.splitlines():
+            if any(word in line for word in bad) and not any(text in line for text in self.allowed):
+                raise AssertionError(f"unexpected in the log: {line}\n{log}")
+
+
+NGINX = """
+daemon off;
+worker_processes 1;
+pid {folder}/nginx.pid;
+error_log stderr warn;
+events {{ worker_connections 256; }}
+http {{
+    access_log off;
+    client_max_body_size 100m;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            include uwsgi_params;
+            uwsgi_pass unix:{upstream};
+        }}
+    }}
+}}
+"""
+
+UWSGI_PARAMS = """
+uwsgi_param QUERY_STRING $query_string;
+uwsgi_param REQUEST_METHOD $request_method;
+uwsgi_param CONTENT_TYPE $content_type;
+uwsgi_param CONTENT_LENGTH $content_length;
+uwsgi_param REQUEST_URI $request_uri;
+uwsgi_param PATH_INFO $document_uri;
+uwsgi_param DOCUMENT_ROOT $document_root;
+uwsgi_param SERVER_PROTOCOL $server_protocol;
+uwsgi_param REQUEST_SCHEME $scheme;
+uwsgi_param HTTPS $https if_not_empty;
+uwsgi_param REMOTE_ADDR $remote_addr;
+uwsgi_param REMOTE_PORT $remote_port;
+uwsgi_param SERVER_PORT $server_port;
+uwsgi_param SERVER_NAME $server_name;
+"""
+
+
+class Nginx(Process):
+    """nginx on a socket of the test's, in front of a uwsgi socket."""
+
+    def __init__(self, *, folder, upstream, config=NGINX):
+        path = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
+        need(path, "nginx is missing; install the package nginx")
+        self.socket = listening_socket()
+        port = self.socket.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        conf = folder / "nginx.conf"
+        conf.write_text(config.format(folder=folder, port=port, upstream=upstream))
+        if not (folder / "uwsgi_params").exists():
+            (folder / "uwsgi_params").write_text(UWSGI_PARAMS)
+        fd = self.socket.fileno()
+        super().__init__(
+            [path, "-p", folder, "-c", conf, "-e", "stderr"],
+            folder=folder,
+            env={"NGINX": f"{fd};"},
+            fds=(fd,),
+        )
+        self.wait_until_serving(("127.0.0.1", port))
+
+    def judge(self):
+        code = self.stop()
+        assert code == 0, f"exit code {code}:\n{self.log()}"
+        assert "[error]" not in self.log(), self.log()
+        self.socket.close()
+
+
+class Site:
+    """An application behind rsgi, reached directly and through nginx."""
+
+    def __init__(self, lines, *, folder, allowed=(), env=None):
+        self.folder = folder
+        self.socket = listening_socket()
+        self.direct = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        upstream = folder / "rsgi.sock"
+        common = [
+            "master = true",
+            "die-on-term = true",
+            "need-app = true",
+            "vacuum = true",
+            f"home = {sys.prefix}",
+            f"http-socket = fd://{self.socket.fileno()}",
+            f"socket = {upstream}",
+            "chmod-socket = 666",
+        ]
+        self.rsgi = Rsgi(common + lines, folder=folder, sockets=[self.socket], allowed=allowed, env=env)
+        self.nginx = None
+        try:
+            self.rsgi.wait_until_serving(str(upstream))
+            self.nginx = Nginx(folder=folder, upstream=upstream)
+        except BaseException:
+            self.rsgi.kill()
+            raise
+        self.urls = {"direct": self.direct, "nginx": self.nginx.url}
+
+    def judge(self):
+        # Both are stopped, whatever is found.
+        try:
+            self.nginx.judge()
+        finally:
+            try:
+                self.rsgi.judge()
+            finally:
+                self.socket.close()
+        assert not (self.folder / "rsgi.sock").exists(), "the socket was left behind"
+        shutil.rmtree(self.folder)
