@@ -145,7 +145,6 @@ impl Worker {
 
     fn announce_output(&self, core: usize, io: Arc<Io>) {
         *self.output(core) = Some(io);
-        self.standby.look();
     }
 
     fn withdraw_output(&self, core: usize) {
