@@ -1,3 +1,5 @@
+//! What `children` decides, told as little histories of deaths, reloads and stops; nothing forks here.
+
 use super::*;
 
 /// Carries decisions out at once, as a system would in which forks take no time.
