@@ -55,8 +55,13 @@ pub enum Retire {
 /// Master to worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ToWorker {
-    /// Retire, see [`Retire`].
-    Retire(Retire),
+    /// Retire.
+    Retire {
+        /// See [`Retire`].
+        how: Retire,
+        /// Workers 1 to this number read their mailboxes: they inherit connections that wait for their clients. 0: nobody.
+        heirs: u32,
+    },
 }
 
 /// Worker to master.
@@ -143,18 +148,19 @@ impl ToWorker {
     /// The datagram.
     pub fn encode(self) -> Vec<u8> {
         match self {
-            ToWorker::Retire(Retire::Replaced) => vec![b'r'],
-            ToWorker::Retire(Retire::Stop) => vec![b's'],
+            ToWorker::Retire { how: Retire::Replaced, heirs } => number(b'r', &[heirs], ""),
+            ToWorker::Retire { how: Retire::Stop, heirs } => number(b's', &[heirs], ""),
         }
     }
 
     /// The value of a datagram.
     pub fn decode(bytes: &[u8]) -> Option<ToWorker> {
-        match bytes.first()? {
-            b'r' => Some(ToWorker::Retire(Retire::Replaced)),
-            b's' => Some(ToWorker::Retire(Retire::Stop)),
-            _ => None,
-        }
+        let how = match bytes.first()? {
+            b'r' => Retire::Replaced,
+            b's' => Retire::Stop,
+            _ => return None,
+        };
+        Some(ToWorker::Retire { how, heirs: u32_at(bytes, 1)? })
     }
 }
 
@@ -198,7 +204,8 @@ mod tests {
         for message in [FromWorker::Ready, FromWorker::LoadFailed("x".into()), FromWorker::AsksToRetire] {
             assert_eq!(FromWorker::decode(&message.encode()), Some(message));
         }
-        for message in [ToWorker::Retire(Retire::Replaced), ToWorker::Retire(Retire::Stop)] {
+        for how in [Retire::Replaced, Retire::Stop] {
+            let message = ToWorker::Retire { how, heirs: 12 };
             assert_eq!(ToWorker::decode(&message.encode()), Some(message));
         }
         assert_eq!(

@@ -39,19 +39,24 @@ enum Home {
 /// Starts CPython, or adopts the one that runs. Afterwards the calling thread is detached, and it is Python's main
 /// thread.
 ///
+/// Python installs no signal handlers, but when an application imports `signal` while SIGINT has its default action,
+/// `signal` takes it over: who wants SIGINT sets a handler (or ignores it) before.
+///
 /// # Errors
 /// One line: what is wrong with the home or the interpreter, where it was asked for, what to do.
 pub fn start(spec: &Spec) -> Result<(), String> {
+    // SAFETY: may be called at any time, by its documentation.
+    let runs = unsafe { ffi::Py_IsInitialized() } != 0;
     let home = match &spec.home {
         Some((path, origin)) => {
             let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
             let kind = examine_home(&path, origin, running_version())?;
             Some((path, kind))
         }
-        None => None,
+        // A Python that runs knows its own environment better than a variable.
+        None if runs => None,
+        None => active_venv(),
     };
-    // SAFETY: may be called at any time, by its documentation.
-    let runs = unsafe { ffi::Py_IsInitialized() } != 0;
     if runs {
         if let Some((path, Home::Installation)) = &home {
             return Err(format!(
@@ -64,6 +69,19 @@ pub fn start(spec: &Spec) -> Result<(), String> {
         initialize(home.as_ref())?;
     }
     Python::attach(|py| settle(py, runs, home.as_ref())).map_err(|error| format!("Python could not be set up: {error}"))
+}
+
+/// The virtual environment that the shell activated. Nobody wrote it for us, so one that does not fit is only warned of.
+fn active_venv() -> Option<(PathBuf, Home)> {
+    let path = PathBuf::from(std::env::var_os("VIRTUAL_ENV").filter(|path| !path.is_empty())?);
+    match examine_home(&path, "VIRTUAL_ENV", running_version()) {
+        Ok(kind @ Home::Venv { .. }) => Some((path, kind)),
+        Ok(Home::Installation) => None,
+        Err(cause) => {
+            log::warn!("{cause}; going on without it");
+            None
+        }
+    }
 }
 
 /// `major.minor` of the libpython in this process.
@@ -335,20 +353,26 @@ pub fn finalize(patience: Duration) {
     });
 }
 
-/// `threading._shutdown` is what `Py_FinalizeEx` calls first: it ends thread pools and joins. It has no time limit, so it
-/// runs in a thread that is waited for.
+/// What `Py_FinalizeEx` does first, but with a time limit (and therefore not by `threading._shutdown`): functions that
+/// `threading` runs at the end, which is how thread pools are ended, then joining.
 fn join_threads(py: Python<'_>, patience: Duration) -> PyResult<()> {
     let code = c"
 def finish(seconds):
-    import threading
-    done = threading.Event()
+    import threading, time
+    end = time.monotonic() + seconds
     def run():
-        try:
-            threading._shutdown()
-        finally:
-            done.set()
-    threading.Thread(target=run, name='rsgi end', daemon=True).start()
-    return done.wait(seconds)
+        # Names of CPython's own: 3.9 and later; without them pools are only joined.
+        for function in reversed(getattr(threading, '_threading_atexits', ())):
+            function()
+    others = [thread for thread in threading.enumerate()
+              if not thread.daemon and thread not in (threading.current_thread(), threading.main_thread())]
+    if not others:
+        return True
+    first = threading.Thread(target=run, name='rsgi-end', daemon=True)
+    first.start()
+    for thread in [first, *others]:
+        thread.join(max(0, end - time.monotonic()))
+    return not any(thread.is_alive() for thread in others)
 ";
     let module = PyModule::from_code(py, code, c"<rsgi>", c"rsgi_end")?;
     let done: bool = module.getattr("finish")?.call1((patience.as_secs_f64(),))?.extract()?;
@@ -365,3 +389,6 @@ pub fn flush(py: Python<'_>) {
         let _ = py.import("sys").and_then(|sys| sys.getattr(name)).and_then(|stream| stream.call_method0("flush"));
     }
 }
+
+#[cfg(test)]
+mod tests;

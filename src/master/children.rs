@@ -4,6 +4,7 @@
 //! ([`Children::decide`]); the time is an argument in milliseconds. Two generations can live at once: the one
 //! that serves and, during a reload, the one that comes. A worker of any other generation is on its way out.
 
+use super::attempts::Attempts;
 use crate::control::Retire;
 use crate::scoreboard::LANES;
 
@@ -14,18 +15,8 @@ pub type Millis = u64;
 pub const MERCY: Millis = 60_000;
 /// The same for one that has not begun to serve. Not 0: its word that it has may be on the way.
 const YOUNG_MERCY: Millis = 1_000;
-/// A child that lived so long after it was ready did not fail to start.
-const SETTLED: Millis = 2_000;
 /// A group signal reaches the workers within that time of the master.
 const SAME_SIGNAL: Millis = 500;
-
-/// Time to wait after `failures` failed starts in a row.
-pub fn back_off(failures: u32) -> Millis {
-    match failures {
-        0 => 0,
-        n => (250 << (n - 1).min(10)).min(30_000),
-    }
-}
 
 /// What the master has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,26 +105,18 @@ pub struct Worker {
     kill_at: Option<Millis>,
 }
 
-#[derive(Debug, Default)]
-struct Slot {
-    /// Its last process died before it was ready, then.
-    failed: bool,
-    failed_at: Millis,
-    /// Processes in a row that died just after they were ready.
-    quick: u32,
-    not_before: Millis,
-}
-
 #[derive(Debug)]
 struct Generation {
     number: u32,
-    slots: Vec<Slot>,
+    /// All its workers have been ready at the same time.
     complete: bool,
-    /// Starts of workers that failed in a row, whatever their numbers.
-    failures: u32,
-    next_try: Millis,
-    zygote_failures: u32,
-    zygote_not_before: Millis,
+    attempts: Attempts,
+}
+
+impl Generation {
+    fn new(number: u32, workers: u32) -> Generation {
+        Generation { number, complete: false, attempts: Attempts::new(workers) }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,41 +145,6 @@ pub struct Children {
     next_key: u32,
     /// Until then wishes to retire are echoes of a signal that the master had as well.
     echo_until: Millis,
-}
-
-impl Generation {
-    fn new(number: u32, wanted: u32) -> Generation {
-        Generation {
-            number,
-            slots: (0..wanted.max(1)).map(|_| Slot::default()).collect(),
-            complete: false,
-            failures: 0,
-            next_try: 0,
-            zygote_failures: 0,
-            zygote_not_before: 0,
-        }
-    }
-
-    fn ids(&self) -> std::ops::RangeInclusive<u32> {
-        1..=self.slots.len() as u32
-    }
-
-    fn slot(&mut self, id: u32) -> Option<&mut Slot> {
-        self.slots.get_mut(id as usize - 1)
-    }
-
-    /// A worker failed to start. All that failed wait together, and are tried one at a time.
-    fn failed(&mut self, id: u32, now: Millis) {
-        // Many that die together say no more than a few that die one after the other.
-        if now >= self.next_try || self.failures < 5 {
-            self.failures += 1;
-        }
-        self.next_try = now + back_off(self.failures);
-        if let Some(slot) = self.slot(id) {
-            slot.failed = true;
-            slot.failed_at = now;
-        }
-    }
 }
 
 impl Children {
@@ -268,8 +216,7 @@ impl Children {
     /// A zygote could not be forked.
     pub fn zygote_not_spawned(&mut self, generation: u32, now: Millis) {
         if let Some(generation) = self.generation(generation) {
-            generation.zygote_failures += 1;
-            generation.zygote_not_before = now + back_off(generation.zygote_failures);
+            generation.attempts.zygote_failed(None, now);
         }
     }
 
@@ -286,12 +233,7 @@ impl Children {
         let ready_at = self.zygotes.iter().find(|zygote| zygote.generation == number).and_then(|z| z.ready_at);
         self.zygotes.retain(|zygote| zygote.generation != number);
         if let Some(generation) = self.generation(number) {
-            if ready_at.is_some_and(|at| now >= at + SETTLED) {
-                generation.zygote_failures = 0;
-            } else {
-                generation.zygote_failures += 1;
-            }
-            generation.zygote_not_before = now + back_off(generation.zygote_failures);
+            generation.attempts.zygote_failed(ready_at, now);
         }
         let (lost, known) = self.workers.drain(..).partition(|w| w.generation == number && w.pid == 0);
         self.workers = known;
@@ -313,7 +255,7 @@ impl Children {
         let key = self.workers.iter().find(|w| w.generation == number && w.id == id && w.pid == 0)?.key;
         self.workers.retain(|worker| worker.key != key);
         if let Some(generation) = self.generation(number) {
-            generation.failed(id, now);
+            generation.attempts.worker_failed(id, now);
         }
         Some(key)
     }
@@ -333,12 +275,7 @@ impl Children {
         }
         let (number, id) = (worker.generation, worker.id);
         if let Some(generation) = self.generation(number) {
-            generation.failures = 0;
-            generation.next_try = 0;
-            generation.slots.iter_mut().for_each(|slot| slot.failed = false);
-            if let Some(slot) = generation.slot(id) {
-                slot.not_before = 0;
-            }
+            generation.attempts.worker_ready(id);
         }
     }
 
@@ -362,14 +299,8 @@ impl Children {
         let worker = self.workers.remove(index);
         if let Some(generation) = self.generation(worker.generation) {
             match worker.phase {
-                Phase::Asked | Phase::Starting => generation.failed(worker.id, now),
-                Phase::Ready => {
-                    if let Some(slot) = generation.slot(worker.id) {
-                        // At once, but not for ever: from the third quick death on, with pauses.
-                        slot.quick = if now < worker.ready_at + SETTLED { slot.quick + 1 } else { 0 };
-                        slot.not_before = now + back_off(slot.quick.saturating_sub(2));
-                    }
-                }
+                Phase::Asked | Phase::Starting => generation.attempts.worker_failed(worker.id, now),
+                Phase::Ready => generation.attempts.worker_fell(worker.id, worker.ready_at, now),
                 Phase::Retiring => {}
             }
         }
@@ -436,7 +367,7 @@ impl Children {
     }
 
     fn is_complete(&self, generation: &Generation) -> bool {
-        generation.ids().all(|id| self.holder(generation.number, id).is_some_and(|w| w.phase == Phase::Ready))
+        generation.attempts.ids().all(|id| self.holder(generation.number, id).is_some_and(|w| w.phase == Phase::Ready))
     }
 
     fn promote(&mut self, out: &mut Vec<Action>) {
@@ -504,7 +435,7 @@ impl Children {
         for generation in [Some(&self.serving), self.incoming.as_ref()].into_iter().flatten() {
             let zygote = self.zygotes.iter().find(|zygote| zygote.generation == generation.number);
             match zygote {
-                None if now >= generation.zygote_not_before => {
+                None if generation.attempts.zygote_due(now) => {
                     out.push(Action::SpawnZygote { generation: generation.number });
                 }
                 Some(zygote) if zygote.ready_at.is_some() && !zygote.killed => self.forks(generation, now, &mut forks),
@@ -532,17 +463,9 @@ impl Children {
 
     /// The workers to fork in a generation: number of the generation, worker and lane.
     fn forks(&self, generation: &Generation, now: Millis, out: &mut Vec<(u32, u32, u32)>) {
-        let young = |id| self.holder(generation.number, id).is_some_and(|w| w.phase != Phase::Ready);
-        let trying = generation.ids().zip(&generation.slots).any(|(id, slot)| slot.failed && young(id));
-        // Of those that failed, the one that has waited longest is tried, as the fault may lie in one number only.
-        let missing = |(id, _): &(u32, &Slot)| self.holder(generation.number, *id).is_none();
-        let failed = generation.ids().zip(&generation.slots).filter(missing).filter(|(_, slot)| slot.failed);
-        let next = failed.min_by_key(|(_, slot)| slot.failed_at).map(|(id, _)| id);
-        let next = next.filter(|_| !trying && now >= generation.next_try);
-        for (id, slot) in generation.ids().zip(&generation.slots).filter(missing) {
-            if now < slot.not_before || slot.failed && next != Some(id) {
-                continue;
-            }
+        let holder = |id| self.holder(generation.number, id);
+        let young = |id| holder(id).is_some_and(|worker| worker.phase != Phase::Ready);
+        for id in generation.attempts.workers_due(|id| holder(id).is_none(), young, now) {
             let taken = |lane| self.workers.iter().any(|worker| worker.id == id && worker.lane == lane);
             // Without a free lane it waits until an old process of this number is gone.
             if let Some(lane) = (0..LANES).find(|lane| !taken(*lane)) {
@@ -558,15 +481,9 @@ impl Children {
             self.workers.iter().filter(|worker| worker.pid != 0).filter_map(|worker| worker.kill_at).collect();
         if !self.stopping() {
             for generation in [Some(&self.serving), self.incoming.as_ref()].into_iter().flatten() {
-                if !self.zygotes.iter().any(|zygote| zygote.generation == generation.number) {
-                    times.push(generation.zygote_not_before);
-                }
-                for (id, slot) in generation.ids().zip(&generation.slots) {
-                    if self.holder(generation.number, id).is_none() {
-                        times.extend((slot.not_before > 0).then_some(slot.not_before));
-                        times.extend(slot.failed.then_some(generation.next_try));
-                    }
-                }
+                let absent = !self.zygotes.iter().any(|zygote| zygote.generation == generation.number);
+                let missing = |id| self.holder(generation.number, id).is_none();
+                times.extend(generation.attempts.times(absent, missing));
             }
         }
         times.into_iter().filter(|time| *time > now).min()

@@ -3,8 +3,10 @@
 //! One thread waits for signals and for the words of its children, tells them to [`children`], and carries
 //! out what is decided there. It blocks nowhere else. What a child runs is a function given by `boot`.
 
+mod attempts;
 pub mod children;
 pub mod command;
+mod hear;
 mod reload;
 mod words;
 
@@ -18,18 +20,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Settings;
-use crate::control::{FromWorker, FromZygote, MAX_MESSAGE, ToWorker, ToZygote};
+use crate::control::{Retire, ToWorker, ToZygote};
 use crate::exit;
 use crate::mailbox::Mailboxes;
 use crate::net::listener::Listener;
 use crate::scoreboard::{Scoreboard, State};
 use crate::sys::clock::monotonic_ms;
-use crate::sys::fd::{self, Received};
+use crate::sys::fd;
 use crate::sys::process::{self, End, Fork};
 use crate::sys::signal::{Blocked, Signal};
 
 use children::{Action, Children};
-use command::Command;
 
 /// What a new zygote is given; it runs in a child of the master.
 pub struct Task {
@@ -184,8 +185,10 @@ impl Master {
             let now = monotonic_ms();
             let limit = self.children.deadline(now).map(|at| Duration::from_millis(at - now));
             if let Err(error) = self.wait(limit) {
-                log::error!("the master cannot wait for its children: {error}");
+                log::error!("the master cannot wait for its children: {error}; stopping at once");
                 self.children.end();
+                std::thread::sleep(Duration::from_millis(100));
+                self.reap();
             }
         }
     }
@@ -212,223 +215,6 @@ impl Master {
         }
         self.reap();
         Ok(())
-    }
-
-    fn hear_signals(&mut self) {
-        while let Some((signal, sender)) = self.signals.as_ref().and_then(Blocked::next) {
-            let from = if sender == 0 { String::new() } else { format!(" from process {sender}") };
-            match command::meaning(signal) {
-                None | Some(Command::Reap) => {}
-                Some(Command::Nothing(why)) => log::warn!("{signal}{from} is ignored: {why}"),
-                Some(Command::Status) => self.tell_status(),
-                Some(Command::Stop) if !self.children.stopping() => {
-                    log::info!("{signal}{from}: stopping; requests in flight are answered first");
-                    self.children.heard_signal(monotonic_ms());
-                    self.children.stop();
-                }
-                Some(Command::Stop | Command::End) => {
-                    log::info!("{signal}{from}: stopping at once");
-                    self.children.end();
-                }
-                Some(Command::Reload) if self.children.stopping() => {
-                    log::warn!("{signal}{from} is ignored: the server stops");
-                }
-                Some(Command::Reload) => {
-                    self.children.heard_signal(monotonic_ms());
-                    self.reload(&format!("{signal}{from}"));
-                }
-            }
-        }
-    }
-
-    fn hear_zygote(&mut self, number: u32) {
-        loop {
-            let Some(zygote) = self.generation(number).and_then(|generation| generation.zygote.as_mut()) else {
-                return;
-            };
-            let Some(control) = &zygote.control else { return };
-            let mut buffer = [0; MAX_MESSAGE];
-            let message = match fd::receive(control, &mut buffer, false) {
-                Ok(Received::Message(len, _)) => FromZygote::decode(&buffer[..len]),
-                Ok(Received::End) => {
-                    // It ends, or the application closed its descriptors at import: it is of no more use.
-                    zygote.control = None;
-                    process::send_signal(zygote.pid, Signal::SIGKILL);
-                    return;
-                }
-                Err(_) => return,
-            };
-            let Some(message) = message else {
-                log::warn!("the zygote of generation {number} said something that is not understood");
-                continue;
-            };
-            let now = monotonic_ms();
-            match message {
-                FromZygote::Ready => {
-                    self.note(number, |zygote| zygote.ready = true);
-                    self.children.zygote_ready(number, now);
-                }
-                FromZygote::LoadFailed(cause) => self.start_failed(number, exit::NO_APP, &cause),
-                FromZygote::StartFailed(cause) => self.start_failed(number, exit::ERROR, &cause),
-                FromZygote::Forked { id, pid } => {
-                    let Some(key) = self.children.forked(number, id, pid) else { continue };
-                    log::debug!("worker {id} (pid {pid}) was forked by the zygote of generation {number}");
-                    if let Some(index) = self.unclaimed.iter().position(|(dead, _)| *dead == pid) {
-                        let (_, end) = self.unclaimed.swap_remove(index);
-                        self.bury_worker(key, end);
-                    }
-                }
-                FromZygote::ForkFailed { id, reason } => {
-                    let text = format!("worker {id} cannot be forked: {reason}");
-                    if let Some(key) = self.children.fork_failed(number, id, now) {
-                        self.controls.retain(|(known, _)| *known != key);
-                    }
-                    if !self.generation_failed(number, &text) {
-                        log::error!("{text}");
-                    }
-                }
-            }
-        }
-    }
-
-    fn note(&mut self, number: u32, f: impl FnOnce(&mut Zygote)) {
-        if let Some(zygote) = self.generation(number).and_then(|generation| generation.zygote.as_mut()) {
-            f(zygote);
-        }
-    }
-
-    fn hear_worker(&mut self, key: u32) {
-        loop {
-            let Some((_, control)) = self.controls.iter().find(|(known, _)| *known == key) else { return };
-            let mut buffer = [0; MAX_MESSAGE];
-            let message = match fd::receive(control, &mut buffer, false) {
-                Ok(Received::Message(len, _)) => FromWorker::decode(&buffer[..len]),
-                Ok(Received::End) => {
-                    // Its death will be heard of; an open socket at its end would wake us for ever.
-                    self.controls.retain(|(known, _)| *known != key);
-                    return;
-                }
-                Err(_) => return,
-            };
-            let now = monotonic_ms();
-            let Some(worker) = self.children.worker(key).cloned() else { return };
-            match message {
-                Some(FromWorker::Ready) => {
-                    let pid = self.board(worker.generation).map_or(0, |board| board.slot(worker.id, worker.lane).pid());
-                    self.children.worker_ready(key, pid, now);
-                    log::info!(
-                        "worker {} (pid {}) is ready",
-                        worker.id,
-                        if worker.pid == 0 { pid } else { worker.pid }
-                    );
-                }
-                Some(FromWorker::LoadFailed(cause)) => self.start_failed(worker.generation, exit::NO_APP, &cause),
-                Some(FromWorker::AsksToRetire) => {
-                    if self.children.worker_asks(key, now) {
-                        log::info!("worker {} (pid {}) asks to retire: it is replaced first", worker.id, worker.pid);
-                    }
-                }
-                None => log::warn!("worker {} said something that is not understood", worker.id),
-            }
-        }
-    }
-
-    fn reap(&mut self) {
-        while let Some((pid, end)) = process::reap_any() {
-            let zygote = self.generations.iter().find(|g| g.zygote.as_ref().is_some_and(|zygote| zygote.pid == pid));
-            if let Some(number) = zygote.map(|generation| generation.number) {
-                // What it said before it died explains why.
-                self.hear_zygote(number);
-                self.bury_zygote(number, end);
-            } else if let Some(key) = self.children.key_of(pid) {
-                self.hear_worker(key);
-                self.bury_worker(key, end);
-            } else if self.children.expects_births() {
-                self.unclaimed.push((pid, end));
-            } else {
-                log::debug!("process {pid}, adopted, {end}");
-            }
-        }
-        if !self.children.expects_births() {
-            self.unclaimed.clear();
-        }
-    }
-
-    fn bury_zygote(&mut self, number: u32, end: End) {
-        let now = monotonic_ms();
-        let wanted = [Some(self.children.serving()), self.children.incoming()].contains(&Some(number));
-        let zygote = self.generation(number).and_then(|generation| generation.zygote.take());
-        for lost in self.children.zygote_died(number, now) {
-            self.controls.retain(|(key, _)| *key != lost.key);
-        }
-        if self.children.stopping() || !wanted {
-            return;
-        }
-        let Some(zygote) = zygote else { return };
-        let when = if zygote.ready { "" } else { " before it was ready" };
-        let text = format!("the zygote of generation {number} (pid {}) {end}{when}", zygote.pid);
-        if !self.generation_failed(number, &text) && !zygote.told {
-            log::error!("{text}");
-        }
-        if number == self.children.serving()
-            && let Some(at) = self.children.deadline(now)
-        {
-            log::info!("it is started again in {}", words::duration(at - now));
-        }
-    }
-
-    fn bury_worker(&mut self, key: u32, end: End) {
-        let now = monotonic_ms();
-        self.controls.retain(|(known, _)| *known != key);
-        let stopping = self.children.stopping();
-        let Some(worker) = self.children.worker_died(key, now) else { return };
-        let board = self.board(worker.generation);
-        let current = board.as_ref().and_then(|board| board.slot(worker.id, worker.lane).oldest());
-        if let Some(board) = board {
-            board.slot(worker.id, worker.lane).reset(0, 0);
-            board.slot(worker.id, worker.lane).set_state(State::Empty);
-        }
-        let (bad, text) = words::last_words(&worker, end, current.as_ref(), now);
-        let early = matches!(worker.phase, children::Phase::Asked | children::Phase::Starting);
-        if early && self.generation_failed(worker.generation, &text) {
-            return;
-        }
-        if bad && !(stopping && matches!(end, End::Killed(9, _))) {
-            log::error!("{text}");
-        } else {
-            log::info!("{text}");
-        }
-    }
-
-    /// An application or an interpreter that says why it cannot start. At the first boot that is the end.
-    fn start_failed(&mut self, number: u32, code: u8, cause: &str) {
-        let text = match code {
-            exit::NO_APP => format!("the application cannot be loaded: {cause}"),
-            _ => cause.to_string(),
-        };
-        self.note(number, |zygote| zygote.told = true);
-        if self.children.stopping() {
-            return;
-        }
-        if self.generation_failed(number, &text) {
-            return;
-        }
-        log::error!("{text}");
-        if !self.children.booted() && number == self.children.serving() {
-            self.code = Some(code);
-            self.children.end();
-        }
-    }
-
-    /// Something of a generation failed. If a reload prepares it, that is given up; true then, and all is said.
-    fn generation_failed(&mut self, number: u32, why: &str) -> bool {
-        if self.children.incoming() != Some(number) {
-            return false;
-        }
-        self.children.abort_reload();
-        log::error!("reload failed ({why}); generation {} goes on serving as before", self.children.serving());
-        self.drop_sockets(number);
-        true
     }
 
     fn perform(&mut self, action: Action) {
@@ -462,7 +248,7 @@ impl Master {
                 }
                 if let Some((_, control)) = self.controls.iter().find(|(known, _)| *known == key) {
                     // One that cannot hear it is dying, or is killed when its time is over.
-                    let _ = fd::send(control, &ToWorker::Retire(how).encode(), None);
+                    let _ = fd::send(control, &ToWorker::Retire { how, heirs: self.heirs(how) }.encode(), None);
                 }
             }
             Action::Kill { key, overdue } => {
@@ -552,6 +338,18 @@ impl Master {
         self.generations.iter_mut().find(|generation| generation.number == number)
     }
 
+    /// How many workers can take over the idle connections of one that retires.
+    fn heirs(&self, how: Retire) -> u32 {
+        let serving = self.children.serving();
+        match how {
+            Retire::Stop => 0,
+            Retire::Replaced => {
+                let known = self.generations.iter().find(|known| known.number == serving);
+                known.map_or(0, |generation| generation.settings.processes)
+            }
+        }
+    }
+
     fn board(&self, number: u32) -> Option<Arc<Scoreboard>> {
         self.generations.iter().find(|generation| generation.number == number).map(|g| Arc::clone(&g.scoreboard))
     }
@@ -565,21 +363,5 @@ impl Master {
                 || generation.zygote.is_some()
                 || workers.iter().any(|worker| worker.generation == generation.number)
         });
-    }
-
-    fn tell_status(&self) {
-        let now = monotonic_ms();
-        let serving = self.children.serving();
-        let Some(generation) = self.generations.iter().find(|generation| generation.number == serving) else { return };
-        let requests = words::count(generation.scoreboard.total_requests(), "request");
-        log::info!("status: generation {serving}, {requests}");
-        for listener in &generation.listeners {
-            log::info!("status: {} on {}", listener.protocol.name(), listener.address);
-        }
-        for worker in self.children.workers() {
-            if let Some(board) = self.board(worker.generation) {
-                log::info!("status: {}", words::status(worker, &board, now));
-            }
-        }
     }
 }

@@ -160,6 +160,8 @@ pub(super) struct Connection {
     pub(super) deadline: Millis,
     /// The end of lingering, however much still comes.
     linger_end: Millis,
+    /// Output may wait in the queue; false spares the look.
+    pub(super) pending: bool,
     /// Written bytes when the write deadline was set last.
     seen_written: u64,
     pub(super) work: Option<Box<Work>>,
@@ -184,6 +186,7 @@ impl Connection {
             half_closed: false,
             deadline: after(now(), worker.options.timeouts.head),
             linger_end: NEVER,
+            pending: false,
             seen_written: 0,
             work: None,
             hops: 0,
@@ -361,6 +364,7 @@ impl Connection {
     fn parse_head(&mut self) -> Option<Step> {
         let protocol = self.protocol();
         let limits = self.worker.options.limits;
+        let logged = self.worker.options.access.is_some();
         let work = self.work_mut();
         let parsed = match protocol {
             Protocol::Http => head::parse(&work.input[..work.filled], work.scanned, &limits, &mut work.request),
@@ -384,7 +388,9 @@ impl Connection {
         };
         match parsed {
             Parsed::Complete => {
-                work.started = super::clock::micros();
+                if logged {
+                    work.started = super::clock::micros();
+                }
                 self.begin_body()
             }
             Parsed::Partial => {
@@ -435,6 +441,7 @@ impl Connection {
         self.phase = Phase::Body;
         self.deadline = after(now(), options.timeouts.body);
         if continue_due {
+            self.pending = true;
             let mut queue = self.io.queue();
             queue.push(CONTINUE);
             queue.flush(&self.io.stream);
@@ -488,8 +495,10 @@ impl Connection {
     pub(super) fn after_response(&mut self, spare: &mut Spare) -> Step {
         self.phase = Phase::Drain;
         self.hops = 0;
-        self.seen_written = self.io.queue().written();
-        self.deadline = after(now(), self.worker.options.timeouts.write);
+        if self.pending {
+            self.seen_written = self.io.queue().written();
+            self.deadline = after(now(), self.worker.options.timeouts.write);
+        }
         let streamed = self.work_mut().streamed.take();
         if let Some(body) = streamed {
             match body.close() {
@@ -508,19 +517,22 @@ impl Connection {
     }
 
     fn drain(&mut self, spare: &mut Spare) -> Option<Step> {
-        let (empty, gone, written) = {
-            let mut queue = self.io.queue();
-            (queue.flush(&self.io.stream), queue.is_gone(), queue.written())
-        };
-        if gone {
-            return Some(Step::Close);
-        }
-        if !empty {
-            if written != self.seen_written {
-                self.seen_written = written;
-                self.deadline = after(now(), self.worker.options.timeouts.write);
+        if self.pending {
+            let (empty, gone, written) = {
+                let mut queue = self.io.queue();
+                (queue.flush(&self.io.stream), queue.is_gone(), queue.written())
+            };
+            if gone {
+                return Some(Step::Close);
             }
-            return Some(Step::Wait);
+            if !empty {
+                if written != self.seen_written {
+                    self.seen_written = written;
+                    self.deadline = after(now(), self.worker.options.timeouts.write);
+                }
+                return Some(Step::Wait);
+            }
+            self.pending = false;
         }
         if self.cut {
             // Only a reset tells a cut response from a whole one when nothing but the close delimits it.
@@ -646,6 +658,7 @@ impl Connection {
     }
 
     fn reply_raw(&mut self, bytes: &[u8]) {
+        self.pending = true;
         self.io.queue().push(bytes);
         self.last = true;
         self.phase = Phase::Drain;

@@ -64,7 +64,7 @@ impl Connection {
     fn fix_head(&mut self, head: &mut Head, total: Option<u64>) {
         let date = self.worker.date.current();
         // `http-keepalive = 0`: every response ends its connection.
-        let keep_alive = !self.worker.is_retiring() && !self.worker.options.timeouts.keep_alive.is_zero();
+        let keep_alive = !self.worker.is_closing() && !self.worker.options.timeouts.keep_alive.is_zero();
         let protocol = self.local().protocol;
         let work = self.work_mut();
         // The close must be announced in the head; what the application will still read is not known now.
@@ -121,6 +121,7 @@ impl Connection {
     /// Writes or collects a piece behind `first` (the head, or nothing).
     fn put(&mut self, first: &[u8], piece: &[u8], whole: bool, keep: &mut dyn FnMut() -> Kept) {
         let response_buffer = self.worker.options.response_buffer;
+        self.pending = true;
         let response = &mut self.work_mut().response;
         response.body_bytes += piece.len() as u64;
         if let Some(remaining) = &mut response.remaining {
@@ -164,10 +165,11 @@ impl Connection {
 
     /// Writes a response that is one small piece, head included.
     fn put_whole(&mut self, response: &[u8], body: usize) {
-        let gone = self.io.send_copied(response).is_err();
+        let sent = self.io.send_copied(response);
+        self.pending = !sent.as_ref().is_ok_and(|all| *all);
         let state = &mut self.work_mut().response;
         state.body_bytes = body as u64;
-        state.gone = gone;
+        state.gone = sent.is_err();
         if let Some(remaining) = &mut state.remaining {
             *remaining -= body as u64;
         }
@@ -222,7 +224,7 @@ impl Exchange for Connection {
         if first || !bytes.is_empty() {
             let whole =
                 total == Some(piece.bytes.len() as u64) || self.work().response.framing == Some(BodyFraming::Nothing);
-            if first && whole && bytes.len() <= SMALL && allowed == piece.bytes.len() {
+            if first && whole && !self.pending && bytes.len() <= SMALL && allowed == piece.bytes.len() {
                 self.put_whole(head.with_body(bytes), bytes.len());
                 return if self.work().response.gone { Sent::Gone } else { Sent::Taken };
             }
@@ -290,6 +292,7 @@ impl Exchange for Connection {
         let (framing, remaining, gone) = (work.response.framing, work.response.remaining, work.response.gone);
         match (framing, remaining) {
             (Some(BodyFraming::Chunked), _) => {
+                self.pending = true;
                 let mut queue = self.io.queue();
                 queue.push(response::LAST_CHUNK);
                 queue.flush(&self.io.stream);
@@ -327,6 +330,7 @@ impl Exchange for Connection {
             response.head_sent = true;
             response.status = status;
             response.head_bytes = out.len() as u64;
+            self.pending = true;
             self.io.queue().push(&out);
             self.last = true;
         } else if self.work().response.remaining != Some(0)

@@ -102,6 +102,8 @@ struct Worker {
     scoreboard: Arc<Scoreboard>,
     control: OwnedFd,
     retiring: AtomicBool,
+    /// No other worker takes over its connections: each ends with its next response.
+    closing: AtomicBool,
     reactor: Reactor,
     standby: Standby,
     /// One for each app thread: output of its running request that waits to be written.
@@ -123,6 +125,10 @@ impl Worker {
         let all = 0..self.locals.len();
         let named = all.clone().find(|at| self.addresses[*at] == address && same(at));
         named.or_else(|| all.clone().find(same)).unwrap_or(0)
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
     }
 
     fn count_exception(&self) {
@@ -205,6 +211,7 @@ pub fn run(context: Context, load: impl FnOnce() -> Result<Arc<wsgi::Apps>, Stri
         scoreboard: Arc::clone(&scoreboard),
         control,
         retiring: AtomicBool::new(false),
+        closing: AtomicBool::new(false),
         reactor,
         standby: Standby::new(threads),
         outputs: (0..threads).map(|_| Mutex::default()).collect(),

@@ -152,25 +152,13 @@ impl Io {
         self.queue().flush(&self.stream)
     }
 
-    /// Sends bytes that are copied when the socket does not take them.
-    pub(super) fn send_copied(&self, bytes: &[u8]) -> io::Result<()> {
-        let mut queue = self.queue();
-        if queue.gone {
-            return Err(io::ErrorKind::BrokenPipe.into());
+    /// Sends bytes, copying what the socket does not take. Nothing may be waiting before them. True: all are sent.
+    pub(super) fn send_copied(&self, bytes: &[u8]) -> io::Result<bool> {
+        let taken = self.stream.write_one(bytes).inspect_err(|_| self.queue().give_up())?;
+        if taken < bytes.len() {
+            self.queue().push(&bytes[taken..]);
         }
-        let mut taken = 0;
-        if queue.len == 0 {
-            match self.stream.write_one(bytes) {
-                Ok(n) => taken = n,
-                Err(error) => {
-                    queue.give_up();
-                    return Err(error);
-                }
-            }
-            queue.written += taken as u64;
-        }
-        queue.push(&bytes[taken..]);
-        Ok(())
+        Ok(taken == bytes.len())
     }
 
     /// Sends head and body with one system call when nothing waits before them; what the socket

@@ -20,7 +20,7 @@ use slab::Slab;
 
 use super::Worker;
 use super::clock::{Millis, NEVER, now};
-use super::connection::{Connection, Spare, Step};
+use super::connection::{Connection, Phase, Spare, Step};
 use super::migrate::{Letter, MAX_HOPS};
 use crate::control::{FromWorker, MAX_MESSAGE, Retire, ToWorker};
 use crate::gateway::Peer;
@@ -42,6 +42,9 @@ const BATCH: usize = 256;
 
 /// How long accepting pauses when descriptors have run out.
 const ACCEPT_PAUSE: Millis = 100;
+
+/// How soon a request that waits for an app thread is offered to other workers again.
+const RELIEF: Duration = Duration::from_millis(1);
 
 /// Who waits for events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +110,10 @@ struct State {
     /// Open connections, those that no slot knows included.
     live: usize,
     retiring: Option<Retire>,
+    /// Workers 1 to this number take over connections that wait here.
+    heirs: u32,
+    /// False when a successor reads the mailbox instead.
+    reads_mailbox: bool,
     /// Listeners whose queue is served to its end before they are closed.
     draining: VecDeque<usize>,
     doors: Vec<Door>,
@@ -145,6 +152,15 @@ pub(super) enum Patience {
     Wait,
 }
 
+/// What came of letting a connection wait.
+enum Parked {
+    Asleep,
+    /// The driver waits already, for longer than this connection can.
+    TooLate,
+    /// Something happened to it while it was away.
+    Missed(Box<Connection>, What),
+}
+
 enum Pick {
     Request(Box<Connection>),
     Connection(Box<Connection>, What),
@@ -171,6 +187,8 @@ impl Reactor {
             asleep: 0,
             live: 0,
             retiring: None,
+            heirs: 0,
+            reads_mailbox: true,
             draining: VecDeque::new(),
             doors: Vec::new(),
             pause: None,
@@ -221,15 +239,12 @@ impl Reactor {
         back: Back,
         patience: Patience,
     ) -> Option<Box<Connection>> {
-        if let Back::Served(mut connection) = back {
-            let step = connection.after_response(spare);
-            // A pipelined request goes behind those who wait already.
-            if let Some(connection) = self.settle(connection, step) {
-                self.lock().requests.push_back(connection);
-            }
-        }
+        let mut held = match back {
+            Back::Nothing => None,
+            Back::Served(connection) => self.put_back(worker, connection, spare),
+        };
         loop {
-            let mut state = self.lock();
+            let mut state = held.take().unwrap_or_else(|| self.lock());
             match state.pick() {
                 Pick::Request(connection) => return Some(connection),
                 Pick::Nothing if patience == Patience::None => return None,
@@ -263,6 +278,39 @@ impl Reactor {
         }
     }
 
+    /// Puts a connection back whose request was served. The lock is kept where it had to be taken: the next pick needs it.
+    fn put_back(
+        &self,
+        worker: &Worker,
+        mut connection: Box<Connection>,
+        spare: &mut Spare,
+    ) -> Option<MutexGuard<'_, State>> {
+        let step = connection.after_response(spare);
+        let connection = match (step, connection.token) {
+            (Step::Wait, Some(token)) if !worker.is_retiring() => {
+                let mut state = self.lock();
+                match state.park(connection, token) {
+                    Parked::Asleep => return Some(state),
+                    Parked::TooLate => {
+                        drop(state);
+                        self.interrupt();
+                        return None;
+                    }
+                    Parked::Missed(mut connection, what) => {
+                        drop(state);
+                        let step = connection.meet(what.as_ready(), spare);
+                        self.settle(connection, step)
+                    }
+                }
+            }
+            _ => self.settle(connection, step),
+        };
+        // A pipelined request goes behind those who wait already.
+        let mut state = self.lock();
+        state.requests.extend(connection);
+        Some(state)
+    }
+
     /// The standby thread's turn as driver: does all I/O that is known, hands complete requests to sleeping app
     /// threads, then waits for events, at most `limit`. False: another thread drives.
     pub(super) fn drive(&self, worker: &Arc<Worker>, spare: &mut Spare, limit: Option<Duration>) -> bool {
@@ -274,6 +322,9 @@ impl Reactor {
             state.driver = Driver::Standby;
             match state.pick_io() {
                 Pick::Nothing => {
+                    // Requests wait here that an idle worker could take: look for one soon.
+                    let others = worker.mailboxes.len() > 1 || state.heirs > 0;
+                    let limit = if others && state.requests.len() > state.asleep { Some(RELIEF) } else { limit };
                     let timeout = match (state.timeout(), limit) {
                         (Some(a), Some(b)) => Some(a.min(b)),
                         (a, b) => a.or(b),
@@ -306,31 +357,60 @@ impl Reactor {
         }
     }
 
-    /// Requests that wait for an app thread go to other workers as those become idle. True: some still wait.
-    pub(super) fn relieve(&self, worker: &Arc<Worker>) -> bool {
+    /// Requests that wait for an app thread go to other workers as those become idle.
+    pub(super) fn relieve(&self, worker: &Arc<Worker>) {
         loop {
             let mut state = self.lock();
             if state.requests.len() <= state.asleep {
-                return false;
+                return;
             }
             // The youngest: the others are nearer to their turn here.
-            let Some(connection) = state.requests.pop_back() else { return false };
+            let Some(connection) = state.requests.pop_back() else { return };
             drop(state);
             if let Err(connection) = self.move_away(worker, connection) {
                 self.lock().requests.push_back(connection);
-                return true;
+                return;
             }
         }
     }
 
     /// Gives a connection to a worker that is idle. It comes back when there is none or it cannot move.
     fn move_away(&self, worker: &Arc<Worker>, connection: Box<Connection>) -> Result<(), Box<Connection>> {
-        if worker.mailboxes.len() < 2 || connection.hops >= MAX_HOPS {
+        let alone = worker.mailboxes.len() < 2 && !worker.is_retiring();
+        if alone || connection.hops >= MAX_HOPS {
             return Err(connection);
         }
         let Some(letter) = connection.letter(connection.hops + 1) else { return Err(connection) };
-        let Some(target) = worker.scoreboard.claim_idle(worker.id) else { return Err(connection) };
+        let heirs = self.lock().heirs;
+        let target = match worker.scoreboard.claim_idle(worker.id) {
+            Some(idle) => idle,
+            // Its successor, who came to serve.
+            None if worker.id <= heirs => worker.id,
+            None => return Err(connection),
+        };
         self.post(worker, connection, target, &letter)
+    }
+
+    /// A retiring worker gives connections that wait for a request to the others, so that no client meets a close. It comes
+    /// back, in a hurry, when nobody takes it.
+    fn bequeath(&self, mut connection: Box<Connection>) -> Option<Box<Connection>> {
+        let worker = Arc::clone(&connection.worker);
+        let heirs = self.lock().heirs;
+        if heirs > 0
+            && matches!(connection.phase, Phase::Idle | Phase::Head)
+            && let Some(letter) = connection.letter(connection.hops)
+        {
+            // Its own number first: that is where its successor is.
+            for step in 0..heirs {
+                let target = (worker.id - 1 + step) % heirs + 1;
+                match self.post(&worker, connection, target, &letter) {
+                    Ok(()) => return None,
+                    Err(kept) => connection = kept,
+                }
+            }
+        }
+        connection.hurry(now());
+        Some(connection)
     }
 
     /// Puts a connection into a mailbox and forgets it.
@@ -469,6 +549,10 @@ impl Reactor {
                     self.close(connection);
                     return None;
                 }
+                Step::Wait if connection.worker.is_retiring() => match self.bequeath(connection) {
+                    Some(kept) => connection = kept,
+                    None => return None,
+                },
                 Step::Wait | Step::Again => {}
             }
             let Some(token) = connection.token else {
@@ -480,31 +564,24 @@ impl Reactor {
                 continue;
             };
             let mut state = self.lock();
-            let slot = &mut state.slots[token];
             if step == Step::Again {
-                slot.connection = Some(connection);
+                state.slots[token].connection = Some(connection);
                 state.events.push_back(Event { token, what: What::Ready { half_closed: false } });
                 return None;
             }
-            if let Some(what) = slot.missed.take() {
-                drop(state);
-                step = connection.meet(what.as_ready(), &mut Spare::default());
-                continue;
-            }
-            if connection.deadline < slot.timer {
-                slot.timer = connection.deadline;
-                let entry = Reverse((connection.deadline, token));
-                slot.connection = Some(connection);
-                state.timers.push(entry);
-                // Somebody else waits already, for too long.
-                if entry.0.0 < state.wakes_at && state.driver != Driver::Nobody {
+            match state.park(connection, token) {
+                Parked::Asleep => return None,
+                Parked::TooLate => {
                     drop(state);
                     self.interrupt();
+                    return None;
                 }
-            } else {
-                slot.connection = Some(connection);
+                Parked::Missed(again, what) => {
+                    drop(state);
+                    connection = again;
+                    step = connection.meet(what.as_ready(), &mut Spare::default());
+                }
             }
-            return None;
         }
     }
 
@@ -646,17 +723,17 @@ impl Reactor {
             let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT;
             match nix::sys::socket::recv(worker.control.as_raw_fd(), &mut buffer, flags) {
                 Ok(len) if len > 0 => match ToWorker::decode(&buffer[..len]) {
-                    Some(ToWorker::Retire(how)) => self.retire(worker, how, false),
+                    Some(ToWorker::Retire { how, heirs }) => self.retire(worker, how, heirs, false),
                     None => log::warn!("worker {}: the master said something unknown", worker.id),
                 },
                 Err(nix::errno::Errno::EAGAIN) => return,
                 Err(nix::errno::Errno::EINTR) => {}
-                Ok(_) | Err(_) => return self.retire(worker, Retire::Replaced, true),
+                Ok(_) | Err(_) => return self.retire(worker, Retire::Replaced, 0, true),
             }
         }
     }
 
-    fn retire(&self, worker: &Arc<Worker>, how: Retire, orphaned: bool) {
+    fn retire(&self, worker: &Arc<Worker>, how: Retire, heirs: u32, orphaned: bool) {
         let mut state = self.lock();
         if orphaned && state.retiring != Some(Retire::Stop) {
             log::error!("worker {}: the master is gone; requests in flight are finished, then it exits", worker.id);
@@ -675,12 +752,23 @@ impl Reactor {
         if orphaned {
             state.draining.clear();
         }
+        state.heirs = if orphaned || how == Retire::Stop { 0 } else { heirs };
+        state.reads_mailbox = worker.id > state.heirs;
+        if state.heirs == 0 {
+            worker.closing.store(true, Ordering::Relaxed);
+        }
         if state.retiring.is_none() {
             state.retiring = Some(how);
             worker.slot().set_state(crate::scoreboard::State::Retiring);
             worker.retiring.store(true, Ordering::Relaxed);
-            state.hurry_idle();
         }
+        let waiting = state.take_waiting();
+        drop(state);
+        // Each is given to another worker, or hurried where there is none.
+        for connection in waiting {
+            self.settle(connection, Step::Wait);
+        }
+        let state = self.lock();
         let done = state.is_done();
         drop(state);
         if done {
@@ -695,6 +783,22 @@ impl Reactor {
 }
 
 impl State {
+    /// Lets a connection wait in its slot until something happens to it.
+    fn park(&mut self, connection: Box<Connection>, token: usize) -> Parked {
+        let slot = &mut self.slots[token];
+        if let Some(what) = slot.missed.take() {
+            return Parked::Missed(connection, what);
+        }
+        let deadline = connection.deadline;
+        slot.connection = Some(connection);
+        if deadline >= slot.timer {
+            return Parked::Asleep;
+        }
+        slot.timer = deadline;
+        self.timers.push(Reverse((deadline, token)));
+        if deadline < self.wakes_at && self.driver != Driver::Nobody { Parked::TooLate } else { Parked::Asleep }
+    }
+
     fn pick(&mut self) -> Pick {
         if let Some(connection) = self.requests.pop_front() {
             return Pick::Request(connection);
@@ -711,7 +815,7 @@ impl State {
                 return Pick::Signals;
             }
             if token == MAILBOX {
-                if self.retiring.is_none() {
+                if self.reads_mailbox {
                     return Pick::Mailbox;
                 }
                 continue;
@@ -772,17 +876,10 @@ impl State {
         }
     }
 
-    /// Retiring: idle connections do not wait for long any more.
-    fn hurry_idle(&mut self) {
-        let now = now();
-        for (token, slot) in &mut self.slots {
-            let Some(connection) = &mut slot.connection else { continue };
-            connection.hurry(now);
-            if connection.deadline < slot.timer {
-                slot.timer = connection.deadline;
-                self.timers.push(Reverse((connection.deadline, token)));
-            }
-        }
+    /// Takes the connections that wait for a request of their clients.
+    fn take_waiting(&mut self) -> Vec<Box<Connection>> {
+        let idle = |connection: &mut Box<Connection>| matches!(connection.phase, Phase::Idle | Phase::Head);
+        self.slots.iter_mut().filter_map(|(_, slot)| slot.connection.take_if(idle)).collect()
     }
 
     fn is_done(&self) -> bool {

@@ -46,6 +46,7 @@ fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
         scoreboard: Arc::new(Scoreboard::create(1, 1).unwrap()),
         control: OwnedFd::from(control),
         retiring: AtomicBool::new(false),
+        closing: AtomicBool::new(false),
         reactor: Reactor::new().unwrap(),
         standby: Standby::new(1),
         outputs: vec![Default::default()],

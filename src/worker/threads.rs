@@ -253,10 +253,8 @@ fn drive(worker: &Arc<Worker>, spare: &mut Spare, mut sample: Vec<u32>) {
     loop {
         standby.waiting.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        let mut limit = worker.flush_outputs().then_some(RETRY);
-        if worker.reactor.relieve(worker) {
-            limit = Some(TICK);
-        }
+        let limit = worker.flush_outputs().then_some(RETRY);
+        worker.reactor.relieve(worker);
         let drove = worker.reactor.drive(worker, spare, limit);
         standby.waiting.store(false, Ordering::SeqCst);
         if !drove {

@@ -31,9 +31,10 @@ enum State {
 /// A body that must be waited for.
 struct Slow {
     source: Source,
-    /// Bytes read ahead, from `start` on.
+    /// A buffer whose bytes `start..end` were read ahead.
     ahead: Vec<u8>,
     start: usize,
+    end: usize,
     /// Position in the body of the next byte the application gets.
     at: u64,
 }
@@ -58,7 +59,7 @@ enum Wanted {
 
 impl Input {
     pub(super) fn new(body: Body) -> Input {
-        let slow = |source| State::Slow(Slow { source, ahead: Vec::new(), start: 0, at: 0 });
+        let slow = |source| State::Slow(Slow { source, ahead: Vec::new(), start: 0, end: 0, at: 0 });
         let state = match body {
             Body::Empty => State::Memory { bytes: Vec::new(), at: 0 },
             Body::Memory(bytes) => State::Memory { bytes, at: 0 },
@@ -118,10 +119,10 @@ impl Slow {
         };
         let mut out = Vec::new();
         while out.len() < limit {
-            if self.start == self.ahead.len() && !self.fill(limit - out.len(), line)? {
+            if self.start == self.end && !self.fill(limit - out.len(), line)? {
                 break;
             }
-            let ready = &self.ahead[self.start..];
+            let ready = &self.ahead[self.start..self.end];
             let ready = &ready[..ready.len().min(limit - out.len())];
             let end = if line { memchr::memchr(b'\n', ready).map(|at| at + 1) } else { None };
             let ready = &ready[..end.unwrap_or(ready.len())];
@@ -138,24 +139,28 @@ impl Slow {
     /// Reads a block ahead; false at the end of the body.
     fn fill(&mut self, wanted: usize, line: bool) -> io::Result<bool> {
         let size = if line { BLOCK } else { wanted.clamp(BLOCK, 16 * BLOCK) };
-        self.ahead.resize(size, 0);
-        self.start = 0;
-        let got = loop {
+        if self.ahead.len() < size {
+            self.ahead.resize(size, 0);
+        }
+        (self.start, self.end) = (0, 0);
+        loop {
             let got = match &mut self.source {
                 Source::File { file, len } => {
-                    let left = usize::try_from(len.saturating_sub(self.at)).unwrap_or(usize::MAX).min(size);
-                    file.read_at(&mut self.ahead[..left], self.at)
+                    let left = usize::try_from(len.saturating_sub(self.at)).unwrap_or(usize::MAX);
+                    let size = self.ahead.len().min(left);
+                    file.read_at(&mut self.ahead[..size], self.at)
                 }
                 Source::Stream(source) => source.read(&mut self.ahead),
             };
             match got {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => break other,
+                Err(error) => return Err(error),
+                Ok(got) => {
+                    self.end = got;
+                    return Ok(got > 0);
+                }
             }
-        };
-        // Also after an error nothing must be left of the zeroes.
-        self.ahead.truncate(*got.as_ref().unwrap_or(&0));
-        Ok(got? > 0)
+        }
     }
 }
 
@@ -241,8 +246,7 @@ impl Input {
             match state {
                 State::Memory { at, .. } => *at = target as usize,
                 State::Slow(slow) => {
-                    slow.ahead.clear();
-                    slow.start = 0;
+                    (slow.start, slow.end) = (0, 0);
                     slow.at = target;
                 }
             }

@@ -1,6 +1,10 @@
 //! A recorded exchange, and applications from source text.
 
 use std::any::Any;
+use std::collections::VecDeque;
+use std::ffi::CString;
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use pyo3::prelude::*;
@@ -22,12 +26,15 @@ pub(super) fn python() {
 }
 
 /// What came of an exchange.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Running,
     Finished,
     Failed(u16),
 }
+
+/// Hears of each step.
+pub(super) type OnStep = Box<dyn Fn(&str) + Send>;
 
 /// An exchange without a connection.
 pub(super) struct Fake {
@@ -50,7 +57,7 @@ pub(super) struct Fake {
     pub(super) waits: u32,
     pub(super) room: bool,
     /// Told of each step, for tests of order.
-    pub(super) on_step: Option<Box<dyn Fn(&str) + Send>>,
+    pub(super) on_step: Option<OnStep>,
 }
 
 impl Fake {
@@ -212,18 +219,22 @@ impl Exchange for Fake {
 }
 
 /// A body that arrives in the given pieces, or fails.
-pub(super) struct Trickle(pub(super) Vec<std::io::Result<Vec<u8>>>);
+pub(super) struct Trickle(VecDeque<io::Result<Vec<u8>>>);
+
+impl Trickle {
+    pub(super) fn body(pieces: impl IntoIterator<Item = io::Result<Vec<u8>>>) -> Body {
+        Body::Stream(Box::new(Trickle(pieces.into_iter().collect())))
+    }
+}
 
 impl BodySource for Trickle {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        if self.0.is_empty() {
-            return Ok(0);
-        }
-        let mut piece = self.0.remove(0)?;
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let Some(piece) = self.0.pop_front() else { return Ok(0) };
+        let mut piece = piece?;
         let taken = piece.len().min(buf.len());
         buf[..taken].copy_from_slice(&piece[..taken]);
         if taken < piece.len() {
-            self.0.insert(0, Ok(piece.split_off(taken)));
+            self.0.push_front(Ok(piece.split_off(taken)));
         }
         Ok(taken)
     }
@@ -248,8 +259,11 @@ pub(super) fn apps(sources: &[(&str, &str)]) -> Arc<Apps> {
 
 /// A module made of source text.
 pub(super) fn module<'py>(py: Python<'py>, source: &str) -> Bound<'py, PyModule> {
-    let code = std::ffi::CString::new(source).unwrap();
-    PyModule::from_code(py, &code, c"app.py", c"app").unwrap_or_else(|error| {
+    // A name of its own: a second module of the same name would share the dict of the first.
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let name = CString::new(format!("app_{}", NUMBER.fetch_add(1, Ordering::Relaxed))).unwrap();
+    let code = CString::new(source).unwrap();
+    PyModule::from_code(py, &code, c"app.py", &name).unwrap_or_else(|error| {
         error.display(py);
         panic!("{source}")
     })
@@ -291,4 +305,9 @@ pub(super) fn with_log<T>(f: impl FnOnce() -> T) -> (T, String) {
         log.bind(py).call_method0("getvalue").unwrap().extract().unwrap()
     });
     (value, text)
+}
+
+/// Looks at the first application, attached.
+pub(super) fn with_app<T>(apps: &Apps, f: impl FnOnce(&Bound<'_, PyAny>) -> T) -> T {
+    Python::attach(|py| f(apps.get(0).expect("an application").bind(py)))
 }

@@ -1,4 +1,9 @@
 //! Behaviour of the application side, with an [`Exchange`](crate::gateway::Exchange) that records.
 
+mod environ;
+mod failure;
 mod fake;
-mod hello;
+mod input;
+mod loader;
+mod response;
+mod thread;
