@@ -127,6 +127,7 @@ impl Work {
 /// Buffers that a thread keeps for the next request.
 #[derive(Default)]
 pub(super) struct Spare {
+    #[expect(clippy::vec_box, reason = "boxes go to and fro between connections and this list, as they are")]
     works: Vec<Box<Work>>,
 }
 
