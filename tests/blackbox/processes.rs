@@ -202,6 +202,7 @@ fn requests_in_the_backlog_are_answered_at_the_stop() {
                 client.send(get("/"));
             }
             server.signal(Signal::SIGTERM);
+            server.wait_for_log(&["stopping"]);
             held.release().expect(200);
             for client in &mut waiting {
                 assert!(client.response().expect(200).announces_close());
