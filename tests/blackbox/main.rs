@@ -7,9 +7,12 @@
 
 mod bodies;
 mod config;
+mod fairness;
 mod harness;
 mod http;
 mod listeners;
 mod processes;
 mod protocol_uwsgi;
+mod streams;
+mod threads;
 mod wsgi;
