@@ -12,4 +12,5 @@ mod http;
 mod listeners;
 mod processes;
 mod protocol_uwsgi;
+mod recycle;
 mod wsgi;
