@@ -21,9 +21,6 @@ use crate::protocol::http::head;
 use crate::protocol::request::{BodyLength, Parsed, Refusal, Request};
 use crate::protocol::{response, uwsgi};
 
-/// The interim answer to `Expect: 100-continue` (RFC 9110 section 10.1.1).
-pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-
 /// Bytes read at once; a request that fits is read with one system call.
 const READ: usize = 32 * 1024;
 
@@ -443,7 +440,7 @@ impl Connection {
         if continue_due {
             self.pending = true;
             let mut queue = self.io.queue();
-            queue.push(CONTINUE);
+            queue.push(response::CONTINUE);
             queue.flush(&self.io.stream);
         }
         None

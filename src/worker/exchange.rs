@@ -78,13 +78,6 @@ impl Connection {
             date: &date,
         };
         let framing = head.finish(&facts);
-        if let Some(name) = head.dropped() {
-            log::warn!(
-                "the application sent the hop-by-hop field {name} ({} {}); it belongs to the connection and was dropped",
-                String::from_utf8_lossy(work.request.method.of(work.head())).escape_debug(),
-                String::from_utf8_lossy(work.request.target.of(work.head())).escape_debug(),
-            );
-        }
         let response = &mut work.response;
         response.head_sent = true;
         response.status = head.status();
