@@ -4,19 +4,58 @@
 //! ([`Children::decide`]); the time is an argument in milliseconds. Two generations can live at once: the one
 //! that serves and, during a reload, the one that comes. A worker of any other generation is on its way out.
 
+mod recycle;
+
+pub use recycle::Why;
+
 use super::attempts::Attempts;
+use crate::config::Settings;
 use crate::control::Retire;
 use crate::scoreboard::LANES;
 
 /// Milliseconds of the shared clock.
 pub type Millis = u64;
 
-/// How long a worker that was told to retire may take (uWSGI's worker-reload-mercy).
-pub const MERCY: Millis = 60_000;
-/// The same for one that has not begun to serve. Not 0: its word that it has may be on the way.
+/// How long a worker may take to retire that has not begun to serve. Not 0: its word that it has may be on the way.
 const YOUNG_MERCY: Millis = 1_000;
 /// A group signal reaches the workers within that time of the master.
 const SAME_SIGNAL: Millis = 500;
+
+/// What a generation is to be like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Workers.
+    pub workers: u32,
+    /// How long a worker that was told to retire may take (`worker-reload-mercy`).
+    pub mercy: Millis,
+    /// No worker that is younger is recycled.
+    pub min_lifetime: Millis,
+    /// A worker is recycled after it; 0: never.
+    pub max_lifetime: Millis,
+    /// Up to so much later, by chance.
+    pub max_lifetime_delta: Millis,
+}
+
+impl From<&Settings> for Plan {
+    fn from(settings: &Settings) -> Plan {
+        let ms = |duration: std::time::Duration| duration.as_millis() as Millis;
+        let recycle = &settings.recycle;
+        Plan {
+            workers: settings.processes,
+            mercy: ms(recycle.mercy),
+            min_lifetime: ms(recycle.min_lifetime),
+            max_lifetime: ms(recycle.max_lifetime),
+            max_lifetime_delta: ms(recycle.max_lifetime_delta),
+        }
+    }
+}
+
+/// So many workers, and for the rest the defaults.
+impl From<u32> for Plan {
+    fn from(workers: u32) -> Plan {
+        Plan { workers, ..Plan::from(&Settings::default()) }
+    }
+}
 
 /// What the master has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +80,13 @@ pub enum Action {
         id: u32,
         /// Scoreboard lane.
         lane: u32,
+    },
+    /// A worker is to be replaced: somebody else is forked for its number.
+    Replace {
+        /// The worker.
+        key: u32,
+        /// Why.
+        why: Why,
     },
     /// Tell a worker to retire.
     Retire {
@@ -98,8 +144,13 @@ pub struct Worker {
     pub pid: i32,
     /// Where it stands.
     pub phase: Phase,
-    /// It asked to be retired; somebody else must hold its number first.
+    /// It is to retire; somebody else must hold its number first.
     leaving: bool,
+    /// It is to be recycled then, when its turn comes.
+    due: Option<(Millis, Why)>,
+    /// It is killed on purpose.
+    condemned: bool,
+    mercy: Millis,
     ready_at: Millis,
     retired_at: Millis,
     kill_at: Option<Millis>,
@@ -110,12 +161,13 @@ struct Generation {
     number: u32,
     /// All its workers have been ready at the same time.
     complete: bool,
+    plan: Plan,
     attempts: Attempts,
 }
 
 impl Generation {
-    fn new(number: u32, workers: u32) -> Generation {
-        Generation { number, complete: false, attempts: Attempts::new(workers) }
+    fn new(number: u32, plan: Plan) -> Generation {
+        Generation { number, complete: false, attempts: Attempts::new(plan.workers), plan }
     }
 }
 
@@ -148,11 +200,11 @@ pub struct Children {
 }
 
 impl Children {
-    /// Nobody lives yet; generation 1 is to have `wanted` workers.
-    pub fn new(wanted: u32) -> Children {
+    /// Nobody lives yet; generation 1 is to be like `plan`.
+    pub fn new(plan: impl Into<Plan>) -> Children {
         Children {
             mode: Mode::Running,
-            serving: Generation::new(1, wanted),
+            serving: Generation::new(1, plan.into()),
             incoming: None,
             zygotes: Vec::new(),
             workers: Vec::new(),
@@ -270,13 +322,14 @@ impl Children {
         match worker.phase {
             Phase::Asked | Phase::Starting => worker.phase = Phase::Ready,
             // It was told to retire while its word was on the way: it may hold requests.
-            Phase::Retiring => worker.kill_at = worker.kill_at.map(|_| worker.retired_at + MERCY),
+            Phase::Retiring => worker.kill_at = worker.kill_at.map(|_| worker.retired_at + worker.mercy),
             Phase::Ready => {}
         }
         let (number, id) = (worker.generation, worker.id);
         if let Some(generation) = self.generation(number) {
             generation.attempts.worker_ready(id);
         }
+        self.set_lifetime(key, now);
     }
 
     /// A worker asks to be replaced. False: it's not the time, a stop or a reload sees to it anyway.
@@ -324,9 +377,9 @@ impl Children {
         self.echo_until = now + SAME_SIGNAL;
     }
 
-    /// Prepares generation `number` with `wanted` workers. One that was being prepared is given up.
-    pub fn begin_reload(&mut self, number: u32, wanted: u32) {
-        self.incoming = Some(Generation::new(number, wanted));
+    /// Prepares generation `number`. One that was being prepared is given up.
+    pub fn begin_reload(&mut self, number: u32, plan: impl Into<Plan>) {
+        self.incoming = Some(Generation::new(number, plan.into()));
     }
 
     /// Gives the generation up that is being prepared.
@@ -354,6 +407,7 @@ impl Children {
     pub fn decide(&mut self, now: Millis) -> Vec<Action> {
         let mut out = Vec::new();
         self.promote(&mut out);
+        self.take_turns(now, &mut out);
         self.retire(now, &mut out);
         self.kill(now, &mut out);
         if self.stopping() {
@@ -404,7 +458,7 @@ impl Children {
             if !(stopping || gone || replaced.contains(&worker.key)) {
                 continue;
             }
-            let mercy = if worker.phase == Phase::Ready { MERCY } else { YOUNG_MERCY };
+            let mercy = if worker.phase == Phase::Ready { worker.mercy } else { YOUNG_MERCY };
             worker.phase = Phase::Retiring;
             worker.retired_at = now;
             worker.kill_at = Some(now + mercy);
@@ -443,6 +497,7 @@ impl Children {
             }
         }
         for (generation, id, lane) in forks {
+            let mercy = self.generation(generation).map_or(0, |generation| generation.plan.mercy);
             let key = self.next_key;
             self.next_key += 1;
             self.workers.push(Worker {
@@ -453,6 +508,9 @@ impl Children {
                 pid: 0,
                 phase: Phase::Asked,
                 leaving: false,
+                due: None,
+                condemned: false,
+                mercy,
                 ready_at: 0,
                 retired_at: 0,
                 kill_at: None,
@@ -480,6 +538,7 @@ impl Children {
         let mut times: Vec<Millis> =
             self.workers.iter().filter(|worker| worker.pid != 0).filter_map(|worker| worker.kill_at).collect();
         if !self.stopping() {
+            times.extend(self.turns());
             for generation in [Some(&self.serving), self.incoming.as_ref()].into_iter().flatten() {
                 let absent = !self.zygotes.iter().any(|zygote| zygote.generation == generation.number);
                 let missing = |id| self.holder(generation.number, id).is_none();

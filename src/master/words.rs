@@ -12,6 +12,9 @@ pub(super) fn last_words(worker: &Worker, end: End, current: Option<&Current>, n
         Phase::Retiring if end == End::Code(0) => {
             return (false, format!("worker {} (pid {}) retired", worker.id, worker.pid));
         }
+        Phase::Ready if worker.is_condemned() => {
+            return (false, format!("worker {} (pid {}) is gone", worker.id, worker.pid));
+        }
         Phase::Asked | Phase::Starting => text.push_str(" before it was ready"),
         Phase::Ready | Phase::Retiring => {}
     }

@@ -13,6 +13,7 @@ mod http;
 mod listeners;
 mod processes;
 mod protocol_uwsgi;
+mod recycle;
 mod slow;
 mod streams;
 mod threads;
