@@ -10,6 +10,7 @@ mod config;
 mod harness;
 mod http;
 mod listeners;
+mod options;
 mod processes;
 mod protocol_uwsgi;
 mod slow;
