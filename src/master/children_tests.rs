@@ -1,3 +1,5 @@
+//! What `children` decides, told as little histories of deaths, reloads and stops; nothing forks here.
+
 use super::*;
 
 /// What workers have by default to retire.

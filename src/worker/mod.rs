@@ -102,7 +102,6 @@ struct Worker {
     /// Addresses of the listeners, as letters name them.
     addresses: Vec<String>,
     mailboxes: Arc<Mailboxes>,
-    date: clock::Date,
     zone: jiff::tz::TimeZone,
     scoreboard: Arc<Scoreboard>,
     control: OwnedFd,
@@ -151,7 +150,7 @@ impl Worker {
 
     fn announce_output(&self, core: usize, io: Arc<Io>) {
         *self.output(core) = Some(io);
-        self.standby.look();
+        self.standby.hurry();
     }
 
     fn withdraw_output(&self, core: usize) {
@@ -212,7 +211,6 @@ pub fn run(context: Context, load: impl FnOnce() -> Result<Arc<wsgi::Apps>, Stri
         locals,
         addresses,
         mailboxes,
-        date: clock::Date::new(),
         zone: access::zone(),
         scoreboard: Arc::clone(&scoreboard),
         control,

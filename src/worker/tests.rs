@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::connection::{Connection, Phase, Spare, Step};
 use super::reactor::Reactor;
 use super::threads::Standby;
-use super::{Options, Worker, clock};
+use super::{Options, Worker};
 use crate::config::Timeouts;
 use crate::gateway::{Body, Exchange, Local, Payload, Peer, Sent};
 use crate::net::stream::Stream;
@@ -43,7 +43,6 @@ fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
         locals: vec![local(0, Protocol::Http), local(1, Protocol::Uwsgi)],
         addresses: vec!["127.0.0.1:80".into(), "@app".into()],
         mailboxes: Arc::new(crate::mailbox::Mailboxes::create(1).unwrap()),
-        date: clock::Date::new(),
         zone: super::access::zone(),
         scoreboard: Arc::new(Scoreboard::create(1, 1).unwrap()),
         control: OwnedFd::from(control),

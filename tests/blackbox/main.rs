@@ -7,10 +7,14 @@
 
 mod bodies;
 mod config;
+mod fairness;
 mod harness;
 mod http;
 mod listeners;
 mod processes;
 mod protocol_uwsgi;
 mod recycle;
+mod slow;
+mod streams;
+mod threads;
 mod wsgi;
