@@ -26,6 +26,8 @@ pub struct Recycle {
     pub kill_on: MemoryLimits,
     /// `mem-collector-freq`: how often the master looks for `kill_on` (3 s).
     pub sample_every: Duration,
+    /// `reload-import-timeout`: how long an import may take in a reload (60 s); zero is without limit.
+    pub import_timeout: Duration,
     /// `worker-reload-mercy`: time from being told to retire to being killed (60 s).
     pub mercy: Duration,
 }
@@ -57,6 +59,7 @@ impl Default for Recycle {
             reload_on: MemoryLimits::default(),
             kill_on: MemoryLimits::default(),
             sample_every: Duration::from_secs(3),
+            import_timeout: Duration::from_secs(60),
             mercy: Duration::from_secs(60),
         }
     }

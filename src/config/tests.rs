@@ -136,6 +136,7 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("evil-reload-on-as", "2", |s| s.recycle.kill_on.address_space == 2 << 20),
     ("evil-reload-on-rss", "2", |s| s.recycle.kill_on.resident == 2 << 20),
     ("mem-collector-freq", "9", |s| s.recycle.sample_every.as_secs() == 9),
+    ("reload-import-timeout", "9", |s| s.recycle.import_timeout.as_secs() == 9),
     ("worker-reload-mercy", "9", |s| s.recycle.mercy.as_secs() == 9),
     ("log-format", "%(method)", |s| s.log_format.as_deref() == Some("%(method)")),
     ("auto-procname", "true", |s| s.process_names.auto),

@@ -4,6 +4,7 @@
 //! ([`Children::decide`]); the time is an argument in milliseconds. Two generations can live at once: the one
 //! that serves and, during a reload, the one that comes. A worker of any other generation is on its way out.
 
+mod chain;
 mod recycle;
 
 pub use recycle::Why;
@@ -34,6 +35,8 @@ pub struct Plan {
     pub max_lifetime: Millis,
     /// Up to so much later, by chance.
     pub max_lifetime_delta: Millis,
+    /// How long an import may take in a reload (`reload-import-timeout`).
+    pub import_timeout: Millis,
 }
 
 impl From<&Settings> for Plan {
@@ -46,6 +49,7 @@ impl From<&Settings> for Plan {
             min_lifetime: ms(recycle.min_lifetime),
             max_lifetime: ms(recycle.max_lifetime),
             max_lifetime_delta: ms(recycle.max_lifetime_delta),
+            import_timeout: ms(recycle.import_timeout),
         }
     }
 }
@@ -87,6 +91,20 @@ pub enum Action {
         key: u32,
         /// Why.
         why: Why,
+    },
+    /// In a chain reload a worker of the new generation took the place of an old one.
+    Chained {
+        /// The new generation.
+        generation: u32,
+        /// Worker number.
+        id: u32,
+    },
+    /// The import of a generation that a reload prepares takes too long.
+    GiveUp {
+        /// Which one.
+        generation: u32,
+        /// How long it may take.
+        limit: Millis,
     },
     /// Tell a worker to retire.
     Retire {
@@ -151,6 +169,7 @@ pub struct Worker {
     /// It is killed on purpose.
     condemned: bool,
     mercy: Millis,
+    asked_at: Millis,
     ready_at: Millis,
     retired_at: Millis,
     kill_at: Option<Millis>,
@@ -163,17 +182,20 @@ struct Generation {
     complete: bool,
     plan: Plan,
     attempts: Attempts,
+    /// In a chain reload: workers 1 to this number have taken the places of old ones.
+    chained: Option<u32>,
 }
 
 impl Generation {
     fn new(number: u32, plan: Plan) -> Generation {
-        Generation { number, complete: false, attempts: Attempts::new(plan.workers), plan }
+        Generation { number, complete: false, attempts: Attempts::new(plan.workers), plan, chained: None }
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Zygote {
     generation: u32,
+    spawned_at: Millis,
     ready_at: Option<Millis>,
     killed: bool,
 }
@@ -261,8 +283,8 @@ impl Children {
     // What happened.
 
     /// A zygote was forked.
-    pub fn zygote_spawned(&mut self, generation: u32) {
-        self.zygotes.push(Zygote { generation, ready_at: None, killed: false });
+    pub fn zygote_spawned(&mut self, generation: u32, now: Millis) {
+        self.zygotes.push(Zygote { generation, spawned_at: now, ready_at: None, killed: false });
     }
 
     /// A zygote could not be forked.
@@ -406,6 +428,8 @@ impl Children {
     /// What is to be done now. Every action is given once.
     pub fn decide(&mut self, now: Millis) -> Vec<Action> {
         let mut out = Vec::new();
+        self.give_up(now, &mut out);
+        self.chain(&mut out);
         self.promote(&mut out);
         self.take_turns(now, &mut out);
         self.retire(now, &mut out);
@@ -446,15 +470,19 @@ impl Children {
         let replaced: Vec<u32> = self
             .workers
             .iter()
-            .filter(|w| w.leaving && self.holder(w.generation, w.id).is_some_and(|holder| holder.phase == Phase::Ready))
+            .filter(|w| {
+                let replaced = || self.holder(w.generation, w.id).is_some_and(|holder| holder.phase == Phase::Ready);
+                w.leaving && replaced() || self.is_taken_over(w)
+            })
             .map(|w| w.key)
             .collect();
         let stopping = self.stopping();
+        let kept = self.kept_for_now();
         for worker in &mut self.workers {
             if worker.phase == Phase::Retiring {
                 continue;
             }
-            let gone = !current.contains(&Some(worker.generation));
+            let gone = !current.contains(&Some(worker.generation)) && !kept.contains(&worker.key);
             if !(stopping || gone || replaced.contains(&worker.key)) {
                 continue;
             }
@@ -511,6 +539,7 @@ impl Children {
                 due: None,
                 condemned: false,
                 mercy,
+                asked_at: now,
                 ready_at: 0,
                 retired_at: 0,
                 kill_at: None,
@@ -521,9 +550,8 @@ impl Children {
 
     /// The workers to fork in a generation: number of the generation, worker and lane.
     fn forks(&self, generation: &Generation, now: Millis, out: &mut Vec<(u32, u32, u32)>) {
-        let holder = |id| self.holder(generation.number, id);
-        let young = |id| holder(id).is_some_and(|worker| worker.phase != Phase::Ready);
-        for id in generation.attempts.workers_due(|id| holder(id).is_none(), young, now) {
+        let young = |id| self.holder(generation.number, id).is_some_and(|worker| worker.phase != Phase::Ready);
+        for id in generation.attempts.workers_due(|id| self.lacks(generation, id), young, now) {
             let taken = |lane| self.workers.iter().any(|worker| worker.id == id && worker.lane == lane);
             // Without a free lane it waits until an old process of this number is gone.
             if let Some(lane) = (0..LANES).find(|lane| !taken(*lane)) {
@@ -539,10 +567,10 @@ impl Children {
             self.workers.iter().filter(|worker| worker.pid != 0).filter_map(|worker| worker.kill_at).collect();
         if !self.stopping() {
             times.extend(self.turns());
+            times.extend(self.import_deadline());
             for generation in [Some(&self.serving), self.incoming.as_ref()].into_iter().flatten() {
                 let absent = !self.zygotes.iter().any(|zygote| zygote.generation == generation.number);
-                let missing = |id| self.holder(generation.number, id).is_none();
-                times.extend(generation.attempts.times(absent, missing));
+                times.extend(generation.attempts.times(absent, |id| self.lacks(generation, id)));
             }
         }
         times.into_iter().filter(|time| *time > now).min()

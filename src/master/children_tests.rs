@@ -16,7 +16,7 @@ pub(super) struct World {
 }
 
 impl World {
-    fn new(plan: impl Into<Plan>) -> World {
+    pub(super) fn new(plan: impl Into<Plan>) -> World {
         World { children: Children::new(plan), now: 1000, next_pid: 100, healthy: true, log: Vec::new() }
     }
 
@@ -40,7 +40,7 @@ impl World {
                 self.log.push(action);
                 match action {
                     Action::SpawnZygote { generation } => {
-                        self.children.zygote_spawned(generation);
+                        self.children.zygote_spawned(generation, self.now);
                         self.children.zygote_ready(generation, self.now);
                     }
                     Action::KillZygote { generation } => {
@@ -149,7 +149,7 @@ fn a_zygote_that_dies_without_a_word_is_tried_fewer_than_20_times_in_30_s() {
     while now < 30_000 {
         for action in children.decide(now) {
             assert_eq!(action, Action::SpawnZygote { generation: 1 });
-            children.zygote_spawned(1);
+            children.zygote_spawned(1, 0);
             children.zygote_died(1, now);
             spawned += 1;
         }
@@ -184,7 +184,7 @@ fn a_dead_zygote_is_replaced_and_its_workers_stay() {
 fn what_a_dead_zygote_was_asked_for_is_asked_again() {
     let mut children = Children::new(1);
     children.decide(0);
-    children.zygote_spawned(1);
+    children.zygote_spawned(1, 0);
     children.zygote_ready(1, 0);
     assert!(matches!(children.decide(0)[..], [Action::Fork { .. }]));
     let lost = children.zygote_died(1, 5000);
@@ -368,7 +368,7 @@ fn echoes_of_a_group_signal_are_not_heard() {
 fn a_birth_announced_after_the_word_of_the_newborn_is_the_same_worker() {
     let mut children = Children::new(1);
     children.decide(0);
-    children.zygote_spawned(1);
+    children.zygote_spawned(1, 0);
     children.zygote_ready(1, 0);
     let Action::Fork { key, .. } = children.decide(0)[0] else { panic!("no fork") };
     assert!(children.expects_births());

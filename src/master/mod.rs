@@ -277,6 +277,14 @@ impl Master {
                     log::info!("{workers} ready after {took}");
                 }
             }
+            Action::Chained { generation, id } => {
+                log::info!("chain reload: worker {id} of generation {generation} serves, the old one retires");
+            }
+            Action::GiveUp { generation, limit } => {
+                let limit = words::duration(limit);
+                let text = format!("the import takes longer than {limit} (reload-import-timeout)");
+                self.generation_failed(generation, &text);
+            }
             Action::Promote { generation } => self.promote(generation),
             Action::Finished => {}
         }
@@ -299,7 +307,7 @@ impl Master {
             Fork::Parent(pid) => {
                 log::debug!("the zygote of generation {number} is process {pid}");
                 generation.zygote = Some(Zygote { pid, control: Some(ours), ready: false, told: false });
-                self.children.zygote_spawned(number);
+                self.children.zygote_spawned(number, monotonic_ms());
                 Ok(())
             }
             Fork::Child => {

@@ -88,7 +88,7 @@ mod tests {
     fn worker(retiring: bool) -> Worker {
         let mut children = Children::new(1);
         children.decide(0);
-        children.zygote_spawned(1);
+        children.zygote_spawned(1, 0);
         children.zygote_ready(1, 0);
         let Action::Fork { key, .. } = children.decide(0)[0] else { panic!("no fork") };
         children.forked(1, 1, 77);

@@ -78,6 +78,8 @@ pub(super) const RELOAD: &[Row] = &[
     Row::new("reload-mercy", NUMBER, "seconds for non-worker stop waits (daemons, emperor); daemons use 3 if unset"),
     Row::new("worker-reload-mercy", NUMBER, "seconds a worker that is to go may take before it is killed (60)")
         .set(|d, s| d.fill_seconds(s, |x| &mut x.recycle.mercy)),
+    Row::new("reload-import-timeout", NUMBER, "seconds an import may take in a reload before it is given up (60)")
+        .set(|d, s| d.fill_seconds(s, |x| &mut x.recycle.import_timeout)),
     Row::new("mule-reload-mercy", NUMBER, "same for mules"),
     Row::new("exit-on-reload", FLAG, "exit 0 instead of re-exec on reload"),
     Row::new("max-requests", NUMBER, "replace a worker after so many requests")
