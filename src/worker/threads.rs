@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::connection::{Connection, Spare};
 use super::reactor::{Back, Patience};
 use super::{Worker, access, clock};
+use crate::control::FromWorker;
 use crate::gateway::Exchange;
 use crate::wsgi::{self, Apps};
 
@@ -227,6 +228,9 @@ fn serve(
         .unwrap_or_else(|_| unreachable!("an exchange comes back as what it went in"));
     thread.leave();
     access::record(worker, &connection, core);
+    if let Some(limit) = worker.meter.after_request() {
+        worker.tell(&FromWorker::Reached(limit));
+    }
     connection
 }
 

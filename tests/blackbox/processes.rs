@@ -7,38 +7,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::harness::held::Held;
 use crate::harness::http::{Client, get};
 use crate::harness::server::{Server, Setup, Speaks, processes_of};
 use crate::harness::{differs, wait_until};
-
-/// A request that is inside the application until [`Held::release`].
-struct Held {
-    client: Client,
-    go: std::path::PathBuf,
-    /// The worker that serves it.
-    pid: i32,
-}
-
-impl Held {
-    #[track_caller]
-    fn begin(server: &Server, name: &str) -> Held {
-        let mut client = server.connect();
-        client.send(get(&format!("/wait/{name}")));
-        let file = server.path(&format!("{name}.in"));
-        let mut pid = None;
-        wait_until("the request is inside the application", || {
-            pid = std::fs::read_to_string(&file).ok().and_then(|text| text.parse().ok());
-            pid.is_some()
-        });
-        Held { client, go: server.path(&format!("{name}.go")), pid: pid.expect("a pid") }
-    }
-
-    #[track_caller]
-    fn release(mut self) -> crate::harness::http::Response {
-        std::fs::write(&self.go, "").expect("the file");
-        self.client.response()
-    }
-}
 
 fn pid_of_worker(server: &Server) -> i32 {
     server.get("/pid").expect(200).text().parse().expect("a number")
