@@ -174,6 +174,7 @@ fn requests_in_the_backlog_are_answered_at_the_stop() {
                 client.send(get("/"));
             }
             server.signal(Signal::SIGTERM);
+            server.wait_for_log(&["stopping"]);
             held.release().expect(200);
             for client in &mut waiting {
                 assert!(client.response().expect(200).announces_close());
@@ -274,7 +275,7 @@ fn term_or_hup_to_a_worker_retires_it() {
                 held.release().expect(200);
                 wait_until("the old one is gone", || !processes_of(server.pid()).contains(&old.as_raw()));
             }
-            let server = Setup::http("basic").start();
+            let server = Setup::http("basic").allow("exited with code 0").start();
             let pid = pid_of_worker(&server);
             kill(Pid::from_raw(pid), Signal::SIGINT).expect("kill");
             assert_eq!(pid_of_worker(&server), pid);
