@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::Worker;
-use super::clock::{Millis, NEVER, after, now};
+use super::clock::{self, Millis, NEVER, after, now};
 use super::exchange::Response;
 use super::incoming::{Broken, Incoming, SharedBody, Streamed};
 use super::migrate::{self, Letter};
@@ -133,6 +133,7 @@ impl Work {
 /// Buffers that a thread keeps for the next request.
 #[derive(Default)]
 pub(super) struct Spare {
+    #[expect(clippy::vec_box, reason = "boxes go to and fro between connections and this list, as they are")]
     works: Vec<Box<Work>>,
 }
 
@@ -412,7 +413,7 @@ impl Connection {
         match parsed {
             Parsed::Complete => {
                 if logged {
-                    work.started = super::clock::micros();
+                    work.started = clock::micros();
                 }
                 self.begin_body()
             }
@@ -689,7 +690,7 @@ impl Connection {
 
     /// Answers with an error of our own and closes.
     fn refuse(&mut self, status: u16) {
-        let date = self.worker.date.current();
+        let date = clock::date();
         let protocol = self.protocol();
         let facts = response::Facts {
             version: crate::protocol::request::Version::Http11,

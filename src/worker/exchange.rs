@@ -8,7 +8,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use super::clock::{after, now};
+use super::clock::{self, after, now};
 use super::connection::{Connection, Phase};
 use super::incoming::SharedBody;
 use crate::gateway::{Body, Exchange, Kept, Local, Payload, Peer, Sent};
@@ -62,7 +62,7 @@ impl Connection {
     }
 
     fn fix_head(&mut self, head: &mut Head, total: Option<u64>) {
-        let date = self.worker.date.current();
+        let date = clock::date();
         // `http-keepalive = 0`: every response ends its connection.
         let keep_alive = !self.worker.is_closing() && !self.worker.options.timeouts.keep_alive.is_zero();
         let protocol = self.local().protocol;
@@ -180,7 +180,8 @@ impl Connection {
         if !std::mem::replace(&mut work.response.announced, true) {
             self.worker.announce_output(core, Arc::clone(&self.io));
         }
-        self.worker.standby.look();
+        // It may sleep, also if it knows: while an app thread drives, nothing else keeps it awake.
+        self.worker.standby.hurry();
         // Looked at only now: either it finds the announcement before it waits, or it is found waiting.
         if self.worker.standby_waits() && !self.io.flush() {
             self.worker.reactor.interrupt();
@@ -315,7 +316,7 @@ impl Exchange for Connection {
 
     fn fail(&mut self, status: u16) {
         if !self.work().response.head_sent {
-            let date = self.worker.date.current();
+            let date = clock::date();
             let protocol = self.local().protocol;
             let work = self.work_mut();
             let facts = Facts {
