@@ -232,9 +232,20 @@ impl<'a> WorkerSlot<'a> {
         &self.words[TX_BYTES]
     }
 
+    fn add(self, word: usize, count: u64) -> u64 {
+        let word = &self.words[word];
+        if self.threads.len() > 1 {
+            return word.fetch_add(count, Ordering::Relaxed) + count;
+        }
+        // The only app thread is the only one that writes.
+        let sum = word.load(Ordering::Relaxed) + count;
+        word.store(sum, Ordering::Relaxed);
+        sum
+    }
+
     /// One request more; its number in this slot.
     pub fn add_request(self) -> u64 {
-        self.words[REQUESTS].fetch_add(1, Ordering::Relaxed) + 1
+        self.add(REQUESTS, 1)
     }
 
     /// One exception more.
@@ -244,7 +255,7 @@ impl<'a> WorkerSlot<'a> {
 
     /// `bytes` more were sent.
     pub fn add_tx_bytes(self, bytes: u64) {
-        self.words[TX_BYTES].fetch_add(bytes, Ordering::Relaxed);
+        self.add(TX_BYTES, bytes);
     }
 
     /// App threads of the worker.

@@ -135,7 +135,7 @@ impl Master {
         let (scoreboard, mailboxes) =
             shared().map_err(|error| vec![format!("no room for {} workers: {error}", settings.processes)])?;
         self.last_generation += 1;
-        self.children.begin_reload(self.last_generation, settings.processes);
+        self.children.begin_reload(self.last_generation, &settings);
         self.generations.push(Generation {
             number: self.last_generation,
             settings: Arc::new(settings),

@@ -265,8 +265,10 @@ impl Reactor {
                 }
                 Pick::Nothing => {
                     state.asleep += 1;
+                    state.tell_idle(worker);
                     let mut state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
                     state.asleep -= 1;
+                    state.tell_idle(worker);
                 }
                 pick => {
                     drop(state);
@@ -329,6 +331,7 @@ impl Reactor {
                         (Some(a), Some(b)) => Some(a.min(b)),
                         (a, b) => a.or(b),
                     };
+                    state.tell_idle(worker);
                     drop(state);
                     self.wait(timeout, Driver::Standby);
                     return true;
@@ -783,6 +786,14 @@ impl Reactor {
 }
 
 impl State {
+    /// While the standby thread drives, the worker can take requests of others when an app thread sleeps. (While an app thread
+    /// drives it can, and says so itself.)
+    fn tell_idle(&self, worker: &Worker) {
+        if self.driver == Driver::Standby {
+            worker.slot().set_idle(self.retiring.is_none() && self.asleep > self.requests.len());
+        }
+    }
+
     /// Lets a connection wait in its slot until something happens to it.
     fn park(&mut self, connection: Box<Connection>, token: usize) -> Parked {
         let slot = &mut self.slots[token];
@@ -877,6 +888,7 @@ impl State {
     }
 
     /// Takes the connections that wait for a request of their clients.
+    #[expect(clippy::vec_box, reason = "connections live in boxes wherever they are kept")]
     fn take_waiting(&mut self) -> Vec<Box<Connection>> {
         let idle = |connection: &mut Box<Connection>| matches!(connection.phase, Phase::Idle | Phase::Head);
         self.slots.iter_mut().filter_map(|(_, slot)| slot.connection.take_if(idle)).collect()
