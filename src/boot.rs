@@ -284,11 +284,23 @@ fn settle(settings: &Settings, made: &mut Made) -> Result<(), String> {
     if let Some(path) = &settings.pidfile {
         made.pidfile = Some(write_pidfile(path).map_err(|error| failure(settings, "pidfile", path, &error))?);
     }
-    if user::is_root() && settings.uid.is_none() {
-        log::warn!("the application runs as root; name another user with uid and gid");
+    if let Some(doubt) = user::is_root().then(|| doubt_of_user(settings)).flatten() {
+        log::warn!("{doubt}");
     }
     process::drop_privileges(settings.uid, settings.gid, settings.user_name.as_deref())
         .map_err(|error| format!("{}: {error}", place_of_user(settings)))
+}
+
+/// What root should know of the user that its server will run as.
+fn doubt_of_user(settings: &Settings) -> Option<String> {
+    match (settings.uid, settings.gid) {
+        (None, _) => Some("the application runs as root; name another user with uid and gid".into()),
+        (Some(uid), None) => Some(format!(
+            "{}: the system knows no user {uid} and so no group of it: root's group is kept; name one with gid",
+            settings.place("uid")
+        )),
+        (Some(_), Some(_)) => None,
+    }
 }
 
 /// Where the configuration asks for another user or group.
@@ -494,6 +506,14 @@ mod tests {
     fn a_user_alone_brings_his_own_group() {
         let settings = complete(Settings { uid: Some(0), ..Settings::default() });
         assert_eq!(settings.gid, user::primary_group(0));
+    }
+
+    #[test]
+    fn root_is_told_what_it_keeps() {
+        let settings = |uid, gid| Settings { uid, gid, ..Settings::default() };
+        assert!(doubt_of_user(&settings(None, Some(1))).unwrap().contains("runs as root"));
+        assert!(doubt_of_user(&settings(Some(4711), None)).unwrap().contains("no user 4711"));
+        assert_eq!(doubt_of_user(&settings(Some(33), Some(33))), None);
     }
 
     #[test]

@@ -1,0 +1,120 @@
+//! What goes wrong at the start, and what a reload changes of what the start made.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use crate::harness::http::{Endpoint, get};
+use crate::harness::server::{Server, Setup, Speaks, processes_of};
+use crate::harness::{differs, wait_until};
+
+/// Ends a start that must fail: one line with all of `texts`, exit code 1, no files.
+#[track_caller]
+fn expect_failure(setup: Setup, texts: &[&str]) {
+    let ended = setup.run();
+    ended.expect(1, texts);
+    assert!(ended.left.is_empty(), "left behind: {:?}", ended.left);
+}
+
+#[test]
+fn files_and_folders_that_cannot_be_used_are_told_with_their_line() {
+    differs("Errors at the start name the socket, file or option they are about.", || {
+        for (key, value) in [
+            ("pidfile", "no/such/folder/app.pid"),
+            ("logto", "no/such/folder/log"),
+            ("chdir", "no/such/folder"),
+            ("pidfile", "/"),
+            ("max-fd", "99999999999"),
+        ] {
+            let setup = Setup::http("basic").listen_unix("socket", "app.sock", Speaks::Uwsgi).set(key, value);
+            expect_failure(setup, &["app.ini:", key, value]);
+        }
+        expect_failure(Setup::http("basic").and_arguments(&["--pidfile", "/no/such/a.pid"]), &["--pidfile: /no/such"]);
+    });
+}
+
+#[test]
+fn a_log_format_is_checked_with_everything_else() {
+    differs(
+        "`--check` reports what is wrong with a configuration, without importing the application or serving.",
+        || {
+            for arguments in [&[][..], &["--check"]] {
+                let setup =
+                    Setup::http("basic").set("threads", "many").set("log-format", "%()").and_arguments(arguments);
+                setup.run().expect(1, &["app.ini:", "log-format", "%()"]).expect(1, &["app.ini:", "threads", "many"]);
+            }
+        },
+    );
+}
+
+#[test]
+fn ignored_sockets_of_systemd_are_told_when_there_is_nothing_else_to_serve() {
+    differs("A LISTEN_PID of another process is mentioned in the log.", || {
+        Setup::of("basic").env("LISTEN_FDS", "1").env("LISTEN_PID", "1").run().expect(1, &["LISTEN_PID is 1"]);
+    });
+}
+
+/// The titles of all its processes.
+fn titles(server: &Server) -> Vec<String> {
+    let title = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    processes_of(server.pid()).into_iter().map(|pid| title(pid).trim_end_matches('\0').to_owned()).collect()
+}
+
+#[test]
+fn a_part_of_a_title_asks_for_titles() {
+    let server = Setup::http("basic").set("procname-prefix", "shop ").set("procname-append", " one").start();
+    for title in titles(&server) {
+        assert!(title.starts_with("shop") && title.ends_with("one"), "{title:?}");
+    }
+}
+
+#[track_caller]
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).expect("the socket").permissions().mode() & 0o777
+}
+
+/// Reloads and waits until another process answers.
+#[track_caller]
+fn reload(server: &Server) {
+    let before = server.get("/pid").text();
+    server.signal(Signal::SIGHUP);
+    wait_until("the reload is done", || server.poll("/pid").is_some_and(|page| page.text() != before));
+}
+
+#[test]
+fn a_reload_binds_new_sockets_with_the_new_umask() {
+    let mut server = Setup::http("basic").set("umask", "077").start();
+    let (one, two) = (server.path("one.sock"), server.path("two.sock"));
+    server.rewrite("umask", "027");
+    server.rewrite("http11-socket", &one.display().to_string());
+    reload(&server);
+    assert_eq!(mode(&one), 0o750);
+    server.wait_for_log(&["one.sock"]);
+    assert_eq!(server.get("/process").json()["umask"], "0027");
+    // Sockets that stay are as they were.
+    server.rewrite("socket", &two.display().to_string());
+    server.rewrite("umask", "022");
+    reload(&server);
+    assert_eq!((mode(&one), mode(&two)), (0o750, 0o755));
+    Endpoint::Unix(one).connect().send(get("/")).response().expect(200);
+}
+
+#[test]
+fn a_reload_that_fails_leaves_mask_and_folder_as_they_were() {
+    differs("A reload whose application or configuration is broken leaves the running generation serving.", || {
+        let mut server = Setup::http("basic").file("below/x", "").set("umask", "027").allow("reload failed").start();
+        let (good, below) = (server.path("good.sock"), server.path("below"));
+        server.rewrite("umask", "077");
+        server.rewrite("chdir", &below.display().to_string());
+        server.rewrite("module", "no_such_module");
+        server.signal(Signal::SIGHUP);
+        server.wait_for_log(&["reload failed", "no_such_module"]);
+        server.rewrite("module", "basic");
+        server.rewrite("chdir", &server.path("").display().to_string());
+        server.rewrite("umask", "027");
+        server.rewrite("socket", "good.sock");
+        reload(&server);
+        assert_eq!(mode(&good), 0o750);
+    });
+}
