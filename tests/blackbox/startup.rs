@@ -4,10 +4,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
 
 use crate::harness::http::{Endpoint, get};
 use crate::harness::server::{Server, Setup, Speaks, processes_of};
 use crate::harness::{differs, wait_until};
+use crate::listeners::for_everybody;
 
 /// Ends a start that must fail: one line with all of `texts`, exit code 1, no files.
 #[track_caller]
@@ -64,9 +66,9 @@ fn titles(server: &Server) -> Vec<String> {
 #[test]
 fn a_part_of_a_title_asks_for_titles() {
     let server = Setup::http("basic").set("procname-prefix", "shop ").set("procname-append", " one").start();
-    for title in titles(&server) {
-        assert!(title.starts_with("shop") && title.ends_with("one"), "{title:?}");
-    }
+    wait_until("all have their titles", || {
+        titles(&server).iter().all(|title| title.starts_with("shop") && title.ends_with("one"))
+    });
 }
 
 #[track_caller]
@@ -84,8 +86,9 @@ fn reload(server: &Server) {
 
 #[test]
 fn a_reload_binds_new_sockets_with_the_new_umask() {
-    let mut server = Setup::http("basic").set("umask", "077").start();
-    let (one, two) = (server.path("one.sock"), server.path("two.sock"));
+    // uWSGI does not remove sockets that a reload brought.
+    let mut server = Setup::http("basic").set("umask", "077").file("kept/x", "").start();
+    let (one, two) = (server.path("kept/one.sock"), server.path("kept/two.sock"));
     server.rewrite("umask", "027");
     server.rewrite("http11-socket", &one.display().to_string());
     reload(&server);
@@ -117,4 +120,51 @@ fn a_reload_that_fails_leaves_mask_and_folder_as_they_were() {
         reload(&server);
         assert_eq!(mode(&good), 0o750);
     });
+}
+
+/// Whoever is not root is told so, with the line.
+fn only_root_becomes_somebody_else() {
+    expect_failure(Setup::http("basic").set("uid", "0"), &["app.ini:", "uid: ", "only root"]);
+}
+
+#[test]
+fn a_user_alone_brings_its_group() {
+    if !geteuid().is_root() {
+        return only_root_becomes_somebody_else();
+    }
+    differs("`uid` without `gid` takes that user's primary group; root's is given up.", || {
+        let server = for_everybody(Setup::bare().listen("http-socket", Speaks::Http)).set("uid", "nobody").start();
+        let page = server.get("/process").expect(200).json();
+        assert_eq!((page["uid"].clone(), page["gid"].clone()), (65534.into(), 65534.into()));
+        assert!(!page["groups"].as_array().expect("groups").contains(&0.into()), "{}", page["groups"]);
+    });
+}
+
+#[test]
+fn what_the_user_of_the_server_cannot_remove_is_told_and_replaced() {
+    if !geteuid().is_root() {
+        return only_root_becomes_somebody_else();
+    }
+    differs(
+        "A socket or pid file in a directory that `uid` may not write to outlives the server, with a warning; the next start replaces it.",
+        || {
+            // The folder can be written by root only.
+            let folder = tempfile::tempdir().expect("a folder");
+            std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("permissions");
+            let (socket, pidfile) = (folder.path().join("app.sock"), folder.path().join("app.pid"));
+            for _ in 0..2 {
+                let server = for_everybody(Setup::bare())
+                    .set("http-socket", socket.display().to_string())
+                    .endpoint(Endpoint::Unix(socket.clone()), Speaks::Http)
+                    .set("pidfile", pidfile.display().to_string())
+                    .set("uid", "nobody")
+                    .start();
+                let pid = std::fs::read_to_string(&pidfile).expect("the pid file");
+                assert_eq!(pid.trim(), server.pid().to_string());
+                server.signal(Signal::SIGTERM);
+                server.wait_for_log(&["app.sock stays", "uid"]);
+                server.wait_for_log(&["app.pid stays", "uid"]);
+            }
+        },
+    );
 }
