@@ -168,3 +168,22 @@ fn what_the_user_of_the_server_cannot_remove_is_told_and_replaced() {
         },
     );
 }
+
+#[test]
+fn threads_started_at_import_are_named_where_they_get_lost() {
+    differs(
+        "Threads that the application starts at import are named in a warning: they do not survive the fork.",
+        || {
+            let source = "import threading\n\
+                      threading.Thread(target=threading.Event().wait, name='poller', daemon=True).start()\n\
+                      from basic import application\n";
+            for lazy in ["false", "true"] {
+                let setup = Setup::of("polling").file("polling.py", source).listen("http-socket", Speaks::Http);
+                let folder = setup.path("").display().to_string();
+                let server = setup.set("chdir", folder).set("lazy-apps", lazy).start();
+                server.get("/").expect(200);
+                assert_eq!(server.log().contains("poller"), lazy == "false", "{}", server.log());
+            }
+        },
+    );
+}
