@@ -81,7 +81,10 @@ pub fn run(zygote: Zygote, worker: impl FnOnce(Birth, Load) -> u8) -> u8 {
     let apps = match zygote.lazy {
         true => None,
         false => match import(&zygote.apps) {
-            Ok(apps) => Some(apps),
+            Ok(apps) => {
+                warn_of_threads();
+                Some(apps)
+            }
             Err(cause) => {
                 tell(&zygote.control, &FromZygote::LoadFailed(cause));
                 return exit::NO_APP;
@@ -145,13 +148,11 @@ fn tell(control: &OwnedFd, message: &FromZygote) {
 }
 
 fn import(spec: &LoadSpec) -> Result<Arc<Apps>, String> {
-    let apps = Python::attach(|py| {
+    Python::attach(|py| {
         let apps = wsgi::load(py, spec).map_err(|error| error.cause)?;
         interpreter::flush(py);
-        Ok::<_, String>(apps)
-    })?;
-    warn_of_threads();
-    Ok(Arc::new(apps))
+        Ok(Arc::new(apps))
+    })
 }
 
 /// Threads do not survive a fork.

@@ -11,7 +11,8 @@ mod memory;
 mod reload;
 mod words;
 
-pub use reload::bind_options;
+pub use reload::{bind_options, enter};
+pub use words::listens;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -57,6 +58,8 @@ pub struct Hooks {
     pub read: Box<dyn FnMut() -> Result<Settings, Vec<String>>>,
     /// Forks; the command installed by pip tells the interpreter it runs in.
     pub fork: fn() -> io::Result<Fork>,
+    /// Gives the master the title that a configuration asks for.
+    pub entitle: fn(&Settings),
     /// Runs a zygote; gives its exit code.
     pub zygote: Box<dyn Fn(Task) -> u8>,
 }

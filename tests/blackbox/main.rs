@@ -16,6 +16,7 @@ mod processes;
 mod protocol_uwsgi;
 mod recycle;
 mod slow;
+mod startup;
 mod streams;
 mod threads;
 mod wsgi;
