@@ -174,7 +174,7 @@ impl Connection {
         let core = work.core;
         if std::mem::replace(&mut work.response.announced, true) {
             // It knows, but may sleep: while an app thread drives, nothing else keeps it awake.
-            self.worker.standby.look();
+            self.worker.standby.hurry();
             return;
         }
         self.worker.announce_output(core, Arc::clone(&self.io));

@@ -758,7 +758,11 @@ impl Reactor {
     fn retire(&self, worker: &Arc<Worker>, how: Retire, heirs: u32, orphaned: bool) {
         let mut state = self.lock();
         if orphaned && state.retiring != Some(Retire::Stop) {
-            log::error!("worker {}: the master is gone; requests in flight are finished, then it exits", worker.id);
+            if nix::unistd::getppid() == worker.parent {
+                log::info!("worker {} is not wanted any more; it exits", worker.id);
+            } else {
+                log::error!("worker {}: the master is gone; requests in flight are finished, then it exits", worker.id);
+            }
         }
         for index in 0..state.doors.len() {
             if orphaned {
