@@ -283,8 +283,15 @@ impl Connection {
                 break step;
             }
         };
-        if step == Step::Wait {
-            self.rest(spare);
+        match step {
+            Step::Wait => self.rest(spare),
+            // The next connection takes it over: clearing a new buffer costs more than a small request.
+            Step::Close => {
+                if let Some(work) = self.work.take() {
+                    spare.give(work);
+                }
+            }
+            _ => {}
         }
         step
     }
