@@ -299,8 +299,15 @@ impl Connection {
             }
             reads += 1;
         };
-        if step == Step::Wait {
-            self.rest(spare);
+        match step {
+            Step::Wait => self.rest(spare),
+            // The next connection takes it over: clearing a new buffer costs more than a small request.
+            Step::Close => {
+                if let Some(work) = self.work.take() {
+                    spare.give(work);
+                }
+            }
+            _ => {}
         }
         step
     }
