@@ -18,7 +18,7 @@ mod source;
 mod tests;
 
 pub use error::{Error, Origin, Warning};
-pub use lifecycle::{MemoryLimits, Recycle};
+pub use lifecycle::{MemoryLimits, Recycle, Touch, Triggers};
 pub use load::{Argument, Facts, Loaded, Lookup, User, load};
 
 use std::path::PathBuf;
@@ -157,6 +157,8 @@ pub struct Settings {
     pub log_format: Option<String>,
     /// When workers are replaced.
     pub recycle: Recycle,
+    /// What the master reloads on.
+    pub triggers: Triggers,
     /// `procname*` and `auto-procname`.
     pub process_names: ProcessNames,
 }
@@ -203,6 +205,7 @@ impl Default for Settings {
             log_requests: true,
             log_format: None,
             recycle: Recycle::default(),
+            triggers: Triggers::default(),
             process_names: ProcessNames::default(),
         }
     }

@@ -17,4 +17,5 @@ mod recycle;
 mod slow;
 mod streams;
 mod threads;
+mod triggers;
 mod wsgi;
