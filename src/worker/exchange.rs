@@ -171,11 +171,17 @@ impl Connection {
     /// Tells the standby thread that this request has output waiting.
     fn announce(&mut self) {
         let work = self.work_mut();
+        let core = work.core;
         if std::mem::replace(&mut work.response.announced, true) {
+            // It knows, but may sleep: while an app thread drives, nothing else keeps it awake.
+            self.worker.standby.hurry();
             return;
         }
-        let core = work.core;
         self.worker.announce_output(core, Arc::clone(&self.io));
+        if self.worker.standby_waits() {
+            // It may have looked before it could know.
+            self.io.flush();
+        }
     }
 
     fn end(&mut self) {

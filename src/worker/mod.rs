@@ -97,6 +97,8 @@ pub struct Context {
 /// What all threads of a worker share.
 struct Worker {
     id: u32,
+    /// The master, as long as it lives.
+    parent: nix::unistd::Pid,
     options: Options,
     locals: Vec<Local>,
     /// Addresses of the listeners, as letters name them.
@@ -208,6 +210,7 @@ pub fn run(context: Context, load: impl FnOnce() -> Result<Arc<wsgi::Apps>, Stri
     };
     let worker = Arc::new(Worker {
         id,
+        parent: nix::unistd::getppid(),
         locals,
         addresses,
         mailboxes,

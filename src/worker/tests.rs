@@ -38,6 +38,7 @@ fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
     let local = |index, protocol| Local { index, protocol, server_name: "host".into(), server_port: "80".into() };
     Arc::new(Worker {
         id: 1,
+        parent: nix::unistd::getppid(),
         meter: super::Meter::new(&options.quota),
         options,
         locals: vec![local(0, Protocol::Http), local(1, Protocol::Uwsgi)],

@@ -11,6 +11,7 @@ mod fairness;
 mod harness;
 mod http;
 mod listeners;
+mod options;
 mod processes;
 mod protocol_uwsgi;
 mod recycle;
