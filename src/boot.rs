@@ -10,7 +10,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::cli::{self, Command};
 use crate::config::{self, Argument, Facts, ProcessNames, Recycle, Settings};
@@ -375,6 +375,11 @@ fn run_zygote(task: Task, start_dir: &Path) -> u8 {
         interpreter: interpreter::Spec { home: home(&settings) },
         apps: load_spec(&settings),
         lazy: settings.lazy_apps,
+        watched: settings
+            .triggers
+            .auto_reload
+            .map(|every| zygote::Watched { every, ignored: settings.triggers.auto_reload_ignore.clone() }),
+        import_timeout: import_timeout(&settings, generation),
         environment: environment_changes(&settings),
     };
     zygote::run(zygote, move |birth, load| {
@@ -395,6 +400,12 @@ fn run_zygote(task: Task, start_dir: &Path) -> u8 {
         };
         worker::run(context, load)
     })
+}
+
+/// At the first start nothing waits for the end of an import.
+fn import_timeout(settings: &Settings, generation: u32) -> Option<Duration> {
+    let timeout = settings.recycle.import_timeout;
+    (generation > 1 && !timeout.is_zero()).then_some(timeout)
 }
 
 /// The configured home, else the virtual environment that the shell has activated.

@@ -18,7 +18,7 @@ mod source;
 mod tests;
 
 pub use error::{Error, Origin, Warning};
-pub use lifecycle::{MemoryLimits, Recycle};
+pub use lifecycle::{MemoryLimits, Recycle, Touch, Triggers};
 pub use load::{Argument, Facts, Loaded, Lookup, User, load};
 
 use std::collections::HashMap;
@@ -158,6 +158,8 @@ pub struct Settings {
     pub log_format: Option<String>,
     /// When workers are replaced.
     pub recycle: Recycle,
+    /// What the master reloads on.
+    pub triggers: Triggers,
     /// `procname*` and `auto-procname`.
     pub process_names: ProcessNames,
     /// Where each option was written that was not left at its default, see [`Settings::place`].
@@ -213,6 +215,7 @@ impl Default for Settings {
             log_requests: true,
             log_format: None,
             recycle: Recycle::default(),
+            triggers: Triggers::default(),
             process_names: ProcessNames::default(),
             places: HashMap::new(),
         }

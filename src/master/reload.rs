@@ -60,6 +60,7 @@ fn kept(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("listen (of sockets that stay)", old.listen != new.listen),
         ("chmod-socket (of sockets that stay)", old.chmod_socket != new.chmod_socket),
         ("chown-socket (of sockets that stay)", old.chown_socket != new.chown_socket),
+        ("master-fifo", old.triggers.fifos != new.triggers.fifos),
     ]
     .into_iter()
     .filter_map(|(name, changed)| changed.then_some(name))
@@ -70,9 +71,19 @@ fn same_file(one: &Listener, other: &Listener) -> bool {
     one.asked == other.asked && one.address == other.address
 }
 
+/// How the workers of the new generation take the places of the old ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// All at once.
+    Together,
+    /// One after the other.
+    Chain,
+}
+
 impl Master {
     /// Begins a reload; `cause` says who wanted it.
-    pub(super) fn reload(&mut self, cause: &str) {
+    pub(super) fn reload(&mut self, cause: &str, how: How) {
+        self.planned = None;
         if let Some(number) = self.children.incoming() {
             log::info!("{cause}: the reload under way is given up for a new one");
             self.children.abort_reload();
@@ -80,17 +91,18 @@ impl Master {
         } else {
             log::info!("{cause}: reloading");
         }
-        if let Err(errors) = self.prepare() {
+        if let Err(errors) = self.prepare(how) {
             for error in &errors {
                 log::error!("{error}");
             }
             log::error!("reload failed; generation {} goes on serving as before", self.children.serving());
+            self.watch.any_module = true;
             self.go_home();
         }
     }
 
     /// Reads, goes to the new directory, binds, and puts the new generation in place.
-    fn prepare(&mut self) -> Result<(), Vec<String>> {
+    fn prepare(&mut self, how: How) -> Result<(), Vec<String>> {
         let settings = (self.hooks.read)()?;
         enter(&settings, &self.start_dir).map_err(|error| vec![error])?;
         process::set_umask(settings.umask);
@@ -135,7 +147,10 @@ impl Master {
         let (scoreboard, mailboxes) =
             shared().map_err(|error| vec![format!("no room for {} workers: {error}", settings.processes)])?;
         self.last_generation += 1;
-        self.children.begin_reload(self.last_generation, &settings);
+        match how {
+            How::Together => self.children.begin_reload(self.last_generation, &settings),
+            How::Chain => self.children.begin_chain_reload(self.last_generation, &settings),
+        }
         self.generations.push(Generation {
             number: self.last_generation,
             settings: Arc::new(settings),
@@ -143,6 +158,7 @@ impl Master {
             mailboxes,
             scoreboard,
             zygote: None,
+            modules: Vec::new(),
             began: monotonic_ms(),
         });
         Ok(())
@@ -189,6 +205,7 @@ impl Master {
                 listener.remove_file();
             }
         }
+        self.watch_files();
     }
 
     /// A generation that was prepared is given up: what was bound for it alone is closed and removed, an inherited

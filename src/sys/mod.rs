@@ -5,6 +5,7 @@ pub mod accept;
 pub mod clock;
 pub mod epoll;
 pub mod fd;
+pub mod inotify;
 pub mod memory;
 pub mod process;
 pub mod signal;

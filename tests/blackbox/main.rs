@@ -19,4 +19,5 @@ mod slow;
 mod startup;
 mod streams;
 mod threads;
+mod triggers;
 mod wsgi;
