@@ -29,6 +29,8 @@ pub struct Reader {
 enum State {
     Length(u64),
     Chunked(Box<Decoder>),
+    /// Until the caller is told that it was all.
+    Open,
     Done,
 }
 
@@ -50,6 +52,7 @@ impl Reader {
             BodyLength::Absent | BodyLength::Length(0) => State::Done,
             BodyLength::Length(length) => State::Length(length),
             BodyLength::Chunked => State::Chunked(Box::default()),
+            BodyLength::UntilEnd => State::Open,
         };
         Reader { state, allowed: limit }
     }
@@ -59,12 +62,19 @@ impl Reader {
         matches!(self.state, State::Done)
     }
 
-    /// How many body bytes are still to come; not known for the chunked coding.
+    /// How many body bytes are still to come; not known for the chunked coding and for an open end.
     pub fn remaining(&self) -> Option<u64> {
         match self.state {
             State::Length(left) => Some(left),
-            State::Chunked(_) => None,
+            State::Chunked(_) | State::Open => None,
             State::Done => Some(0),
+        }
+    }
+
+    /// An open end has come (the protocol said so): the body is whole.
+    pub fn end(&mut self) {
+        if matches!(self.state, State::Open) {
+            self.state = State::Done;
         }
     }
 
@@ -96,6 +106,12 @@ impl Reader {
                     self.state = State::Done;
                 }
                 Ok(Fed { consumed: taken, done })
+            }
+            State::Open => {
+                let taken = input.len().min(max);
+                self.allowed = self.allowed.checked_sub(taken as u64).ok_or(TOO_LARGE)?;
+                out.extend_from_slice(&input[..taken]);
+                Ok(Fed { consumed: taken, done: false })
             }
             State::Chunked(decoder) => {
                 let before = out.len();

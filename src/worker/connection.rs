@@ -19,7 +19,7 @@ use crate::protocol::Protocol;
 use crate::protocol::body::admit;
 use crate::protocol::http::head;
 use crate::protocol::request::{BodyLength, Parsed, Refusal, Request};
-use crate::protocol::{response, uwsgi};
+use crate::protocol::{response, scgi, uwsgi};
 
 /// The interim answer to `Expect: 100-continue` (RFC 9110 section 10.1.1).
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -368,6 +368,9 @@ impl Connection {
         let work = self.work_mut();
         let parsed = match protocol {
             Protocol::Http => head::parse(&work.input[..work.filled], work.scanned, &limits, &mut work.request),
+            Protocol::Scgi => scgi::parse(&work.input[..work.filled], &limits, &mut work.request),
+            // Its sockets are not opened yet: configuration refuses them.
+            Protocol::FastCgi => Parsed::Refused(Refusal::new(501, "FastCGI is not served")),
             Protocol::Uwsgi => match uwsgi::parse(&work.input[..work.filled], &limits, &mut work.request) {
                 uwsgi::Packet::Request => Parsed::Complete,
                 uwsgi::Packet::Partial => Parsed::Partial,

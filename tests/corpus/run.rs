@@ -1,170 +1,21 @@
-//! Runs the cases of `tests/corpus/{http,uwsgi}`: each input is fed whole, byte by byte and split at every
+//! Runs the cases of `tests/corpus/*/*.txt`: each input is fed whole, byte by byte and split at every
 //! position, and must come to the same outcome each time. The form of the files is told in
 //! `tests/corpus/README.md`.
 
 use std::fmt::Write;
 use std::path::Path;
 
-use super::body::{self, Reader};
-use super::http::head::{self, Limits};
-use super::request::{BodyLength, Parsed, Refusal, Request};
-use super::uwsgi::{self, Packet};
+use drive::{Events, check, outcome};
 
-/// Limits of all cases; small, so that cases can pass them.
-const LIMITS: Limits = Limits { max_head: 4096, max_line: 1024 };
-const LIMIT_POST: u64 = 1000;
+#[path = "drive.rs"]
+mod drive;
+
+const PROTOCOLS: [&str; 6] = ["http", "uwsgi", "fastcgi", "scgi", "proxy", "forwarded"];
 
 struct Case {
     place: String,
     input: Vec<u8>,
-    expected: Vec<Vec<String>>,
-}
-
-type Parse = fn(&[u8], usize, &mut Request) -> Option<Result<(), String>>;
-
-/// A connection that takes bytes as they come and notes what they mean.
-struct Connection {
-    parse: Parse,
-    one_request: bool,
-    buffer: Vec<u8>,
-    seen: usize,
-    request: Request,
-    body: Option<(Reader, Vec<u8>)>,
-    events: Vec<Vec<String>>,
-    over: bool,
-}
-
-fn parse_http(buf: &[u8], seen: usize, out: &mut Request) -> Option<Result<(), String>> {
-    match head::parse(buf, seen, &LIMITS, out) {
-        Parsed::Complete => Some(Ok(())),
-        Parsed::Partial => None,
-        Parsed::Refused(refusal) => Some(Err(refused(refusal))),
-    }
-}
-
-fn parse_uwsgi(buf: &[u8], _seen: usize, out: &mut Request) -> Option<Result<(), String>> {
-    match uwsgi::parse(buf, &LIMITS, out) {
-        Packet::Request => Some(Ok(())),
-        Packet::Partial => None,
-        Packet::Ping => Some(Err("ping".to_owned())),
-        Packet::Unsupported { modifier1 } => Some(Err(format!("unsupported {modifier1}"))),
-        Packet::Refused(refusal) => Some(Err(refused(refusal))),
-    }
-}
-
-fn refused(refusal: Refusal) -> String {
-    format!("refused {}", refusal.status)
-}
-
-/// Bytes as the corpus writes them.
-fn show(bytes: &[u8]) -> String {
-    bytes.escape_ascii().to_string().replace("\\'", "'").replace("\\\"", "\"")
-}
-
-fn describe(request: &Request, head: &[u8]) -> Vec<String> {
-    let mut event = vec!["request".to_owned()];
-    let mut add = |name: &str, value: String| event.push(format!("{name}={value}"));
-    add("method", show(request.method.of(head)));
-    add("target", show(request.target.of(head)));
-    add("path", show(&request.path));
-    add("query", show(request.query.of(head)));
-    add("version", request.version.name()[5..].to_owned());
-    add("host", request.host.map_or("none".to_owned(), |host| show(host.of(head))));
-    let body = match request.body {
-        BodyLength::Absent => "none".to_owned(),
-        BodyLength::Length(length) => length.to_string(),
-        BodyLength::Chunked => "chunked".to_owned(),
-    };
-    add("body", body);
-    add("keep-alive", if request.keep_alive { "yes" } else { "no" }.to_owned());
-    add("expect", if request.expect_continue { "yes" } else { "no" }.to_owned());
-    add("modifier", request.modifier1.to_string());
-    let mut fields = String::new();
-    for field in &request.fields {
-        let _ = write!(fields, "[{}: {}]", show(field.name.of(head)), show(field.value.of(head)));
-    }
-    add("fields", fields);
-    event
-}
-
-impl Connection {
-    fn new(protocol: &str) -> Connection {
-        let uwsgi = protocol == "uwsgi";
-        Connection {
-            parse: if uwsgi { parse_uwsgi } else { parse_http },
-            one_request: uwsgi,
-            buffer: Vec::new(),
-            seen: 0,
-            request: Request::default(),
-            body: None,
-            events: Vec::new(),
-            over: false,
-        }
-    }
-
-    fn feed(&mut self, bytes: &[u8]) {
-        if self.over {
-            return;
-        }
-        self.buffer.extend_from_slice(bytes);
-        while !self.over && self.step() {}
-    }
-
-    fn end(&mut self, event: String) {
-        self.events.push(vec![event]);
-        self.over = true;
-    }
-
-    /// One step of work on what has arrived; false when more bytes are needed.
-    fn step(&mut self) -> bool {
-        if let Some((reader, data)) = &mut self.body {
-            match reader.feed(&self.buffer, data) {
-                Ok(fed) => {
-                    self.buffer.drain(..fed.consumed);
-                    if !fed.done {
-                        assert!(self.buffer.is_empty(), "a body that goes on takes all bytes");
-                        return false;
-                    }
-                    let data = show(data);
-                    self.events.last_mut().unwrap().push(format!("data={data}"));
-                    self.body = None;
-                    self.over = self.one_request;
-                }
-                Err(refusal) => self.end(refused(refusal)),
-            }
-            return true;
-        }
-        if self.buffer.is_empty() {
-            return false;
-        }
-        match (self.parse)(&self.buffer, self.seen, &mut self.request) {
-            None => {
-                self.seen = self.buffer.len();
-                false
-            }
-            Some(Err(event)) => {
-                self.end(event);
-                true
-            }
-            Some(Ok(())) => {
-                self.events.push(describe(&self.request, &self.buffer));
-                self.buffer.drain(..self.request.head_len);
-                self.seen = 0;
-                match body::admit(self.request.body, LIMIT_POST) {
-                    Ok(()) => self.body = Some((Reader::new(self.request.body, LIMIT_POST), Vec::new())),
-                    Err(refusal) => self.end(refused(refusal)),
-                }
-                true
-            }
-        }
-    }
-
-    fn finish(mut self) -> Vec<Vec<String>> {
-        if !self.over && (!self.buffer.is_empty() || self.body.is_some()) {
-            self.events.push(vec!["partial".to_owned()]);
-        }
-        self.events
-    }
+    expected: Events,
 }
 
 /// The bytes that a line of the corpus stands for: `\r \n \t \0 \\ \xNN`, and `\{N*TEXT}` for TEXT N times.
@@ -222,6 +73,133 @@ fn unescape_packets(lines: &[&str]) -> Vec<u8> {
     bytes
 }
 
+/// The bytes of a case of FastCGI; the lines are told in README.md.
+fn unescape_records(lines: &[&str]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut padding = 0u8;
+    let mut params: Option<(u16, usize, Vec<u8>)> = None;
+    let record = |kind: u8, id: u16, content: &[u8], padding: u8, bytes: &mut Vec<u8>| {
+        let ([a, b], [high, low]) = (id.to_be_bytes(), (content.len() as u16).to_be_bytes());
+        bytes.extend_from_slice(&[1, kind, a, b, high, low, padding, 0]);
+        bytes.extend_from_slice(content);
+        bytes.resize(bytes.len() + usize::from(padding), b'#');
+    };
+    for line in lines {
+        let mut words = line.splitn(2, ' ');
+        let (word, rest) = (words.next().unwrap(), words.next().unwrap_or_default());
+        let mut numbers = rest.split(' ').map_while(|word| word.parse::<u16>().ok());
+        if params.is_none() || !line.contains('=') || line.starts_with("raw ") {
+            if let Some((id, size, pairs)) = params.take() {
+                pairs.chunks(size).for_each(|piece| record(4, id, piece, padding, &mut bytes));
+            }
+        } else if let Some((.., pairs)) = &mut params {
+            let (name, value) = line.split_once('=').expect("NAME=VALUE");
+            fastcgi_pair(&unescape(name), &unescape(value), pairs);
+            continue;
+        }
+        let mut id = || numbers.next().expect("a number");
+        match word {
+            "padding" => padding = id() as u8,
+            "begin" => {
+                let (id, [a, b], flags) = (id(), id().to_be_bytes(), id() as u8);
+                record(1, id, &[a, b, flags, 0, 0, 0, 0, 0], padding, &mut bytes);
+            }
+            "params" => params = Some((id(), numbers.next().unwrap_or(u16::MAX).into(), Vec::new())),
+            "params-end" => record(4, id(), b"", padding, &mut bytes),
+            "stdin" => {
+                let (id, text) = rest.split_once(' ').expect("ID TEXT");
+                record(5, id.parse().unwrap(), &unescape(text), padding, &mut bytes);
+            }
+            "stdin-end" => record(5, id(), b"", padding, &mut bytes),
+            "abort" => record(2, id(), b"", padding, &mut bytes),
+            "get" => {
+                let (id, target) = rest.split_once(' ').expect("ID TARGET");
+                let id = id.parse().unwrap();
+                let (mut pairs, query) = (Vec::new(), target.split_once('?').map_or("", |(_, query)| query));
+                fastcgi_pair(b"REQUEST_METHOD", b"GET", &mut pairs);
+                fastcgi_pair(b"REQUEST_URI", target.as_bytes(), &mut pairs);
+                fastcgi_pair(b"QUERY_STRING", query.as_bytes(), &mut pairs);
+                record(1, id, b"\0\x01\x01\0\0\0\0\0", padding, &mut bytes);
+                record(4, id, &pairs, padding, &mut bytes);
+                record(4, id, b"", padding, &mut bytes);
+                record(5, id, b"", padding, &mut bytes);
+            }
+            "values" => {
+                let mut pairs = Vec::new();
+                rest.split_whitespace().for_each(|name| fastcgi_pair(name.as_bytes(), b"", &mut pairs));
+                record(9, 0, &pairs, padding, &mut bytes);
+            }
+            "record" => {
+                let mut words = rest.splitn(3, ' ');
+                let (kind, id) = (words.next().unwrap().parse().unwrap(), words.next().unwrap().parse().unwrap());
+                record(kind, id, &unescape(words.next().unwrap_or_default()), padding, &mut bytes);
+            }
+            "raw" => bytes.extend(unescape(rest)),
+            _ => panic!("unknown line {line:?}"),
+        }
+    }
+    if let Some((id, size, pairs)) = params {
+        pairs.chunks(size).for_each(|piece| record(4, id, piece, padding, &mut bytes));
+    }
+    bytes
+}
+
+fn fastcgi_pair(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    for len in [name.len(), value.len()] {
+        match u8::try_from(len) {
+            Ok(short @ 0..=0x7f) => out.push(short),
+            _ => out.extend_from_slice(&(len as u32 | 1 << 31).to_be_bytes()),
+        }
+    }
+    out.extend_from_slice(name);
+    out.extend_from_slice(value);
+}
+
+/// The bytes of a case of SCGI: `NAME=VALUE` lines are one netstring, `raw BYTES` stands for itself.
+fn unescape_netstrings(lines: &[&str]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut pairs = Vec::new();
+    let close = |pairs: &mut Vec<u8>, bytes: &mut Vec<u8>| {
+        if !pairs.is_empty() {
+            bytes.extend_from_slice(format!("{}:", pairs.len()).as_bytes());
+            bytes.append(pairs);
+            bytes.push(b',');
+        }
+    };
+    for line in lines {
+        if let Some(raw) = line.strip_prefix("raw ") {
+            close(&mut pairs, &mut bytes);
+            bytes.extend(unescape(raw));
+        } else {
+            let (name, value) = line.split_once('=').expect("NAME=VALUE");
+            for text in [unescape(name), unescape(value)] {
+                pairs.extend(text);
+                pairs.push(0);
+            }
+        }
+    }
+    close(&mut pairs, &mut bytes);
+    bytes
+}
+
+/// The bytes of a case of trusted proxies: `trusted NETWORKS`, `from SOURCE`, then fields, or variables.
+fn unescape_hops(lines: &[&str]) -> Vec<u8> {
+    let trusted = lines[0].strip_prefix("trusted").expect("trusted NETWORKS").trim();
+    let source = lines[1].strip_prefix("from ").expect("from SOURCE");
+    let mut bytes = format!("{trusted}\n{source}\n").into_bytes();
+    if lines.get(2).is_some_and(|line| line.starts_with("CONTENT_LENGTH=")) {
+        bytes.extend(unescape_netstrings(&lines[2..]));
+    } else {
+        bytes.extend_from_slice(b"GET / HTTP/1.1\r\nHost: h\r\n");
+        for line in &lines[2..] {
+            bytes.extend(unescape(line));
+            bytes.extend_from_slice(b"\r\n");
+        }
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+}
+
 fn cases(protocol: &str) -> Vec<Case> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(protocol);
     let mut files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -233,7 +211,7 @@ fn cases(protocol: &str) -> Vec<Case> {
             let mut lines = block.lines();
             let title = lines.next().unwrap();
             let place = format!("{}: {title}", file.file_name().unwrap().to_string_lossy());
-            let (mut input, mut expected): (Vec<&str>, Vec<Vec<String>>) = (Vec::new(), Vec::new());
+            let (mut input, mut expected): (Vec<&str>, Events) = (Vec::new(), Vec::new());
             for line in lines.filter(|line| !line.is_empty() && !line.starts_with("# ")) {
                 if let Some(event) = line.strip_prefix("-- ") {
                     expected.push(vec![event.to_owned()]);
@@ -245,6 +223,9 @@ fn cases(protocol: &str) -> Vec<Case> {
             }
             let input = match protocol {
                 "uwsgi" => unescape_packets(&input),
+                "fastcgi" => unescape_records(&input),
+                "scgi" => unescape_netstrings(&input),
+                "forwarded" => unescape_hops(&input),
                 _ => unescape(&input.concat()),
             };
             cases.push(Case { place, input, expected });
@@ -252,14 +233,6 @@ fn cases(protocol: &str) -> Vec<Case> {
     }
     assert!(!cases.is_empty(), "no cases in {}", folder.display());
     cases
-}
-
-fn outcome(protocol: &str, pieces: &[&[u8]]) -> Vec<Vec<String>> {
-    let mut connection = Connection::new(protocol);
-    for piece in pieces {
-        connection.feed(piece);
-    }
-    connection.finish()
 }
 
 /// What is wrong with an outcome: the events must be the same, and have all properties that the case names.
@@ -299,6 +272,26 @@ fn http_cases_have_their_outcome_at_every_split() {
 #[test]
 fn uwsgi_cases_have_their_outcome_at_every_split() {
     run("uwsgi");
+}
+
+#[test]
+fn fastcgi_cases_have_their_outcome_at_every_split() {
+    run("fastcgi");
+}
+
+#[test]
+fn scgi_cases_have_their_outcome_at_every_split() {
+    run("scgi");
+}
+
+#[test]
+fn proxy_protocol_cases_have_their_outcome_at_every_split() {
+    run("proxy");
+}
+
+#[test]
+fn cases_of_trusted_proxies_have_their_outcome() {
+    run("forwarded");
 }
 
 /// Random numbers (xorshift64*): the same ones at every run.
@@ -362,24 +355,18 @@ fn mutated_cases_have_one_outcome() {
     let seconds = std::env::var("RSGI_FUZZ_SECONDS").map_or(1, |text| text.parse().expect("a number of seconds"));
     let end = std::time::Instant::now() + std::time::Duration::from_secs(seconds);
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    let pools = ["http", "uwsgi"].map(|protocol| {
+    let pools = PROTOCOLS.map(|protocol| {
         let inputs: Vec<_> = cases(protocol).into_iter().map(|case| case.input).filter(|i| i.len() < 600).collect();
         (protocol, inputs)
     });
     let mut runs = 0u64;
     while std::time::Instant::now() < end {
-        let (protocol, inputs) = &pools[usize::from(random.below(4) == 0)];
+        let (protocol, inputs) = &pools[random.below(pools.len())];
         let mut input = inputs[random.below(inputs.len())].clone();
         for _ in 0..=random.below(4) {
             mutate(&mut input, &inputs[random.below(inputs.len())], &mut random);
         }
-        let whole = outcome(protocol, &[&input]);
-        let bytes: Vec<&[u8]> = input.chunks(1).collect();
-        assert_eq!(outcome(protocol, &bytes), whole, "byte by byte: {}", show(&input));
-        let (first, second) = (random.below(input.len() + 1), random.below(input.len() + 1));
-        let (first, second) = (first.min(second), first.max(second));
-        let pieces = [&input[..first], &input[first..second], &input[second..]];
-        assert_eq!(outcome(protocol, &pieces), whole, "split at {first} and {second}: {}", show(&input));
+        check(protocol, &input, (random.below(input.len() + 1), random.below(input.len() + 1)));
         runs += 1;
     }
     assert!(runs > 0);
