@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
 use std::os::fd::RawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -12,13 +13,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::cli::{self, Command};
-use crate::config::{self, Argument, Facts, ProcessNames, Settings};
+use crate::config::{self, Argument, Facts, ProcessNames, Recycle, Settings};
 use crate::logging::access::Format;
 use crate::master::{self, Hooks, Start, Task};
 use crate::net::listener::{self, Listener};
 use crate::protocol::http::head::Limits;
 use crate::sys::process::{self, Fork};
 use crate::sys::{self, fd, user};
+use crate::worker::Quota;
 use crate::zygote::{self, Zygote};
 use crate::{exit, interpreter, logging, worker, wsgi};
 
@@ -436,14 +438,39 @@ fn worker_options(settings: &Settings) -> worker::Options {
         post_buffering: settings.post_buffering,
         response_buffer: settings.response_buffer,
         timeouts: settings.timeouts.clone(),
+        quota: quota(&settings.recycle),
         host_name: user::host_name(),
         access: settings.log_requests.then(|| Arc::new(format)),
+    }
+}
+
+/// The limits of this very worker: by chance different from those of the others, so that not all are replaced at once.
+fn quota(recycle: &Recycle) -> Quota {
+    // The keys may have been made before the fork, for all workers: the process id makes the difference.
+    let chance = RandomState::new().hash_one(process::own_id());
+    Quota {
+        requests: match recycle.max_requests {
+            0 => 0,
+            least => least + chance % (recycle.max_requests_delta + 1),
+        },
+        resident: recycle.reload_on.resident,
+        address_space: recycle.reload_on.address_space,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn a_quota_is_between_the_limit_and_the_limit_with_its_delta() {
+        let recycle = Recycle { max_requests: 100, max_requests_delta: 5, ..Recycle::default() };
+        let found: HashSet<u64> = (0..1000).map(|_| quota(&recycle).requests).collect();
+        assert!(found.iter().all(|requests| (100..=105).contains(requests)), "{found:?}");
+        assert!(found.len() > 1);
+        assert_eq!(quota(&Recycle { max_requests_delta: 5, ..Recycle::default() }).requests, 0);
+    }
 
     #[test]
     fn titles_follow_the_most_special_option() {

@@ -73,6 +73,19 @@ pub enum FromWorker {
     LoadFailed(String),
     /// Somebody sent this worker TERM or HUP: it asks to be retired, once a replacement is ready.
     AsksToRetire,
+    /// It came to a limit it was given: it is to be replaced when it is old enough.
+    Reached(Limit),
+}
+
+/// A limit of a worker, and what it has now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Requests served.
+    Requests(u32),
+    /// Resident memory, in MiB.
+    Resident(u32),
+    /// Address space, in MiB.
+    AddressSpace(u32),
 }
 
 fn text(tag: u8, text: &str) -> Vec<u8> {
@@ -171,6 +184,9 @@ impl FromWorker {
             FromWorker::Ready => vec![b'R'],
             FromWorker::LoadFailed(why) => text(b'L', why),
             FromWorker::AsksToRetire => vec![b'T'],
+            FromWorker::Reached(Limit::Requests(n)) => number(b'n', &[*n], ""),
+            FromWorker::Reached(Limit::Resident(n)) => number(b'm', &[*n], ""),
+            FromWorker::Reached(Limit::AddressSpace(n)) => number(b'a', &[*n], ""),
         }
     }
 
@@ -180,6 +196,9 @@ impl FromWorker {
             b'R' => Some(FromWorker::Ready),
             b'L' => Some(FromWorker::LoadFailed(string(&bytes[1..]))),
             b'T' => Some(FromWorker::AsksToRetire),
+            b'n' => Some(FromWorker::Reached(Limit::Requests(u32_at(bytes, 1)?))),
+            b'm' => Some(FromWorker::Reached(Limit::Resident(u32_at(bytes, 1)?))),
+            b'a' => Some(FromWorker::Reached(Limit::AddressSpace(u32_at(bytes, 1)?))),
             _ => None,
         }
     }
@@ -203,6 +222,9 @@ mod tests {
         }
         for message in [FromWorker::Ready, FromWorker::LoadFailed("x".into()), FromWorker::AsksToRetire] {
             assert_eq!(FromWorker::decode(&message.encode()), Some(message));
+        }
+        for limit in [Limit::Requests(1), Limit::Resident(2), Limit::AddressSpace(u32::MAX)] {
+            assert_eq!(FromWorker::decode(&FromWorker::Reached(limit).encode()), Some(FromWorker::Reached(limit)));
         }
         for how in [Retire::Replaced, Retire::Stop] {
             let message = ToWorker::Retire { how, heirs: 12 };

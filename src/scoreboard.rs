@@ -15,7 +15,7 @@ use crate::sys::memory::SharedRows;
 /// How many processes can bear one worker number at a time.
 pub const LANES: u32 = 4;
 
-const WORKER_WORDS: usize = 8;
+const WORKER_WORDS: usize = 16;
 const PID: usize = 0;
 const STATE: usize = 1;
 const GENERATION: usize = 2;
@@ -23,6 +23,8 @@ const REQUESTS: usize = 3;
 const EXCEPTIONS: usize = 4;
 const TX_BYTES: usize = 5;
 const IDLE: usize = 6;
+const CONNECTIONS: usize = 7;
+const PROMISED: usize = 8;
 
 const THREAD_WORDS: usize = 40;
 const SEQUENCE: usize = 0;
@@ -156,6 +158,47 @@ impl Scoreboard {
         })
     }
 
+    /// The worker that has the fewest connections, when `id` has many more than its share of them: half as much again, and then
+    /// some, so that small numbers do not count.
+    pub fn lighter(&self, id: u32) -> Option<u32> {
+        /// So much of an imbalance is not worth a connection's way to another worker.
+        const SLACK: u64 = 2;
+        let own = self.worker(id).connections();
+        if own <= SLACK {
+            return None;
+        }
+        let (mut all, mut count, mut least) = (own, 1, None);
+        for other in (1..=self.workers() as u32).filter(|other| *other != id) {
+            let Some(slot) = self.ready(other) else { continue };
+            let connections = slot.connections();
+            all += connections;
+            count += 1;
+            if least.is_none_or(|(fewest, _)| connections < fewest) {
+                least = Some((connections, other));
+            }
+        }
+        least.filter(|_| own > SLACK + all * 3 / (count * 2)).map(|(_, other)| other)
+    }
+
+    /// The process that serves as worker `id`.
+    fn ready(&self, id: u32) -> Option<WorkerSlot<'_>> {
+        (0..LANES).map(|lane| self.slot(id, lane)).find(|slot| slot.state() == State::Ready)
+    }
+
+    /// A connection is about to be put into the mailbox of worker `id`.
+    pub fn promise(&self, id: u32) {
+        if let Some(slot) = self.ready(id) {
+            slot.words[PROMISED].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The mailbox did not take it.
+    pub fn withdraw_promise(&self, id: u32) {
+        if let Some(slot) = self.ready(id) {
+            slot.keep_promise();
+        }
+    }
+
     /// Numbers a request: 1 for the first one of the whole server.
     pub fn count_request(&self) -> u64 {
         self.totals.rows()[0][0].fetch_add(1, Ordering::Relaxed) + 1
@@ -177,6 +220,8 @@ impl<'a> WorkerSlot<'a> {
         }
         self.words[GENERATION].store(u64::from(generation), Ordering::Relaxed);
         self.words[PID].store(pid as u64, Ordering::Relaxed);
+        self.words[CONNECTIONS].store(0, Ordering::Relaxed);
+        self.words[PROMISED].store(0, Ordering::Relaxed);
         self.set_idle(false);
         self.set_state(State::Starting);
     }
@@ -217,6 +262,23 @@ impl<'a> WorkerSlot<'a> {
         self.words[IDLE].store(u64::from(idle), Ordering::Release);
     }
 
+    /// Says how many connections the worker has.
+    pub fn set_connections(self, count: usize) {
+        self.words[CONNECTIONS].store(count as u64, Ordering::Relaxed);
+    }
+
+    /// A promised connection has come, see [`Scoreboard::promise`].
+    pub fn keep_promise(self) {
+        // What lay in the mailbox of a process before was promised to that one.
+        let one_less = |count: u64| count.checked_sub(1);
+        let _ = self.words[PROMISED].fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+    }
+
+    /// Connections that the worker has, or finds in its mailbox.
+    pub fn connections(self) -> u64 {
+        self.words[CONNECTIONS].load(Ordering::Relaxed) + self.words[PROMISED].load(Ordering::Relaxed)
+    }
+
     /// Requests served by all processes of this slot.
     pub fn requests(self) -> &'a AtomicU64 {
         &self.words[REQUESTS]
@@ -232,9 +294,20 @@ impl<'a> WorkerSlot<'a> {
         &self.words[TX_BYTES]
     }
 
+    fn add(self, word: usize, count: u64) -> u64 {
+        let word = &self.words[word];
+        if self.threads.len() > 1 {
+            return word.fetch_add(count, Ordering::Relaxed) + count;
+        }
+        // The only app thread is the only one that writes.
+        let sum = word.load(Ordering::Relaxed) + count;
+        word.store(sum, Ordering::Relaxed);
+        sum
+    }
+
     /// One request more; its number in this slot.
     pub fn add_request(self) -> u64 {
-        self.words[REQUESTS].fetch_add(1, Ordering::Relaxed) + 1
+        self.add(REQUESTS, 1)
     }
 
     /// One exception more.
@@ -244,7 +317,7 @@ impl<'a> WorkerSlot<'a> {
 
     /// `bytes` more were sent.
     pub fn add_tx_bytes(self, bytes: u64) {
-        self.words[TX_BYTES].fetch_add(bytes, Ordering::Relaxed);
+        self.add(TX_BYTES, bytes);
     }
 
     /// App threads of the worker.
@@ -393,6 +466,33 @@ mod tests {
         assert_eq!((board.slot(2, 0).pid(), board.slot(2, 0).state()), (100, State::Starting));
         assert_eq!((board.slot(2, 1).pid(), board.slot(2, 1).generation()), (200, 2));
         assert_eq!((board.worker(1).pid(), board.worker(3).pid()), (0, 0));
+    }
+
+    #[test]
+    fn connections_beyond_a_share_go_to_the_worker_with_the_fewest() {
+        let scoreboard = Scoreboard::create(4, 1).unwrap();
+        for id in 1..=4 {
+            scoreboard.worker(id).reset(100, 1);
+            scoreboard.worker(id).set_state(State::Ready);
+        }
+        scoreboard.worker(1).set_connections(3);
+        assert_eq!(scoreboard.lighter(1), None, "three against none is nothing");
+        scoreboard.worker(1).set_connections(20);
+        scoreboard.worker(2).set_connections(1);
+        assert_eq!(scoreboard.lighter(1), Some(3));
+        scoreboard.promise(3);
+        scoreboard.promise(3);
+        assert_eq!(scoreboard.lighter(1), Some(4));
+        scoreboard.worker(4).set_state(State::Retiring);
+        assert_eq!(scoreboard.lighter(1), Some(2));
+        scoreboard.worker(3).keep_promise();
+        scoreboard.worker(3).keep_promise();
+        scoreboard.worker(3).keep_promise();
+        assert_eq!(scoreboard.lighter(1), Some(3));
+        for id in 2..=3 {
+            scoreboard.worker(id).set_connections(15);
+        }
+        assert_eq!(scoreboard.lighter(1), None);
     }
 
     #[test]

@@ -155,6 +155,8 @@ fn finish(draft: &mut Draft<'_>, not_yet: &[&str]) {
         keep_alive: written.keep_alive.or(written.all).unwrap_or(default.keep_alive),
     };
 
+    draft.check_lifecycle();
+
     // After mistakes it is not known whether something is missing.
     if !draft.errors.is_empty() {
         return;

@@ -10,6 +10,7 @@ pub mod error;
 mod expand;
 mod gather;
 pub mod ini;
+mod lifecycle;
 mod load;
 pub mod options;
 mod source;
@@ -17,6 +18,7 @@ mod source;
 mod tests;
 
 pub use error::{Error, Origin, Warning};
+pub use lifecycle::{MemoryLimits, Recycle};
 pub use load::{Argument, Facts, Loaded, Lookup, User, load};
 
 use std::path::PathBuf;
@@ -153,6 +155,8 @@ pub struct Settings {
     pub log_requests: bool,
     /// `log-format`; none is the default request line.
     pub log_format: Option<String>,
+    /// When workers are replaced.
+    pub recycle: Recycle,
     /// `procname*` and `auto-procname`.
     pub process_names: ProcessNames,
 }
@@ -198,6 +202,7 @@ impl Default for Settings {
             logto: None,
             log_requests: true,
             log_format: None,
+            recycle: Recycle::default(),
             process_names: ProcessNames::default(),
         }
     }

@@ -4,19 +4,62 @@
 //! ([`Children::decide`]); the time is an argument in milliseconds. Two generations can live at once: the one
 //! that serves and, during a reload, the one that comes. A worker of any other generation is on its way out.
 
+mod chain;
+mod recycle;
+
+pub use recycle::Why;
+
 use super::attempts::Attempts;
+use crate::config::Settings;
 use crate::control::Retire;
 use crate::scoreboard::LANES;
 
 /// Milliseconds of the shared clock.
 pub type Millis = u64;
 
-/// How long a worker that was told to retire may take (uWSGI's worker-reload-mercy).
-pub const MERCY: Millis = 60_000;
-/// The same for one that has not begun to serve. Not 0: its word that it has may be on the way.
+/// How long a worker may take to retire that has not begun to serve. Not 0: its word that it has may be on the way.
 const YOUNG_MERCY: Millis = 1_000;
 /// A group signal reaches the workers within that time of the master.
 const SAME_SIGNAL: Millis = 500;
+
+/// What a generation is to be like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Workers.
+    pub workers: u32,
+    /// How long a worker that was told to retire may take (`worker-reload-mercy`).
+    pub mercy: Millis,
+    /// No worker that is younger is recycled.
+    pub min_lifetime: Millis,
+    /// A worker is recycled after it; 0: never.
+    pub max_lifetime: Millis,
+    /// Up to so much later, by chance.
+    pub max_lifetime_delta: Millis,
+    /// How long an import may take in a reload (`reload-import-timeout`).
+    pub import_timeout: Millis,
+}
+
+impl From<&Settings> for Plan {
+    fn from(settings: &Settings) -> Plan {
+        let ms = |duration: std::time::Duration| duration.as_millis() as Millis;
+        let recycle = &settings.recycle;
+        Plan {
+            workers: settings.processes,
+            mercy: ms(recycle.mercy),
+            min_lifetime: ms(recycle.min_lifetime),
+            max_lifetime: ms(recycle.max_lifetime),
+            max_lifetime_delta: ms(recycle.max_lifetime_delta),
+            import_timeout: ms(recycle.import_timeout),
+        }
+    }
+}
+
+/// So many workers, and for the rest the defaults.
+impl From<u32> for Plan {
+    fn from(workers: u32) -> Plan {
+        Plan { workers, ..Plan::from(&Settings::default()) }
+    }
+}
 
 /// What the master has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +84,27 @@ pub enum Action {
         id: u32,
         /// Scoreboard lane.
         lane: u32,
+    },
+    /// A worker is to be replaced: somebody else is forked for its number.
+    Replace {
+        /// The worker.
+        key: u32,
+        /// Why.
+        why: Why,
+    },
+    /// In a chain reload a worker of the new generation took the place of an old one.
+    Chained {
+        /// The new generation.
+        generation: u32,
+        /// Worker number.
+        id: u32,
+    },
+    /// The import of a generation that a reload prepares takes too long.
+    GiveUp {
+        /// Which one.
+        generation: u32,
+        /// How long it may take.
+        limit: Millis,
     },
     /// Tell a worker to retire.
     Retire {
@@ -98,8 +162,14 @@ pub struct Worker {
     pub pid: i32,
     /// Where it stands.
     pub phase: Phase,
-    /// It asked to be retired; somebody else must hold its number first.
+    /// It is to retire; somebody else must hold its number first.
     leaving: bool,
+    /// It is to be recycled then, when its turn comes.
+    due: Option<(Millis, Why)>,
+    /// It is killed on purpose.
+    condemned: bool,
+    mercy: Millis,
+    asked_at: Millis,
     ready_at: Millis,
     retired_at: Millis,
     kill_at: Option<Millis>,
@@ -110,18 +180,22 @@ struct Generation {
     number: u32,
     /// All its workers have been ready at the same time.
     complete: bool,
+    plan: Plan,
     attempts: Attempts,
+    /// In a chain reload: workers 1 to this number have taken the places of old ones.
+    chained: Option<u32>,
 }
 
 impl Generation {
-    fn new(number: u32, workers: u32) -> Generation {
-        Generation { number, complete: false, attempts: Attempts::new(workers) }
+    fn new(number: u32, plan: Plan) -> Generation {
+        Generation { number, complete: false, attempts: Attempts::new(plan.workers), plan, chained: None }
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Zygote {
     generation: u32,
+    spawned_at: Millis,
     ready_at: Option<Millis>,
     killed: bool,
 }
@@ -148,11 +222,11 @@ pub struct Children {
 }
 
 impl Children {
-    /// Nobody lives yet; generation 1 is to have `wanted` workers.
-    pub fn new(wanted: u32) -> Children {
+    /// Nobody lives yet; generation 1 is to be like `plan`.
+    pub fn new(plan: impl Into<Plan>) -> Children {
         Children {
             mode: Mode::Running,
-            serving: Generation::new(1, wanted),
+            serving: Generation::new(1, plan.into()),
             incoming: None,
             zygotes: Vec::new(),
             workers: Vec::new(),
@@ -209,8 +283,8 @@ impl Children {
     // What happened.
 
     /// A zygote was forked.
-    pub fn zygote_spawned(&mut self, generation: u32) {
-        self.zygotes.push(Zygote { generation, ready_at: None, killed: false });
+    pub fn zygote_spawned(&mut self, generation: u32, now: Millis) {
+        self.zygotes.push(Zygote { generation, spawned_at: now, ready_at: None, killed: false });
     }
 
     /// A zygote could not be forked.
@@ -270,13 +344,14 @@ impl Children {
         match worker.phase {
             Phase::Asked | Phase::Starting => worker.phase = Phase::Ready,
             // It was told to retire while its word was on the way: it may hold requests.
-            Phase::Retiring => worker.kill_at = worker.kill_at.map(|_| worker.retired_at + MERCY),
+            Phase::Retiring => worker.kill_at = worker.kill_at.map(|_| worker.retired_at + worker.mercy),
             Phase::Ready => {}
         }
         let (number, id) = (worker.generation, worker.id);
         if let Some(generation) = self.generation(number) {
             generation.attempts.worker_ready(id);
         }
+        self.set_lifetime(key, now);
     }
 
     /// A worker asks to be replaced. False: it's not the time, a stop or a reload sees to it anyway.
@@ -324,9 +399,9 @@ impl Children {
         self.echo_until = now + SAME_SIGNAL;
     }
 
-    /// Prepares generation `number` with `wanted` workers. One that was being prepared is given up.
-    pub fn begin_reload(&mut self, number: u32, wanted: u32) {
-        self.incoming = Some(Generation::new(number, wanted));
+    /// Prepares generation `number`. One that was being prepared is given up.
+    pub fn begin_reload(&mut self, number: u32, plan: impl Into<Plan>) {
+        self.incoming = Some(Generation::new(number, plan.into()));
     }
 
     /// Gives the generation up that is being prepared.
@@ -353,7 +428,10 @@ impl Children {
     /// What is to be done now. Every action is given once.
     pub fn decide(&mut self, now: Millis) -> Vec<Action> {
         let mut out = Vec::new();
+        self.give_up(now, &mut out);
+        self.chain(&mut out);
         self.promote(&mut out);
+        self.take_turns(now, &mut out);
         self.retire(now, &mut out);
         self.kill(now, &mut out);
         if self.stopping() {
@@ -392,19 +470,23 @@ impl Children {
         let replaced: Vec<u32> = self
             .workers
             .iter()
-            .filter(|w| w.leaving && self.holder(w.generation, w.id).is_some_and(|holder| holder.phase == Phase::Ready))
+            .filter(|w| {
+                let replaced = || self.holder(w.generation, w.id).is_some_and(|holder| holder.phase == Phase::Ready);
+                w.leaving && replaced() || self.is_taken_over(w)
+            })
             .map(|w| w.key)
             .collect();
         let stopping = self.stopping();
+        let kept = self.kept_for_now();
         for worker in &mut self.workers {
             if worker.phase == Phase::Retiring {
                 continue;
             }
-            let gone = !current.contains(&Some(worker.generation));
+            let gone = !current.contains(&Some(worker.generation)) && !kept.contains(&worker.key);
             if !(stopping || gone || replaced.contains(&worker.key)) {
                 continue;
             }
-            let mercy = if worker.phase == Phase::Ready { MERCY } else { YOUNG_MERCY };
+            let mercy = if worker.phase == Phase::Ready { worker.mercy } else { YOUNG_MERCY };
             worker.phase = Phase::Retiring;
             worker.retired_at = now;
             worker.kill_at = Some(now + mercy);
@@ -443,6 +525,7 @@ impl Children {
             }
         }
         for (generation, id, lane) in forks {
+            let mercy = self.generation(generation).map_or(0, |generation| generation.plan.mercy);
             let key = self.next_key;
             self.next_key += 1;
             self.workers.push(Worker {
@@ -453,6 +536,10 @@ impl Children {
                 pid: 0,
                 phase: Phase::Asked,
                 leaving: false,
+                due: None,
+                condemned: false,
+                mercy,
+                asked_at: now,
                 ready_at: 0,
                 retired_at: 0,
                 kill_at: None,
@@ -463,9 +550,8 @@ impl Children {
 
     /// The workers to fork in a generation: number of the generation, worker and lane.
     fn forks(&self, generation: &Generation, now: Millis, out: &mut Vec<(u32, u32, u32)>) {
-        let holder = |id| self.holder(generation.number, id);
-        let young = |id| holder(id).is_some_and(|worker| worker.phase != Phase::Ready);
-        for id in generation.attempts.workers_due(|id| holder(id).is_none(), young, now) {
+        let young = |id| self.holder(generation.number, id).is_some_and(|worker| worker.phase != Phase::Ready);
+        for id in generation.attempts.workers_due(|id| self.lacks(generation, id), young, now) {
             let taken = |lane| self.workers.iter().any(|worker| worker.id == id && worker.lane == lane);
             // Without a free lane it waits until an old process of this number is gone.
             if let Some(lane) = (0..LANES).find(|lane| !taken(*lane)) {
@@ -480,10 +566,11 @@ impl Children {
         let mut times: Vec<Millis> =
             self.workers.iter().filter(|worker| worker.pid != 0).filter_map(|worker| worker.kill_at).collect();
         if !self.stopping() {
+            times.extend(self.turns());
+            times.extend(self.import_deadline());
             for generation in [Some(&self.serving), self.incoming.as_ref()].into_iter().flatten() {
                 let absent = !self.zygotes.iter().any(|zygote| zygote.generation == generation.number);
-                let missing = |id| self.holder(generation.number, id).is_none();
-                times.extend(generation.attempts.times(absent, missing));
+                times.extend(generation.attempts.times(absent, |id| self.lacks(generation, id)));
             }
         }
         times.into_iter().filter(|time| *time > now).min()

@@ -1,23 +1,28 @@
+//! What `children` decides, told as little histories of deaths, reloads and stops; nothing forks here.
+
 use super::*;
 
+/// What workers have by default to retire.
+const MERCY: Millis = 60_000;
+
 /// Carries decisions out at once, as a system would in which forks take no time.
-struct World {
-    children: Children,
-    now: Millis,
+pub(super) struct World {
+    pub(super) children: Children,
+    pub(super) now: Millis,
     next_pid: i32,
     /// Workers become ready when they are forked.
-    healthy: bool,
+    pub(super) healthy: bool,
     log: Vec<Action>,
 }
 
 impl World {
-    fn new(workers: u32) -> World {
-        World { children: Children::new(workers), now: 1000, next_pid: 100, healthy: true, log: Vec::new() }
+    pub(super) fn new(plan: impl Into<Plan>) -> World {
+        World { children: Children::new(plan), now: 1000, next_pid: 100, healthy: true, log: Vec::new() }
     }
 
     /// A world in which generation 1 serves.
-    fn serving(workers: u32) -> World {
-        let mut world = World::new(workers);
+    pub(super) fn serving(plan: impl Into<Plan>) -> World {
+        let mut world = World::new(plan);
         world.settle();
         assert!(world.children.booted());
         world.log.clear();
@@ -25,7 +30,7 @@ impl World {
     }
 
     /// Decides until there is nothing left to do.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         for _ in 0..100 {
             let actions = self.children.decide(self.now);
             if actions.is_empty() {
@@ -35,7 +40,7 @@ impl World {
                 self.log.push(action);
                 match action {
                     Action::SpawnZygote { generation } => {
-                        self.children.zygote_spawned(generation);
+                        self.children.zygote_spawned(generation, self.now);
                         self.children.zygote_ready(generation, self.now);
                     }
                     Action::KillZygote { generation } => {
@@ -56,17 +61,17 @@ impl World {
         panic!("never settles: {:?}", self.log);
     }
 
-    fn key(&self, id: u32) -> u32 {
+    pub(super) fn key(&self, id: u32) -> u32 {
         let mut found =
             self.children.workers().iter().filter(|w| w.id == id && w.phase != Phase::Retiring && !w.leaving);
         found.next().unwrap().key
     }
 
-    fn forks(&self) -> usize {
+    pub(super) fn forks(&self) -> usize {
         self.log.iter().filter(|action| matches!(action, Action::Fork { .. })).count()
     }
 
-    fn retired(&self) -> Vec<u32> {
+    pub(super) fn retired(&self) -> Vec<u32> {
         let keys = self.log.iter().filter_map(|action| match action {
             Action::Retire { key, .. } => Some(*key),
             _ => None,
@@ -74,12 +79,12 @@ impl World {
         keys.collect()
     }
 
-    fn did(&self, action: Action) -> bool {
+    pub(super) fn did(&self, action: Action) -> bool {
         self.log.contains(&action)
     }
 
     /// Lets the time pass until `end`, with everything that is asked for dying before it is ready.
-    fn pass_with_failing_workers(&mut self, end: Millis) {
+    pub(super) fn pass_with_failing_workers(&mut self, end: Millis) {
         self.healthy = false;
         while self.now < end {
             self.settle();
@@ -144,7 +149,7 @@ fn a_zygote_that_dies_without_a_word_is_tried_fewer_than_20_times_in_30_s() {
     while now < 30_000 {
         for action in children.decide(now) {
             assert_eq!(action, Action::SpawnZygote { generation: 1 });
-            children.zygote_spawned(1);
+            children.zygote_spawned(1, 0);
             children.zygote_died(1, now);
             spawned += 1;
         }
@@ -179,7 +184,7 @@ fn a_dead_zygote_is_replaced_and_its_workers_stay() {
 fn what_a_dead_zygote_was_asked_for_is_asked_again() {
     let mut children = Children::new(1);
     children.decide(0);
-    children.zygote_spawned(1);
+    children.zygote_spawned(1, 0);
     children.zygote_ready(1, 0);
     assert!(matches!(children.decide(0)[..], [Action::Fork { .. }]));
     let lost = children.zygote_died(1, 5000);
@@ -363,7 +368,7 @@ fn echoes_of_a_group_signal_are_not_heard() {
 fn a_birth_announced_after_the_word_of_the_newborn_is_the_same_worker() {
     let mut children = Children::new(1);
     children.decide(0);
-    children.zygote_spawned(1);
+    children.zygote_spawned(1, 0);
     children.zygote_ready(1, 0);
     let Action::Fork { key, .. } = children.decide(0)[0] else { panic!("no fork") };
     assert!(children.expects_births());

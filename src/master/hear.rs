@@ -1,6 +1,6 @@
 //! What the master hears: signals, the words of zygotes and workers, and deaths.
 
-use super::children::Phase;
+use super::children::{Phase, Why};
 use super::command::{self, Command};
 use super::{Master, Zygote, words};
 use crate::control::{FromWorker, FromZygote, MAX_MESSAGE};
@@ -126,6 +126,7 @@ impl Master {
                         log::info!("worker {} (pid {}) asks to retire: it is replaced first", worker.id, worker.pid);
                     }
                 }
+                Some(FromWorker::Reached(limit)) => self.children.recycle(key, Why::Reached(limit), now),
                 None => log::warn!("worker {} said something that is not understood", worker.id),
             }
         }

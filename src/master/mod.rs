@@ -7,6 +7,7 @@ mod attempts;
 pub mod children;
 pub mod command;
 mod hear;
+mod memory;
 mod reload;
 mod words;
 
@@ -110,6 +111,8 @@ struct Master {
     last_generation: u32,
     /// Ends of processes that may turn out to be workers whose birth was not announced yet.
     unclaimed: Vec<(i32, End)>,
+    /// When memory is looked at next.
+    next_sample: u64,
     code: Option<u8>,
 }
 
@@ -135,7 +138,7 @@ pub fn run(start: Start) -> Outcome {
             return Outcome { code: exit::ERROR, listeners, vacuum: true };
         }
     };
-    let processes = settings.processes;
+    let children = Children::new(&*settings);
     let first = Generation {
         number: 1,
         settings,
@@ -147,7 +150,7 @@ pub fn run(start: Start) -> Outcome {
     };
     let mut master = Master {
         signals: Some(signals),
-        children: Children::new(processes),
+        children,
         generations: vec![first],
         controls: Vec::new(),
         parked: Vec::new(),
@@ -156,6 +159,7 @@ pub fn run(start: Start) -> Outcome {
         hooks,
         last_generation: 1,
         unclaimed: Vec::new(),
+        next_sample: 0,
         code: None,
     };
     let code = master.work();
@@ -182,8 +186,10 @@ impl Master {
                 self.perform(action);
             }
             self.tidy();
+            self.look_at_memory();
             let now = monotonic_ms();
-            let limit = self.children.deadline(now).map(|at| Duration::from_millis(at - now));
+            let times = [self.children.deadline(now), self.memory_due()];
+            let limit = times.into_iter().flatten().min().map(|at| Duration::from_millis(at.saturating_sub(now)));
             if let Err(error) = self.wait(limit) {
                 log::error!("the master cannot wait for its children: {error}; stopping at once");
                 self.children.end();
@@ -239,6 +245,11 @@ impl Master {
                     self.children.fork_failed(generation, id, monotonic_ms());
                 }
             }
+            Action::Replace { key, why } => {
+                if let Some(worker) = self.children.worker(key) {
+                    log::info!("worker {} (pid {}) is replaced: {why}", worker.id, worker.pid);
+                }
+            }
             Action::Retire { key, how } => {
                 if let Some(worker) = self.children.worker(key) {
                     log::debug!("worker {} (pid {}) is to retire: {}", worker.id, worker.pid, words::reason(how));
@@ -266,6 +277,14 @@ impl Master {
                     log::info!("{workers} ready after {took}");
                 }
             }
+            Action::Chained { generation, id } => {
+                log::info!("chain reload: worker {id} of generation {generation} serves, the old one retires");
+            }
+            Action::GiveUp { generation, limit } => {
+                let limit = words::duration(limit);
+                let text = format!("the import takes longer than {limit} (reload-import-timeout)");
+                self.generation_failed(generation, &text);
+            }
             Action::Promote { generation } => self.promote(generation),
             Action::Finished => {}
         }
@@ -288,7 +307,7 @@ impl Master {
             Fork::Parent(pid) => {
                 log::debug!("the zygote of generation {number} is process {pid}");
                 generation.zygote = Some(Zygote { pid, control: Some(ours), ready: false, told: false });
-                self.children.zygote_spawned(number);
+                self.children.zygote_spawned(number, monotonic_ms());
                 Ok(())
             }
             Fork::Child => {

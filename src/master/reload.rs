@@ -115,7 +115,7 @@ impl Master {
             crate::sys::process::set_umask(mask);
         }
         self.last_generation += 1;
-        self.children.begin_reload(self.last_generation, settings.processes);
+        self.children.begin_reload(self.last_generation, &settings);
         self.generations.push(Generation {
             number: self.last_generation,
             settings: Arc::new(settings),

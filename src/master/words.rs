@@ -12,6 +12,9 @@ pub(super) fn last_words(worker: &Worker, end: End, current: Option<&Current>, n
         Phase::Retiring if end == End::Code(0) => {
             return (false, format!("worker {} (pid {}) retired", worker.id, worker.pid));
         }
+        Phase::Ready if worker.is_condemned() => {
+            return (false, format!("worker {} (pid {}) is gone", worker.id, worker.pid));
+        }
         Phase::Asked | Phase::Starting => text.push_str(" before it was ready"),
         Phase::Ready | Phase::Retiring => {}
     }
@@ -85,7 +88,7 @@ mod tests {
     fn worker(retiring: bool) -> Worker {
         let mut children = Children::new(1);
         children.decide(0);
-        children.zygote_spawned(1);
+        children.zygote_spawned(1, 0);
         children.zygote_ready(1, 0);
         let Action::Fork { key, .. } = children.decide(0)[0] else { panic!("no fork") };
         children.forked(1, 1, 77);

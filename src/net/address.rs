@@ -49,8 +49,8 @@ impl Address {
         if let Some(path) = text.strip_prefix("unix:") {
             return unix(path);
         }
-        if text.starts_with('[') {
-            let Some((host, port)) = text[1..].split_once("]:") else {
+        if let Some(bracketed) = text.strip_prefix('[') {
+            let Some((host, port)) = bracketed.split_once("]:") else {
                 return Err("an IPv6 address as [address]:port".into());
             };
             if host.parse::<std::net::Ipv6Addr>().is_err() {

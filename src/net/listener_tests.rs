@@ -1,3 +1,5 @@
+//! Sockets bound, inherited, in use and stale, on loopback and in temporary folders.
+
 use super::*;
 use std::net::TcpStream;
 use std::os::fd::IntoRawFd;

@@ -1,6 +1,6 @@
 //! An accepted connection's socket: non-blocking reads and gathered writes over TCP and unix sockets.
 
-use std::io::{self, IoSlice, Read};
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, Shutdown};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
@@ -8,6 +8,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use socket2::{SockAddr, Socket};
+
+use crate::sys::socket;
 
 /// A connected, non-blocking stream socket.
 #[derive(Debug)]
@@ -26,7 +28,7 @@ impl Stream {
     #[inline]
     pub fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         loop {
-            match (&self.0).read(buf) {
+            match socket::receive(self.as_raw_fd(), buf) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return result,
             }
@@ -40,7 +42,7 @@ impl Stream {
     #[inline]
     pub fn write_one(&self, bytes: &[u8]) -> io::Result<usize> {
         loop {
-            match self.0.send(bytes) {
+            match socket::send(self.as_raw_fd(), bytes) {
                 Ok(taken) => return Ok(taken),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -157,9 +157,14 @@ pub(super) fn is_host(host: &[u8]) -> bool {
         [b':', digits @ ..] => decimal(digits).is_some_and(|port| port <= 65535),
         _ => false,
     };
+    let mut after_dot = false;
+    for &byte in name {
+        if CLASS[byte as usize] & HOST == 0 || (byte == b'.' && after_dot) {
+            return false;
+        }
+        after_dot = byte == b'.';
+    }
     port_is_fine
-        && name.iter().all(|&byte| CLASS[byte as usize] & HOST != 0)
-        && !name.windows(2).any(|pair| pair == b"..")
 }
 
 #[cfg(test)]

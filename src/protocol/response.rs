@@ -166,47 +166,56 @@ impl Head {
     /// When the name is no token, the value holds a control byte other than tab, or a Content-Length is
     /// no number or not the one given before.
     pub fn field(&mut self, name: &[u8], value: &[u8]) -> Result<(), HeadError> {
-        if !bytes::is_token(name) {
-            return Err(HeadError::InvalidName);
-        }
-        if bytes::value_len(value) != value.len() {
-            return Err(HeadError::InvalidValue);
-        }
-        if let Some(known) = Known::of(name) {
-            match known {
-                Known::Connection => {
-                    for option in bytes::list(value) {
-                        if option.eq_ignore_ascii_case(b"close") {
-                            self.close = true;
-                        } else if !option.eq_ignore_ascii_case(b"keep-alive") {
-                            self.dropped.get_or_insert("Connection");
-                        }
-                    }
-                    return Ok(());
-                }
-                Known::HopByHop(name) => {
-                    self.dropped.get_or_insert(name);
-                    return Ok(());
-                }
-                Known::ContentLength => {
-                    let value = bytes::decimal(bytes::trim(value)).ok_or(HeadError::InvalidLength)?;
-                    if let Some(first) = self.length {
-                        return if first.value == value { Ok(()) } else { Err(HeadError::TwoLengths) };
-                    }
-                    let start = self.bytes.len();
-                    push_number_field(&mut self.bytes, b"Content-Length: ", value);
-                    self.length = Some(Length { value, start, end: self.bytes.len() });
-                    self.fields += 1;
-                    return Ok(());
-                }
-                Known::Date => self.has_date = true,
+        match Meaning::of(name, value)? {
+            Meaning::Close => self.close = true,
+            Meaning::Nothing => {}
+            Meaning::HopByHop(name) => {
+                self.dropped.get_or_insert(name);
+            }
+            Meaning::Length(value) => self.add_length(value)?,
+            meaning => {
+                self.has_date |= meaning == Meaning::Date;
+                push_field(&mut self.bytes, name, value);
+                self.fields += 1;
             }
         }
-        self.bytes.reserve(name.len() + value.len() + 4);
-        self.bytes.extend_from_slice(name);
-        self.bytes.extend_from_slice(b": ");
-        self.bytes.extend_from_slice(value);
-        self.bytes.extend_from_slice(b"\r\n");
+        Ok(())
+    }
+
+    /// Adds a field that was checked before.
+    ///
+    /// # Errors
+    /// A Content-Length that is not the one given before.
+    #[inline]
+    pub fn add_prepared(&mut self, field: &Prepared) -> Result<(), HeadError> {
+        if let Meaning::Length(value) = field.meaning {
+            return self.add_length(value);
+        }
+        self.has_date |= field.meaning == Meaning::Date;
+        self.add(&field.line);
+        Ok(())
+    }
+
+    /// Begins the head with a status line that was checked before.
+    #[inline]
+    pub fn start_prepared(&mut self, status: &PreparedStatus) {
+        self.clear();
+        self.bytes.extend_from_slice(&status.line);
+        self.status = status.code;
+    }
+
+    /// The status line as it stands right after [`Head::start`], to be used again.
+    pub fn prepare_status(&self) -> PreparedStatus {
+        PreparedStatus { line: self.bytes.clone().into_boxed_slice(), code: self.status }
+    }
+
+    fn add_length(&mut self, value: u64) -> Result<(), HeadError> {
+        if let Some(first) = self.length {
+            return if first.value == value { Ok(()) } else { Err(HeadError::TwoLengths) };
+        }
+        let start = self.bytes.len();
+        push_number_field(&mut self.bytes, b"Content-Length: ", value);
+        self.length = Some(Length { value, start, end: self.bytes.len() });
         self.fields += 1;
         Ok(())
     }
@@ -315,6 +324,79 @@ impl Head {
     }
 }
 
+/// A field of the application that is checked and rendered once and sent again and again.
+#[derive(Debug)]
+pub struct Prepared {
+    line: Box<[u8]>,
+    meaning: Meaning,
+}
+
+impl Prepared {
+    /// Checks and renders a field; `None` for one that concerns the connection and so stands in no head.
+    ///
+    /// # Errors
+    /// As for [`Head::field`].
+    pub fn new(name: &[u8], value: &[u8]) -> Result<Option<Prepared>, HeadError> {
+        let meaning = Meaning::of(name, value)?;
+        if matches!(meaning, Meaning::Close | Meaning::Nothing | Meaning::HopByHop(_)) {
+            return Ok(None);
+        }
+        let mut line = Vec::with_capacity(name.len() + value.len() + 4);
+        push_field(&mut line, name, value);
+        Ok(Some(Prepared { line: line.into_boxed_slice(), meaning }))
+    }
+}
+
+/// A status line that is checked and rendered once.
+#[derive(Debug)]
+pub struct PreparedStatus {
+    line: Box<[u8]>,
+    code: u16,
+}
+
+/// What a field of the application means for the head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    Plain,
+    Date,
+    Length(u64),
+    /// `Connection: close`.
+    Close,
+    /// `Connection: keep-alive`: the server decides.
+    Nothing,
+    /// Belongs to the connection, which is the server's.
+    HopByHop(&'static str),
+}
+
+impl Meaning {
+    fn of(name: &[u8], value: &[u8]) -> Result<Meaning, HeadError> {
+        if !bytes::is_token(name) {
+            return Err(HeadError::InvalidName);
+        }
+        if bytes::value_len(value) != value.len() {
+            return Err(HeadError::InvalidValue);
+        }
+        Ok(match Known::of(name) {
+            None => Meaning::Plain,
+            Some(Known::Date) => Meaning::Date,
+            Some(Known::HopByHop(name)) => Meaning::HopByHop(name),
+            Some(Known::ContentLength) => {
+                Meaning::Length(bytes::decimal(bytes::trim(value)).ok_or(HeadError::InvalidLength)?)
+            }
+            Some(Known::Connection) => {
+                let is = |option: &[u8], word: &str| option.eq_ignore_ascii_case(word.as_bytes());
+                if bytes::list(value).any(|option| is(option, "close")) {
+                    Meaning::Close
+                } else if bytes::list(value).all(|option| is(option, "keep-alive")) {
+                    Meaning::Nothing
+                } else {
+                    Meaning::HopByHop("Connection")
+                }
+            }
+        })
+    }
+}
+
 /// A field name that means something for the framing.
 enum Known {
     Connection,
@@ -344,6 +426,15 @@ impl Known {
             _ => None,
         }
     }
+}
+
+/// `name: value`, CRLF.
+fn push_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.reserve(name.len() + value.len() + 4);
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// `name`, `value`, CRLF.

@@ -8,6 +8,7 @@ pub mod fd;
 pub mod memory;
 pub mod process;
 pub mod signal;
+pub mod socket;
 pub mod user;
 pub mod worker_signals;
 

@@ -120,6 +120,27 @@ pub fn send_signal(id: i32, signal: Signal) -> bool {
     id > 0 && kill(Pid::from_raw(id), signal).is_ok()
 }
 
+/// Memory of a process in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Address space.
+    pub address_space: u64,
+    /// Resident memory, pages shared with others included.
+    pub resident: u64,
+}
+
+/// Memory of process `id`; none when it is gone.
+pub fn memory_of(id: i32) -> Option<Memory> {
+    parse_statm(&fs::read(format!("/proc/{id}/statm")).ok()?)
+}
+
+/// The text of `/proc/PID/statm` (proc(5)): pages of address space and of resident memory come first.
+pub fn parse_statm(text: &[u8]) -> Option<Memory> {
+    let mut pages = std::str::from_utf8(text).ok()?.split_ascii_whitespace().map(|word| word.parse::<u64>().ok());
+    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten()? as u64;
+    Some(Memory { address_space: pages.next()?? * size, resident: pages.next()?? * size })
+}
+
 /// Threads of this process.
 pub fn thread_count() -> usize {
     fs::read_dir("/proc/self/task").map_or(1, |tasks| tasks.count())
@@ -305,6 +326,14 @@ mod tests {
         let now = (Uid::effective().as_raw(), Gid::effective().as_raw());
         assert_eq!(drop_privileges(Some(now.0), Some(now.1), None), Ok(()));
         assert_eq!(drop_privileges(None, None, None), Ok(()));
+    }
+
+    #[test]
+    fn memory_is_told_of_processes_that_live() {
+        let own = memory_of(own_id()).unwrap();
+        assert!(own.resident > 0 && own.address_space >= own.resident, "{own:?}");
+        assert_eq!(memory_of(i32::MAX), None);
+        assert_eq!(parse_statm(b"12"), None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Time as the worker reads it: milliseconds of a monotonic clock for deadlines (a jump of the wall
 //! clock changes nothing), and the text of the Date field, made once a second.
 
-use std::sync::{Mutex, PoisonError};
+use std::cell::Cell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
@@ -37,25 +37,21 @@ pub(super) fn after(now: Millis, wait: Duration) -> Millis {
     now.saturating_add(wait.as_millis() as Millis)
 }
 
-/// The value of the Date field (RFC 9110 section 6.6.1).
-pub(super) struct Date(Mutex<(u64, [u8; 29])>);
+thread_local! {
+    /// The second it was made in, and the text.
+    static DATE: Cell<(u64, [u8; 29])> = const { Cell::new((u64::MAX, [b' '; 29])) };
+}
 
-impl Date {
-    pub(super) fn new() -> Date {
-        Date(Mutex::new((u64::MAX, [b' '; 29])))
+/// The value of the Date field (RFC 9110 section 6.6.1) for this moment.
+pub(super) fn date() -> [u8; 29] {
+    let second = read(ClockId::CLOCK_REALTIME_COARSE).as_secs();
+    let (made, mut text) = DATE.get();
+    if made != second {
+        let moment: SystemTime = UNIX_EPOCH + Duration::from_secs(second);
+        text.copy_from_slice(httpdate::fmt_http_date(moment).as_bytes());
+        DATE.set((second, text));
     }
-
-    /// The 29 bytes of the current second.
-    pub(super) fn current(&self) -> [u8; 29] {
-        let second = read(ClockId::CLOCK_REALTIME_COARSE).as_secs();
-        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if cached.0 != second {
-            let moment: SystemTime = UNIX_EPOCH + Duration::from_secs(second);
-            cached.1.copy_from_slice(httpdate::fmt_http_date(moment).as_bytes());
-            cached.0 = second;
-        }
-        cached.1
-    }
+    text
 }
 
 #[cfg(test)]
@@ -64,7 +60,7 @@ mod tests {
 
     #[test]
     fn the_date_is_an_imf_fixdate_of_now() {
-        let date = Date::new().current();
+        let date = date();
         let text = std::str::from_utf8(&date).unwrap();
         let parsed = httpdate::parse_http_date(text).unwrap();
         let age = SystemTime::now().duration_since(parsed).unwrap_or_default();

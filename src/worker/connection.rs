@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::Worker;
-use super::clock::{Millis, NEVER, after, now};
+use super::clock::{self, Millis, NEVER, after, now};
 use super::exchange::Response;
 use super::incoming::{Broken, Incoming, SharedBody, Streamed};
 use super::migrate::{self, Letter};
@@ -20,9 +20,6 @@ use crate::protocol::body::admit;
 use crate::protocol::http::head;
 use crate::protocol::request::{BodyLength, Parsed, Refusal, Request};
 use crate::protocol::{response, scgi, uwsgi};
-
-/// The interim answer to `Expect: 100-continue` (RFC 9110 section 10.1.1).
-pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Bytes read at once; a request that fits is read with one system call.
 const READ: usize = 32 * 1024;
@@ -127,6 +124,7 @@ impl Work {
 /// Buffers that a thread keeps for the next request.
 #[derive(Default)]
 pub(super) struct Spare {
+    #[expect(clippy::vec_box, reason = "boxes go to and fro between connections and this list, as they are")]
     works: Vec<Box<Work>>,
 }
 
@@ -392,7 +390,7 @@ impl Connection {
         match parsed {
             Parsed::Complete => {
                 if logged {
-                    work.started = super::clock::micros();
+                    work.started = clock::micros();
                 }
                 self.begin_body()
             }
@@ -446,7 +444,7 @@ impl Connection {
         if continue_due {
             self.pending = true;
             let mut queue = self.io.queue();
-            queue.push(CONTINUE);
+            queue.push(response::CONTINUE);
             queue.flush(&self.io.stream);
         }
         None
@@ -643,7 +641,7 @@ impl Connection {
 
     /// Answers with an error of our own and closes.
     fn refuse(&mut self, status: u16) {
-        let date = self.worker.date.current();
+        let date = clock::date();
         let protocol = self.protocol();
         let facts = response::Facts {
             version: crate::protocol::request::Version::Http11,

@@ -8,7 +8,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use super::clock::{after, now};
+use super::clock::{self, after, now};
 use super::connection::{Connection, Phase};
 use super::incoming::SharedBody;
 use crate::gateway::{Body, Exchange, Kept, Local, Payload, Peer, Sent};
@@ -62,7 +62,7 @@ impl Connection {
     }
 
     fn fix_head(&mut self, head: &mut Head, total: Option<u64>) {
-        let date = self.worker.date.current();
+        let date = clock::date();
         // `http-keepalive = 0`: every response ends its connection.
         let keep_alive = !self.worker.is_closing() && !self.worker.options.timeouts.keep_alive.is_zero();
         let protocol = self.local().protocol;
@@ -78,13 +78,6 @@ impl Connection {
             date: &date,
         };
         let framing = head.finish(&facts);
-        if let Some(name) = head.dropped() {
-            log::warn!(
-                "the application sent the hop-by-hop field {name} ({} {}); it belongs to the connection and was dropped",
-                String::from_utf8_lossy(work.request.method.of(work.head())).escape_debug(),
-                String::from_utf8_lossy(work.request.target.of(work.head())).escape_debug(),
-            );
-        }
         let response = &mut work.response;
         response.head_sent = true;
         response.status = head.status();
@@ -178,11 +171,17 @@ impl Connection {
     /// Tells the standby thread that this request has output waiting.
     fn announce(&mut self) {
         let work = self.work_mut();
+        let core = work.core;
         if std::mem::replace(&mut work.response.announced, true) {
+            // It knows, but may sleep: while an app thread drives, nothing else keeps it awake.
+            self.worker.standby.hurry();
             return;
         }
-        let core = work.core;
         self.worker.announce_output(core, Arc::clone(&self.io));
+        if self.worker.standby_waits() {
+            // It may have looked before it could know.
+            self.io.flush();
+        }
     }
 
     fn end(&mut self) {
@@ -313,7 +312,7 @@ impl Exchange for Connection {
 
     fn fail(&mut self, status: u16) {
         if !self.work().response.head_sent {
-            let date = self.worker.date.current();
+            let date = clock::date();
             let protocol = self.local().protocol;
             let work = self.work_mut();
             let facts = Facts {

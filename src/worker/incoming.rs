@@ -10,6 +10,7 @@ use super::output::Io;
 use crate::gateway::{Body, BodySource};
 use crate::protocol::body::Reader;
 use crate::protocol::request::{BodyLength, Refusal};
+use crate::protocol::response;
 
 /// Why a body cannot be collected.
 pub(super) enum Broken {
@@ -135,7 +136,7 @@ impl Streamed {
     fn receive(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.continue_due) {
             let mut queue = self.io.queue();
-            queue.push(super::connection::CONTINUE);
+            queue.push(response::CONTINUE);
             queue.flush(&self.io.stream);
         }
         let start = self.raw.len();

@@ -13,6 +13,7 @@ mod exchange;
 mod incoming;
 mod migrate;
 mod output;
+mod quota;
 mod reactor;
 mod threads;
 
@@ -36,6 +37,8 @@ use crate::scoreboard::{Scoreboard, State, WorkerSlot};
 use crate::{sys, wsgi};
 
 use output::Io;
+use quota::Meter;
+pub use quota::Quota;
 use reactor::Reactor;
 use threads::Standby;
 
@@ -56,6 +59,8 @@ pub struct Options {
     pub response_buffer: usize,
     /// Deadlines of connections.
     pub timeouts: Timeouts,
+    /// After which it asks to be replaced.
+    pub quota: Quota,
     /// SERVER_NAME over HTTP.
     pub host_name: String,
     /// The request line; none: requests are not logged.
@@ -92,12 +97,13 @@ pub struct Context {
 /// What all threads of a worker share.
 struct Worker {
     id: u32,
+    /// The master, as long as it lives.
+    parent: nix::unistd::Pid,
     options: Options,
     locals: Vec<Local>,
     /// Addresses of the listeners, as letters name them.
     addresses: Vec<String>,
     mailboxes: Arc<Mailboxes>,
-    date: clock::Date,
     zone: jiff::tz::TimeZone,
     scoreboard: Arc<Scoreboard>,
     control: OwnedFd,
@@ -106,6 +112,7 @@ struct Worker {
     closing: AtomicBool,
     reactor: Reactor,
     standby: Standby,
+    meter: Meter,
     /// One for each app thread: output of its running request that waits to be written.
     outputs: Vec<Mutex<Option<Arc<Io>>>>,
 }
@@ -145,7 +152,7 @@ impl Worker {
 
     fn announce_output(&self, core: usize, io: Arc<Io>) {
         *self.output(core) = Some(io);
-        self.standby.look();
+        self.standby.hurry();
     }
 
     fn withdraw_output(&self, core: usize) {
@@ -203,10 +210,10 @@ pub fn run(context: Context, load: impl FnOnce() -> Result<Arc<wsgi::Apps>, Stri
     };
     let worker = Arc::new(Worker {
         id,
+        parent: nix::unistd::getppid(),
         locals,
         addresses,
         mailboxes,
-        date: clock::Date::new(),
         zone: access::zone(),
         scoreboard: Arc::clone(&scoreboard),
         control,
@@ -214,6 +221,7 @@ pub fn run(context: Context, load: impl FnOnce() -> Result<Arc<wsgi::Apps>, Stri
         closing: AtomicBool::new(false),
         reactor,
         standby: Standby::new(threads),
+        meter: Meter::new(&options.quota),
         outputs: (0..threads).map(|_| Mutex::default()).collect(),
         options,
     });

@@ -265,8 +265,10 @@ impl Reactor {
                 }
                 Pick::Nothing => {
                     state.asleep += 1;
+                    state.tell_idle(worker);
                     let mut state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
                     state.asleep -= 1;
+                    state.tell_idle(worker);
                 }
                 pick => {
                     drop(state);
@@ -329,6 +331,7 @@ impl Reactor {
                         (Some(a), Some(b)) => Some(a.min(b)),
                         (a, b) => a.or(b),
                     };
+                    state.tell_idle(worker);
                     drop(state);
                     self.wait(timeout, Driver::Standby);
                     return true;
@@ -426,12 +429,15 @@ impl Reactor {
             let _ = self.registry.deregister(&mut SourceFd(&connection.io.stream.as_raw_fd()));
             self.lock().slots.remove(token);
         }
+        // First, so that it is not kept before it is given.
+        worker.scoreboard.promise(target);
         match worker.mailboxes.put(target, letter, connection.io.stream.as_fd()) {
             Ok(()) => {
                 self.close(connection);
                 Ok(())
             }
             Err(error) => {
+                worker.scoreboard.withdraw_promise(target);
                 log::debug!("worker {}: the mailbox of worker {target} takes nothing: {error}", worker.id);
                 Err(connection)
             }
@@ -449,8 +455,10 @@ impl Reactor {
                 return None;
             }
         };
+        worker.slot().keep_promise();
         let mut state = self.lock();
         state.live += 1;
+        worker.slot().set_connections(state.live);
         state.events.push_back(Event { token: MAILBOX, what: What::Ready { half_closed: false } });
         drop(state);
         let Some(letter) = Letter::decode(&buffer[..len]) else {
@@ -609,6 +617,7 @@ impl Reactor {
             }
             connection.io.stream.cut();
         }
+        let worker = Arc::clone(&connection.worker);
         // Closed before the token is free, so that a late event cannot meet its next owner.
         drop(connection);
         let mut state = self.lock();
@@ -616,6 +625,7 @@ impl Reactor {
             state.slots.remove(token);
         }
         state.live -= 1;
+        worker.slot().set_connections(state.live);
         if state.is_done() {
             drop(state);
             self.finish();
@@ -635,6 +645,7 @@ impl Reactor {
                 {
                     let mut state = self.lock();
                     state.live += 1;
+                    worker.slot().set_connections(state.live);
                     if worker.options.processes > 1 && state.doors[index].watched {
                         // The kernel wakes exclusive waiters in the order they came and does not rotate them: without
                         // going to the end of the line the first worker takes every connection of a burst.
@@ -644,6 +655,17 @@ impl Reactor {
                 }
                 let (addr, port) = peer_names(&address);
                 let mut connection = Connection::new(worker, Stream::new(fd), index, Peer { addr, port });
+                // The first worker that gets a processor can empty the queue before the others that were woken run.
+                if worker.options.processes > 1
+                    && !worker.is_retiring()
+                    && let Some(lighter) = worker.scoreboard.lighter(worker.id)
+                    && let Some(letter) = connection.letter(0)
+                {
+                    match self.post(worker, connection, lighter, &letter) {
+                        Ok(()) => return None,
+                        Err(kept) => connection = kept,
+                    }
+                }
                 let step = connection.step(spare);
                 return self.settle(connection, step);
             }
@@ -736,7 +758,11 @@ impl Reactor {
     fn retire(&self, worker: &Arc<Worker>, how: Retire, heirs: u32, orphaned: bool) {
         let mut state = self.lock();
         if orphaned && state.retiring != Some(Retire::Stop) {
-            log::error!("worker {}: the master is gone; requests in flight are finished, then it exits", worker.id);
+            if nix::unistd::getppid() == worker.parent {
+                log::info!("worker {} is not wanted any more; it exits", worker.id);
+            } else {
+                log::error!("worker {}: the master is gone; requests in flight are finished, then it exits", worker.id);
+            }
         }
         for index in 0..state.doors.len() {
             if orphaned {
@@ -783,6 +809,14 @@ impl Reactor {
 }
 
 impl State {
+    /// While the standby thread drives, the worker can take requests of others when an app thread sleeps. (While an app thread
+    /// drives it can, and says so itself.)
+    fn tell_idle(&self, worker: &Worker) {
+        if self.driver == Driver::Standby {
+            worker.slot().set_idle(self.retiring.is_none() && self.asleep > self.requests.len());
+        }
+    }
+
     /// Lets a connection wait in its slot until something happens to it.
     fn park(&mut self, connection: Box<Connection>, token: usize) -> Parked {
         let slot = &mut self.slots[token];
@@ -877,6 +911,7 @@ impl State {
     }
 
     /// Takes the connections that wait for a request of their clients.
+    #[expect(clippy::vec_box, reason = "connections live in boxes wherever they are kept")]
     fn take_waiting(&mut self) -> Vec<Box<Connection>> {
         let idle = |connection: &mut Box<Connection>| matches!(connection.phase, Phase::Idle | Phase::Head);
         self.slots.iter_mut().filter_map(|(_, slot)| slot.connection.take_if(idle)).collect()

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::connection::{Connection, Phase, Spare, Step};
 use super::reactor::Reactor;
 use super::threads::Standby;
-use super::{Options, Worker, clock};
+use super::{Options, Worker};
 use crate::config::Timeouts;
 use crate::gateway::{Body, Exchange, Local, Payload, Peer, Sent};
 use crate::net::stream::Stream;
@@ -29,6 +29,7 @@ fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
         post_buffering: Some(100),
         response_buffer: 1 << 20,
         timeouts: Timeouts { head: 10 * second, body: 30 * second, write: 60 * second, keep_alive: 75 * second },
+        quota: super::Quota::default(),
         host_name: "host".into(),
         access: None,
     };
@@ -37,11 +38,12 @@ fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
     let local = |index, protocol| Local { index, protocol, server_name: "host".into(), server_port: "80".into() };
     Arc::new(Worker {
         id: 1,
+        parent: nix::unistd::getppid(),
+        meter: super::Meter::new(&options.quota),
         options,
         locals: vec![local(0, Protocol::Http), local(1, Protocol::Uwsgi)],
         addresses: vec!["127.0.0.1:80".into(), "@app".into()],
         mailboxes: Arc::new(crate::mailbox::Mailboxes::create(1).unwrap()),
-        date: clock::Date::new(),
         zone: super::access::zone(),
         scoreboard: Arc::new(Scoreboard::create(1, 1).unwrap()),
         control: OwnedFd::from(control),

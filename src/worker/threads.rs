@@ -14,11 +14,18 @@ use std::time::{Duration, Instant};
 use super::connection::{Connection, Spare};
 use super::reactor::{Back, Patience};
 use super::{Worker, access, clock};
+use crate::control::FromWorker;
 use crate::gateway::Exchange;
 use crate::wsgi::{self, Apps};
 
 /// A request that takes longer than one to two of these leaves the I/O to the standby thread.
 const TICK: Duration = Duration::from_millis(1);
+
+/// While every request is over within a tick, the standby thread looks less often: each look costs as much as three requests.
+const LONG_TICK: Duration = Duration::from_millis(4);
+
+/// Ticks in which all went fast before they become long.
+const FAST_TICKS: u32 = 16;
 
 /// Ticks without work before the standby thread sleeps until somebody enters the application.
 const QUIET_TICKS: u32 = 2;
@@ -39,6 +46,8 @@ pub(super) struct Standby {
     sequences: Vec<Sequence>,
     /// It sleeps until it is woken, not until the next tick.
     asleep: AtomicBool,
+    /// It looks at long ticks; whoever has output waiting cuts the present one short.
+    relaxed: AtomicBool,
     /// It drives, and may be waiting for events: output must be written by whoever makes it.
     waiting: AtomicBool,
     thread: OnceLock<Thread>,
@@ -49,6 +58,7 @@ impl Standby {
         Standby {
             sequences: (0..threads).map(|_| Sequence::default()).collect(),
             asleep: AtomicBool::new(false),
+            relaxed: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
             thread: OnceLock::new(),
         }
@@ -82,6 +92,17 @@ impl Standby {
         fence(Ordering::SeqCst);
         if self.asleep.load(Ordering::Relaxed)
             && self.asleep.swap(false, Ordering::Relaxed)
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+
+    /// Output waits: the next look must come within a tick.
+    pub(super) fn hurry(&self) {
+        self.look();
+        if self.relaxed.load(Ordering::Relaxed)
+            && self.relaxed.swap(false, Ordering::Relaxed)
             && let Some(thread) = self.thread.get()
         {
             thread.unpark();
@@ -207,6 +228,9 @@ fn serve(
         .unwrap_or_else(|_| unreachable!("an exchange comes back as what it went in"));
     thread.leave();
     access::record(worker, &connection, core);
+    if let Some(limit) = worker.meter.after_request() {
+        worker.tell(&FromWorker::Reached(limit));
+    }
     connection
 }
 
@@ -216,6 +240,7 @@ fn standby(worker: &Arc<Worker>) {
     standby.thread.get_or_init(thread::current);
     let mut spare = Spare::default();
     let mut quiet = 0;
+    let mut fast = 0;
     while !worker.reactor.is_done() {
         let sample = standby.sample();
         if sample.iter().any(|sequence| sequence % 2 == 1) {
@@ -239,9 +264,15 @@ fn standby(worker: &Arc<Worker>) {
             quiet = 0;
             continue;
         }
-        thread::park_timeout(TICK);
+        // Long and short ones take turns, so that a slow request is found out within the two.
+        let relax = fast >= FAST_TICKS && fast % 2 == 0 && !waits;
+        standby.relaxed.store(relax, Ordering::Relaxed);
+        thread::park_timeout(if relax { LONG_TICK } else { TICK });
         if standby.somebody_is_stuck(&sample) {
+            fast = 0;
             drive(worker, &mut spare, sample);
+        } else {
+            fast += 1;
         }
     }
 }

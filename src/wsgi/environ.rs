@@ -15,7 +15,7 @@ use super::names::{Key, Kind, Names};
 use super::raw::latin1;
 use crate::gateway::{Body, Exchange, Local};
 use crate::protocol::Protocol;
-use crate::protocol::request::{BodyLength, Request, Span};
+use crate::protocol::request::{BodyLength, Request, Span, Version};
 
 /// Makes the environs of one app thread.
 pub(super) struct Environs {
@@ -129,10 +129,17 @@ impl Environs {
     ) -> PyResult<Option<usize>> {
         add_fields(environ, &mut self.headers, &mut self.joined, request, head)?;
         let keys = &mut self.keys;
-        set(environ, &mut keys.request_method, request.method.of(head))?;
+        // The template holds the usual values.
+        if request.method.of(head) != USUAL_METHOD {
+            set(environ, &mut keys.request_method, request.method.of(head))?;
+        }
         set(environ, &mut keys.request_uri, request.target.of(head))?;
-        set(environ, &mut keys.query_string, request.query.of(head))?;
-        set(environ, &mut keys.server_protocol, request.version.name().as_bytes())?;
+        if !request.query.is_empty() {
+            set(environ, &mut keys.query_string, request.query.of(head))?;
+        }
+        if request.version != Version::Http11 {
+            set(environ, &mut keys.server_protocol, request.version.name().as_bytes())?;
+        }
         if let Some(host) = request.host {
             set(environ, &mut keys.http_host, host.of(head))?;
         }
@@ -201,13 +208,13 @@ impl Environs {
         let truth = |value: bool| value.into_pyobject(py).map(|object| object.to_owned().into_any());
         // What every request replaces stands here too: replacing is cheaper than adding. Over uwsgi these are what
         // PEP 3333 demands of every environ, for a front end that leaves one out.
-        set("REQUEST_METHOD", text("GET"))?;
+        set("REQUEST_METHOD", latin1(py, USUAL_METHOD).into_any())?;
         set("SCRIPT_NAME", text(""))?;
         set("PATH_INFO", text(""))?;
         set("QUERY_STRING", text(""))?;
         set("SERVER_NAME", text(&local.server_name))?;
         set("SERVER_PORT", text(&local.server_port))?;
-        set("SERVER_PROTOCOL", text("HTTP/1.1"))?;
+        set("SERVER_PROTOCOL", text(Version::Http11.name()))?;
         if local.protocol == Protocol::Http {
             set("REQUEST_URI", text(""))?;
             set("REMOTE_ADDR", text(""))?;
@@ -231,9 +238,24 @@ impl Environs {
         if self.options.threads > 1 {
             set("uwsgi.core", self.core.into_pyobject(py)?.into_any())?;
         }
+        // A dict keeps the size of its table when keys go, and so do its copies: without room for the usual number of
+        // fields each environ would grow once while it is filled.
+        let fillers: Vec<String> = (environ.len()..ROOMY).map(|filler| format!("filler {filler}")).collect();
+        for filler in &fillers {
+            environ.set_item(filler, py.None())?;
+        }
+        for filler in &fillers {
+            environ.del_item(filler)?;
+        }
         Ok(environ.unbind())
     }
 }
+
+/// The method that most requests have; it stands in the template.
+const USUAL_METHOD: &[u8] = b"GET";
+
+/// Keys that make CPython give a dict its next larger table, with room for 42 in all.
+const ROOMY: usize = 24;
 
 /// The uwsgi modifier that asks to take SCRIPT_NAME off PATH_INFO.
 const MANAGE_PATH_INFO: u8 = 30;

@@ -15,6 +15,7 @@ mod errors;
 mod file_wrapper;
 mod input;
 mod loader;
+mod memory;
 mod names;
 mod raw;
 mod result;

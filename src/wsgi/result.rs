@@ -19,8 +19,9 @@ pub(super) fn send(py: Python<'_>, shared: &Mutex<Response>, result: &Bound<'_, 
         && list.len() == 1
         && let Ok(piece) = list.get_item(0)?.cast::<PyBytes>()
     {
-        send_all(py, shared, std::slice::from_ref(piece))?;
-    } else if let Ok(bytes) = result.cast::<PyBytes>() {
+        return send_all(py, shared, std::slice::from_ref(piece));
+    }
+    if let Ok(bytes) = result.cast::<PyBytes>() {
         // Not what PEP 3333 asks for, but uWSGI sends it whole, and byte by byte nobody wants it.
         send_all(py, shared, std::slice::from_ref(bytes))?;
     } else if let Some(pieces) = finished(result)? {
@@ -63,7 +64,7 @@ fn send_all(py: Python<'_>, shared: &Mutex<Response>, pieces: &[Bound<'_, PyByte
             break;
         }
     }
-    Ok(())
+    require_head(&response)
 }
 
 /// Sends what an iterable gives, as it gives it.

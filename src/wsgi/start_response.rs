@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
+use super::memory::Memory;
 use super::raw::references;
 use crate::gateway::{Exchange, Kept, Payload, Sent};
 use crate::protocol::response::{Head, HeadError};
@@ -28,6 +29,7 @@ pub(super) struct Response {
     pub(super) full: bool,
     /// Nothing more will be sent.
     pub(super) gone: bool,
+    memory: Memory,
 }
 
 pub(super) type Shared = Arc<Mutex<Response>>;
@@ -175,7 +177,7 @@ impl Responder {
         if response.head.is_started() && exc_info.is_none() {
             return Err(PyAssertionError::new_err("start_response was called a second time without exc_info"));
         }
-        if let Err(refusal) = fill(&mut response.head, status, headers) {
+        if let Err(refusal) = fill(&mut response.head, &mut response.memory, status, headers) {
             response.head.clear();
             return Err(refusal.into());
         }
@@ -235,14 +237,28 @@ fn reraised(exc_info: &Bound<'_, PyAny>) -> PyResult<PyErr> {
 }
 
 /// Fills an empty or started head. Runs no Python code: only exact layouts of lists, tuples and strings are read.
-fn fill(head: &mut Head, status: &Bound<'_, PyAny>, headers: &Bound<'_, PyAny>) -> Result<(), Refusal> {
-    let text = as_text(status, "status")?;
-    head.start(&latin1_bytes(&text, "status")?).map_err(Refusal::Status)?;
+fn fill(
+    head: &mut Head,
+    memory: &mut Memory,
+    status: &Bound<'_, PyAny>,
+    headers: &Bound<'_, PyAny>,
+) -> Result<(), Refusal> {
+    if !memory.start(head, status) {
+        let text = as_text(status, "status")?;
+        head.start(&latin1_bytes(&text, "status")?).map_err(Refusal::Status)?;
+        memory.learn_status(head, status);
+    }
     for_each(headers, |pair| {
+        if memory.add(head, pair) {
+            return Ok(());
+        }
         let (name, value) = pair_of(pair).ok_or(Refusal::NotPairs)?;
-        let (name, value) = (as_text(&name, "a header name")?, as_text(&value, "a header value")?);
-        head.field(&latin1_bytes(&name, "a header name")?, &latin1_bytes(&value, "a header value")?)
-            .map_err(|error| Refusal::Field { name: name.to_string(), error })
+        let (text, value_text) = (as_text(&name, "a header name")?, as_text(&value, "a header value")?);
+        let (bytes, value_bytes) =
+            (latin1_bytes(&text, "a header name")?, latin1_bytes(&value_text, "a header value")?);
+        head.field(&bytes, &value_bytes).map_err(|error| Refusal::Field { name: text.to_string(), error })?;
+        memory.learn(pair, &name, &value, (&bytes, &value_bytes));
+        Ok(())
     })
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pyo3::exceptions::PyBrokenPipeError;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use super::environ::Environs;
 use super::start_response::{Callables, lock};
@@ -89,6 +90,8 @@ impl AppThread<'_> {
                 }
             }
         }
+        let mut exchange = exchange;
+        let built = catch_unwind(AssertUnwindSafe(|| self.environs.build(py, &self.apps, &mut *exchange)));
         {
             let mut response = lock(py, &self.callables.shared);
             response.head.clear();
@@ -97,7 +100,7 @@ impl AppThread<'_> {
             response.exchange = Some(exchange);
         }
         // A panic below an application's frame arrives here as one too, and is a fault of rsgi.
-        let end = catch_unwind(AssertUnwindSafe(|| self.run())).unwrap_or_else(|_| {
+        let end = built.and_then(|built| catch_unwind(AssertUnwindSafe(|| self.run(built)))).unwrap_or_else(|_| {
             log::error!("rsgi panicked while it served {}", self.describe());
             End::Failed(500)
         });
@@ -121,13 +124,8 @@ impl AppThread<'_> {
         self.py.detach(f)
     }
 
-    fn run(&mut self) -> End {
+    fn run(&self, built: PyResult<(Bound<'_, PyDict>, Option<usize>)>) -> End {
         let py = self.py;
-        let built = {
-            let mut response = lock(py, &self.callables.shared);
-            let Some(exchange) = &mut response.exchange else { unreachable!("set by serve") };
-            self.environs.build(py, &self.apps, &mut **exchange)
-        };
         let (environ, app) = match built {
             Ok(built) => built,
             Err(error) => return self.failed(&error),

@@ -359,6 +359,17 @@ def iter_blocks():
     return [b"x" * 65536] * 4096
 
 
+def page_ahead(environ, start_response):
+    """Tells how many blocks of 64 KiB it has made."""
+    start_response("200 OK", PLAIN)
+    path = os.path.join(FOLDER, "ahead")
+    for number in range(1, 2000):
+        with open(path + ".new", "w") as file:
+            file.write(str(number))
+        os.rename(path + ".new", path)
+        yield b"x" * 65536
+
+
 def page_context(environ, start_response):
     start_response("200 OK", PLAIN)
     try:

@@ -7,9 +7,15 @@
 
 mod bodies;
 mod config;
+mod fairness;
 mod harness;
 mod http;
 mod listeners;
+mod options;
 mod processes;
 mod protocol_uwsgi;
+mod recycle;
+mod slow;
+mod streams;
+mod threads;
 mod wsgi;

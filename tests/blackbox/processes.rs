@@ -7,38 +7,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::harness::held::Held;
 use crate::harness::http::{Client, get};
 use crate::harness::server::{Server, Setup, Speaks, processes_of};
 use crate::harness::{differs, wait_until};
-
-/// A request that is inside the application until [`Held::release`].
-struct Held {
-    client: Client,
-    go: std::path::PathBuf,
-    /// The worker that serves it.
-    pid: i32,
-}
-
-impl Held {
-    #[track_caller]
-    fn begin(server: &Server, name: &str) -> Held {
-        let mut client = server.connect();
-        client.send(get(&format!("/wait/{name}")));
-        let file = server.path(&format!("{name}.in"));
-        let mut pid = None;
-        wait_until("the request is inside the application", || {
-            pid = std::fs::read_to_string(&file).ok().and_then(|text| text.parse().ok());
-            pid.is_some()
-        });
-        Held { client, go: server.path(&format!("{name}.go")), pid: pid.expect("a pid") }
-    }
-
-    #[track_caller]
-    fn release(mut self) -> crate::harness::http::Response {
-        std::fs::write(&self.go, "").expect("the file");
-        self.client.response()
-    }
-}
 
 fn pid_of_worker(server: &Server) -> i32 {
     server.get("/pid").expect(200).text().parse().expect("a number")
@@ -202,6 +174,7 @@ fn requests_in_the_backlog_are_answered_at_the_stop() {
                 client.send(get("/"));
             }
             server.signal(Signal::SIGTERM);
+            server.wait_for_log(&["stopping"]);
             held.release().expect(200);
             for client in &mut waiting {
                 assert!(client.response().expect(200).announces_close());
@@ -302,7 +275,7 @@ fn term_or_hup_to_a_worker_retires_it() {
                 held.release().expect(200);
                 wait_until("the old one is gone", || !processes_of(server.pid()).contains(&old.as_raw()));
             }
-            let server = Setup::http("basic").start();
+            let server = Setup::http("basic").allow("exited with code 0").start();
             let pid = pid_of_worker(&server);
             kill(Pid::from_raw(pid), Signal::SIGINT).expect("kill");
             assert_eq!(pid_of_worker(&server), pid);

@@ -1,8 +1,9 @@
-"""Every test of a site runs twice: straight at rsgi's HTTP socket, and through nginx."""
+"""Every test of a site runs three times: straight at rsgi's HTTP socket, through nginx's `uwsgi_pass` to its
+unix socket, and through nginx's `proxy_pass` on connections that are kept."""
 
 import pytest
 
 
-@pytest.fixture(params=["direct", "nginx"])
+@pytest.fixture(params=["direct", "nginx", "proxy"])
 def way(request):
     return request.param

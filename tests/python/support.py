@@ -158,11 +158,24 @@ http {{
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
+    upstream rsgi {{
+        server 127.0.0.1:{http_port};
+        keepalive 4;
+    }}
     server {{
         listen 127.0.0.1:{port};
         location / {{
             include uwsgi_params;
             uwsgi_pass unix:{upstream};
+        }}
+    }}
+    server {{
+        listen 127.0.0.1:{proxy_port};
+        location / {{
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_set_header Host $http_host;
+            proxy_pass http://rsgi;
         }}
     }}
 }}
@@ -187,32 +200,35 @@ uwsgi_param SERVER_NAME $server_name;
 
 
 class Nginx(Process):
-    """nginx on a socket of the test's, in front of a uwsgi socket."""
+    """nginx on sockets of the test's: `url` goes to a uwsgi socket, `proxy_url` to an HTTP one on kept connections."""
 
-    def __init__(self, *, folder, upstream, config=NGINX):
+    def __init__(self, *, folder, upstream, http_port=0, config=NGINX):
         path = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
         need(path, "nginx is missing; install the package nginx")
-        self.socket = listening_socket()
-        port = self.socket.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
+        self.sockets = [listening_socket() for _ in range(config.count("listen 127.0.0.1:"))]
+        port, proxy_port = [sock.getsockname()[1] for sock in (self.sockets * 2)[:2]]
+        self.url, self.proxy_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{proxy_port}"
         conf = folder / "nginx.conf"
-        conf.write_text(config.format(folder=folder, port=port, upstream=upstream))
+        ports = {"port": port, "proxy_port": proxy_port, "http_port": http_port}
+        conf.write_text(config.format(folder=folder, upstream=upstream, **ports))
         if not (folder / "uwsgi_params").exists():
             (folder / "uwsgi_params").write_text(UWSGI_PARAMS)
-        fd = self.socket.fileno()
+        fds = tuple(sock.fileno() for sock in self.sockets)
         super().__init__(
             [path, "-p", folder, "-c", conf, "-e", "stderr"],
             folder=folder,
-            env={"NGINX": f"{fd};"},
-            fds=(fd,),
+            env={"NGINX": "".join(f"{fd};" for fd in fds)},
+            fds=fds,
         )
         self.wait_until_serving(("127.0.0.1", port))
 
     def judge(self):
         code = self.stop()
         assert code == 0, f"exit code {code}:\n{self.log()}"
+        for sock in self.sockets:
+            sock.close()
+        # What rsgi had to do with it: answers cut, connections reset or closed without a word.
         assert "[error]" not in self.log(), self.log()
-        self.socket.close()
 
 
 class Site:
@@ -237,11 +253,11 @@ class Site:
         self.nginx = None
         try:
             self.rsgi.wait_until_serving(str(upstream))
-            self.nginx = Nginx(folder=folder, upstream=upstream)
+            self.nginx = Nginx(folder=folder, upstream=upstream, http_port=self.socket.getsockname()[1])
         except BaseException:
             self.rsgi.kill()
             raise
-        self.urls = {"direct": self.direct, "nginx": self.nginx.url}
+        self.urls = {"direct": self.direct, "nginx": self.nginx.url, "proxy": self.nginx.proxy_url}
 
     def judge(self):
         # Both are stopped, whatever is found.

@@ -2,12 +2,13 @@
 
 import hashlib
 import os
+import signal
 import threading
 
 import pytest
 import requests
 
-from support import SITES, Site, open_folder
+from support import SITES, Site, open_folder, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +87,35 @@ def test_parallel_requests(site, way):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_reloads_under_load_lose_no_request(site, way):
+    url = site.urls[way]
+    wrong, done, answered = [], threading.Event(), [0] * 6
+
+    def client(number):
+        # Half of them keep their connections, half make new ones.
+        session = requests.Session() if number % 2 else requests
+        while not done.is_set():
+            try:
+                answer = session.post(url + "/json", json={"items": [{"price": number}]}, timeout=30)
+                if answer.status_code != 200 or answer.json()["total"] != number:
+                    wrong.append((number, answer.status_code, answer.text))
+            except requests.RequestException as error:
+                wrong.append((number, repr(error)))
+            answered[number] += 1
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(len(answered))]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(3):
+            before = {requests.get(url + "/pid").text for _ in range(10)}
+            site.rsgi.process.send_signal(signal.SIGHUP)
+            wait_until("only new workers answer", lambda: not before & {requests.get(url + "/pid").text for _ in range(10)})
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong, wrong[:5]
+    assert min(answered) > 3

@@ -76,21 +76,35 @@ pub(super) const THREADS: &[Row] = &[
 
 pub(super) const RELOAD: &[Row] = &[
     Row::new("reload-mercy", NUMBER, "seconds for non-worker stop waits (daemons, emperor); daemons use 3 if unset"),
-    Row::new("worker-reload-mercy", NUMBER, "seconds a worker gets to finish before SIGKILL"),
+    Row::new("worker-reload-mercy", NUMBER, "seconds a worker that is to go may take before it is killed (60)")
+        .set(|d, s| d.fill_seconds(s, |x| &mut x.recycle.mercy)),
+    Row::new("reload-import-timeout", NUMBER, "seconds an import may take in a reload before it is given up (60)")
+        .set(|d, s| d.fill_seconds(s, |x| &mut x.recycle.import_timeout)),
     Row::new("mule-reload-mercy", NUMBER, "same for mules"),
     Row::new("exit-on-reload", FLAG, "exit 0 instead of re-exec on reload"),
-    Row::new("max-requests", NUMBER, "recycle worker after N requests (once min-worker-lifetime passed)").short('R'),
-    Row::new("max-requests-delta", NUMBER, "add (worker_id-1)*delta to max-requests"),
-    Row::new("min-worker-lifetime", NUMBER, "seconds before any self-recycling may happen"),
-    Row::new("max-worker-lifetime", NUMBER, "recycle worker after N seconds"),
-    Row::new("max-worker-lifetime-delta", NUMBER, "add (worker_id-1)*delta to max-worker-lifetime"),
+    Row::new("max-requests", NUMBER, "replace a worker after so many requests")
+        .short('R')
+        .set(|d, s| d.fill_number(s, 0..=u64::MAX >> 1, |x| &mut x.recycle.max_requests)),
+    Row::new("max-requests-delta", NUMBER, "up to so many requests more than max-requests, by chance")
+        .set(|d, s| d.fill_number(s, 0..=u64::MAX >> 1, |x| &mut x.recycle.max_requests_delta)),
+    Row::new("min-worker-lifetime", NUMBER, "seconds before a worker is recycled for any reason (10)")
+        .set(|d, s| d.fill_seconds(s, |x| &mut x.recycle.min_lifetime)),
+    Row::new("max-worker-lifetime", NUMBER, "replace a worker after so many seconds")
+        .set(|d, s| d.fill_seconds(s, |x| &mut x.recycle.max_lifetime)),
+    Row::new("max-worker-lifetime-delta", NUMBER, "up to so many seconds more than max-worker-lifetime, by chance")
+        .set(|d, s| d.fill_seconds(s, |x| &mut x.recycle.max_lifetime_delta)),
     Row::new("safe-fd", TEXT, "fd kept open across reload").also(&["fd-safe"]),
     Row::new("shutdown-sockets", FLAG, "shutdown() listeners while stopping gracefully (fifo q)"),
-    Row::new("reload-on-as", NUMBER, "recycle after a request when vsz >= N MiB"),
-    Row::new("reload-on-rss", NUMBER, "recycle after a request when rss >= N MiB"),
-    Row::new("evil-reload-on-as", NUMBER, "master SIGKILLs a worker with vsz >= N MiB"),
-    Row::new("evil-reload-on-rss", NUMBER, "master SIGKILLs a worker with rss >= N MiB"),
-    Row::new("mem-collector-freq", NUMBER, "seconds between memory samples for evil-*"),
+    Row::new("reload-on-as", NUMBER, "replace a worker whose address space has so many MiB after a request")
+        .set(|d, s| d.fill_mib(s, |x| &mut x.recycle.reload_on.address_space)),
+    Row::new("reload-on-rss", NUMBER, "replace a worker whose resident memory has so many MiB after a request")
+        .set(|d, s| d.fill_mib(s, |x| &mut x.recycle.reload_on.resident)),
+    Row::new("evil-reload-on-as", NUMBER, "kill a worker whose address space has so many MiB")
+        .set(|d, s| d.fill_mib(s, |x| &mut x.recycle.kill_on.address_space)),
+    Row::new("evil-reload-on-rss", NUMBER, "kill a worker whose resident memory has so many MiB")
+        .set(|d, s| d.fill_mib(s, |x| &mut x.recycle.kill_on.resident)),
+    Row::new("mem-collector-freq", NUMBER, "seconds between two looks for the evil-reload options (3)")
+        .set(|d, s| d.fill_seconds(s, |x| &mut x.recycle.sample_every)),
     Row::new("reload-on-fd", TEXT, "graceful reload when fd is readable"),
     Row::new("brutal-reload-on-fd", TEXT, "brutal reload when fd is readable"),
     Row::new("touch-reload", TEXT, "graceful full reload when mtime changes"),

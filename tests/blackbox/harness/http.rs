@@ -3,7 +3,6 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -161,11 +160,6 @@ impl Client {
     pub fn finish_sending(&mut self) -> &mut Client {
         self.socket.shutdown(Shutdown::Write).expect("half-close");
         self
-    }
-
-    /// How long to wait for bytes.
-    pub fn set_patience(&mut self, time: Duration) {
-        self.socket.set_read_timeout(Some(time)).expect("time-out");
     }
 
     fn fill(&mut self) -> io::Result<usize> {

@@ -4,6 +4,7 @@
 //! The same tests run on real uWSGI (`SERVER_UNDER_TEST=uwsgi`, `UWSGI_BIN=...`). Where the two are
 //! meant to differ, the test names the line of README.md that says so, see [`differs`].
 
+pub mod held;
 pub mod http;
 pub mod server;
 pub mod uwsgi;
@@ -107,4 +108,17 @@ pub fn differs(line: &str, test: impl FnOnce()) {
     let outcome = catch_unwind(AssertUnwindSafe(test));
     assert!(!TROUBLE.get(), "the test could not be carried out on uWSGI");
     assert!(outcome.is_err(), "uWSGI does not differ, yet README.md says so:\n- {line}");
+}
+
+#[test]
+fn every_difference_of_the_readme_has_a_test() {
+    let mut tests = String::new();
+    for entry in std::fs::read_dir(package().join("tests/blackbox")).expect("the tests").flatten() {
+        if entry.path().is_file() {
+            tests.push_str(&std::fs::read_to_string(entry.path()).expect("a test"));
+        }
+    }
+    let tests = tests.replace("\\\"", "\"");
+    let untested: Vec<_> = readme_differences().iter().filter(|line| !tests.contains(line.as_str())).collect();
+    assert!(untested.is_empty(), "no test names these lines of README.md: {untested:#?}");
 }

@@ -6,13 +6,12 @@
 //! processes and files it leaves.
 
 use std::fs::File;
-use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
@@ -42,7 +41,6 @@ pub struct Setup {
     start_folder: Option<PathBuf>,
     ready: bool,
     allowed: Vec<String>,
-    exit_code: i32,
 }
 
 /// What a test speaks to an endpoint.
@@ -57,7 +55,7 @@ pub fn listen_tcp(address: &str) -> (OwnedFd, SocketAddr) {
     let address: SocketAddr = address.parse().expect("an address");
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("socket");
     socket.bind(&address.into()).unwrap_or_else(|error| trouble(format!("cannot bind {address}: {error}")));
-    socket.listen(128).expect("listen");
+    socket.listen(1024).expect("listen");
     let bound = socket.local_addr().expect("its address").as_socket().expect("a TCP address");
     (socket.into(), bound)
 }
@@ -88,7 +86,6 @@ impl Setup {
             start_folder: None,
             ready: true,
             allowed: Vec::new(),
-            exit_code: 0,
         }
     }
 
@@ -200,12 +197,6 @@ impl Setup {
         self
     }
 
-    /// The exit code with which it is to end.
-    pub fn exit_code(mut self, code: i32) -> Setup {
-        self.exit_code = code;
-        self
-    }
-
     /// Writes a file into the server's folder.
     pub fn file(self, name: &str, content: impl AsRef<[u8]>) -> Setup {
         let path = self.path(name);
@@ -280,7 +271,6 @@ impl Setup {
             endpoints: self.endpoints,
             log,
             allowed: self.allowed,
-            exit_code: self.exit_code,
             ini: self.ini,
             folder: self.folder,
             ended: None,
@@ -348,7 +338,6 @@ pub struct Server {
     endpoints: Vec<(Endpoint, Speaks)>,
     log: PathBuf,
     allowed: Vec<String>,
-    exit_code: i32,
     ini: Vec<(String, String)>,
     folder: TempDir,
     ended: Option<ExitStatus>,
@@ -526,12 +515,6 @@ impl Server {
         left
     }
 
-    /// Stops it with TERM and judges how it ended.
-    #[track_caller]
-    pub fn stop(mut self) {
-        self.stop_and_judge();
-    }
-
     /// Judges a server that has ended or is ending.
     #[track_caller]
     pub fn expect_end(mut self) {
@@ -572,7 +555,7 @@ impl Server {
         self.judged = true;
         let log = self.log();
         let found = status.code().unwrap_or(-status.signal().unwrap_or(0));
-        assert_eq!(found, self.exit_code, "exit code; log:\n{log}");
+        assert_eq!(found, 0, "exit code; log:\n{log}");
         self.expect_no_processes();
         let left = self.left_files();
         assert!(left.is_empty(), "left behind: {left:?}; log:\n{log}");
@@ -640,9 +623,4 @@ fn first_complaint<'a>(log: &'a str, allowed: &[String]) -> Option<&'a str> {
     log.lines().find(|line| {
         bad.iter().any(|word| line.contains(word)) && !allowed.iter().any(|text| line.contains(text.as_str()))
     })
-}
-
-/// Whether something accepts connections at a unix path.
-pub fn answers(path: &Path) -> io::Result<()> {
-    Endpoint::Unix(path.to_owned()).try_connect().map(drop)
 }

@@ -46,6 +46,11 @@ def where():
     return jsonify(root=request.script_root, path=request.path, url=request.url, address=request.remote_addr, scheme=request.scheme)
 
 
+@application.get("/pid")
+def pid():
+    return str(os.getpid())
+
+
 @application.errorhandler(404)
 def nothing(error):
     return f"nothing at {request.path}", 404

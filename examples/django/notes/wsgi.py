@@ -1,0 +1,8 @@
+"""What rsgi loads."""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "notes.settings")
+application = get_wsgi_application()

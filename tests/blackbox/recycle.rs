@@ -1,0 +1,79 @@
+//! Workers that are replaced because they reached a limit: requests, lifetime, memory.
+
+use std::collections::HashSet;
+
+use crate::harness::http::{Client, get};
+use crate::harness::server::{Server, Setup};
+use crate::harness::{Subject, subject, wait_until};
+
+fn growing() -> Setup {
+    Setup::http("growing").set("min-worker-lifetime", "0")
+}
+
+fn pid(server: &Server) -> Option<i32> {
+    Some(server.poll("/")?.text().parse().expect("a number"))
+}
+
+#[track_caller]
+fn wait_for_another(server: &Server, old: i32) {
+    wait_until("another worker serves", || pid(server).is_some_and(|new| new != old));
+}
+
+#[test]
+fn a_worker_is_replaced_after_max_requests() {
+    let server = growing().set("max-requests", "5").start();
+    let old = pid(&server).expect("an answer");
+    wait_for_another(&server, old);
+}
+
+#[test]
+fn max_requests_has_no_effect_on_a_young_worker() {
+    let server = Setup::http("growing").set("max-requests", "2").start();
+    let pids: HashSet<i32> = (0..20).filter_map(|_| pid(&server)).collect();
+    assert_eq!(pids.len(), 1);
+}
+
+#[test]
+fn recycling_loses_no_request() {
+    if subject() == Subject::Uwsgi {
+        return;
+    }
+    let server = growing().set("max-requests", "20").set("max-requests-delta", "10").set("processes", "2").start();
+    let mut pids = HashSet::new();
+    for _ in 0..20 {
+        // Kept alive over the death of the worker that accepted it.
+        let mut kept: Client = server.connect();
+        for _ in 0..20 {
+            pids.insert(kept.send(get("/")).response().expect(200).text());
+            pids.insert(server.get("/").expect(200).text());
+        }
+    }
+    assert!(pids.len() > 4, "{pids:?}");
+}
+
+#[test]
+fn a_worker_is_replaced_after_its_lifetime() {
+    let server = growing().set("max-worker-lifetime", "1").start();
+    let old = pid(&server).expect("an answer");
+    wait_for_another(&server, old);
+}
+
+#[test]
+fn a_worker_that_grew_is_replaced() {
+    let server = growing().set("reload-on-rss", "150").start();
+    let old = pid(&server).expect("an answer");
+    assert_eq!(pid(&server), Some(old));
+    assert_eq!(server.get("/grow/200").expect(200).text(), old.to_string());
+    wait_for_another(&server, old);
+}
+
+#[test]
+fn the_evil_limit_kills() {
+    let server = growing().set("evil-reload-on-rss", "150").set("mem-collector-freq", "1").start();
+    let old = pid(&server).expect("an answer");
+    assert_eq!(server.get("/grow/200").expect(200).text(), old.to_string());
+    wait_for_another(&server, old);
+    if subject() == Subject::Rsgi {
+        server.wait_for_log(&["is killed", "evil-reload-on-rss"]);
+    }
+}

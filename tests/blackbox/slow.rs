@@ -1,0 +1,202 @@
+//! Slow clients, many of them: what they do to everybody else, and when they are given up.
+
+use crate::harness::differs;
+use crate::harness::http::{Client, get, post};
+use crate::harness::server::Setup;
+use crate::harness::uwsgi::request;
+
+/// One worker with one thread: whatever holds it holds everybody.
+fn one_thread(app: &str) -> Setup {
+    Setup::http(app).set("processes", "1").set("threads", "1").set("listen", "300")
+}
+
+const PATIENT: &str = "Slow clients never hold an application thread: heads and bodies are read before the application runs, responses are sent after it.";
+
+#[test]
+fn heads_that_trickle() {
+    differs(PATIENT, || {
+        let server = one_thread("basic").start();
+        let request = get("/environ");
+        let mut slow: Vec<Client> = (0..200).map(|_| server.connect()).collect();
+        for byte in request.as_bytes() {
+            for client in &mut slow {
+                client.send([*byte]);
+            }
+            if *byte == b'\n' {
+                server.get("/").expect(200);
+            }
+        }
+        for client in &mut slow {
+            client.response().expect(200);
+        }
+    });
+}
+
+#[test]
+fn bodies_that_trickle() {
+    differs(PATIENT, || {
+        let server = one_thread("basic").start();
+        let body = vec![b'x'; 100_000];
+        let whole = post("/digest", &body);
+        let mut slow: Vec<Client> = (0..50).map(|_| server.connect()).collect();
+        for piece in whole.chunks(10_001) {
+            for client in &mut slow {
+                client.send(piece);
+            }
+            server.get("/").expect(200);
+        }
+        for client in &mut slow {
+            assert!(client.response().expect(200).text().starts_with("100000 "));
+        }
+    });
+}
+
+#[test]
+fn uwsgi_packets_that_trickle() {
+    differs(PATIENT, || {
+        let server = Setup::uwsgi("basic").set("processes", "1").start();
+        let packet = request("POST", "/echo", &[("CONTENT_LENGTH", "5")]);
+        let mut slow: Vec<Client> = (0..50).map(|_| server.connect()).collect();
+        for client in &mut slow {
+            client.send(&packet[..packet.len() / 2]);
+        }
+        server.get_uwsgi("/").expect(200);
+        for client in &mut slow {
+            client.send(&packet[packet.len() / 2..]).send("12");
+        }
+        server.get_uwsgi("/").expect(200);
+        for client in &mut slow {
+            client.send("345");
+            assert_eq!(client.response().expect(200).body, b"12345");
+        }
+    });
+}
+
+#[test]
+fn readers_that_do_not_read() {
+    differs(PATIENT, || {
+        let server = one_thread("basic").start();
+        let size = 8_000_000;
+        let mut slow: Vec<Client> = (0..20)
+            .map(|_| {
+                let mut client = server.connect();
+                client.send(get(&format!("/big?{size}")));
+                client
+            })
+            .collect();
+        for _ in 0..20 {
+            server.get("/").expect(200);
+        }
+        for client in &mut slow {
+            assert_eq!(client.response().expect(200).body.len(), size);
+        }
+    });
+}
+
+#[test]
+fn connections_that_say_nothing() {
+    differs(PATIENT, || {
+        let server = one_thread("basic").start();
+        let silent: Vec<Client> = (0..200).map(|_| server.connect()).collect();
+        for _ in 0..20 {
+            server.get("/").expect(200);
+        }
+        drop(silent);
+        server.get("/").expect(200);
+    });
+}
+
+#[test]
+fn a_head_that_takes_too_long_gets_408() {
+    differs(
+        "A head or body that takes too long gets 408: `http-headers-timeout` for a whole head, `socket-timeout` or `http-timeout` between the pieces of a body.",
+        || {
+            let server = one_thread("basic").set("http-headers-timeout", "1").start();
+            let mut client = server.connect();
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n");
+            let response = client.response().expect(408);
+            assert!(response.announces_close());
+            client.expect_closed();
+        },
+    );
+}
+
+#[test]
+fn a_body_that_takes_too_long_gets_408() {
+    differs(
+        "A head or body that takes too long gets 408: `http-headers-timeout` for a whole head, `socket-timeout` or `http-timeout` between the pieces of a body.",
+        || {
+            for key in ["socket-timeout", "http-timeout"] {
+                let server = one_thread("basic").set(key, "1").start();
+                let mut client = server.connect();
+                client.send("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345");
+                client.response().expect(408);
+                client.expect_closed();
+            }
+        },
+    );
+}
+
+#[test]
+fn idle_connections_are_closed_in_silence() {
+    differs(
+        "`http-keepalive = N` closes connections that are idle for N seconds, in silence (75 by default and for 1, which only says yes); 0 closes after each response.",
+        || {
+            let server = one_thread("basic").set("http-keepalive", "2").start();
+            let mut client = server.connect();
+            client.send(get("/")).response().expect(200);
+            client.expect_closed();
+            let server = one_thread("basic").set("http-keepalive", "0").start();
+            let mut client = server.connect();
+            assert!(client.send(get("/")).response().expect(200).announces_close());
+            client.expect_closed();
+        },
+    );
+}
+
+#[test]
+fn a_reader_that_stops_is_given_up() {
+    let server = one_thread("responses")
+        .set("socket-timeout", "1")
+        .set("ignore-sigpipe", "true")
+        .set("ignore-write-errors", "true")
+        .set("disable-write-exception", "true")
+        .start();
+    let mut client = server.connect();
+    client.send(get("/endless"));
+    assert!(!client.some().is_empty());
+    let notes = server.path("notes");
+    crate::harness::wait_until("close() was called", || {
+        std::fs::read_to_string(&notes).is_ok_and(|text| text.contains("closed endless"))
+    });
+    server.get("/one").expect(200);
+}
+
+#[test]
+fn many_connections_at_once() {
+    let server = Setup::http("basic").set("processes", "2").set("listen", "300").start();
+    let mut clients: Vec<Client> = (0..200).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send(get("/"));
+    }
+    for client in &mut clients {
+        client.response().expect(200);
+    }
+}
+
+#[test]
+fn parallel_clients_get_their_own_answers() {
+    let server = Setup::http("basic").set("processes", "2").set("threads", "2").start();
+    std::thread::scope(|scope| {
+        for number in 0..16 {
+            let server = &server;
+            scope.spawn(move || {
+                for round in 0..25 {
+                    let text = format!("{number}/{round}");
+                    let body = text.repeat(1 + round * 300);
+                    assert_eq!(server.ask(post("/echo", &body)).expect(200).text(), body);
+                }
+            });
+        }
+    });
+}

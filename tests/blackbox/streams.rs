@@ -1,0 +1,128 @@
+//! Streamed responses: what the application has yielded is on its way before the application goes on, even if
+//! it never gives the interpreter away.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+use crate::harness::http::{Client, get};
+use crate::harness::server::{Server, Setup, Speaks};
+use crate::harness::{differs, uwsgi, wait_until};
+
+const TALKS: &str =
+    "A worker whose threads are all inside the application goes on reading, answering what is wrong, and writing.";
+
+/// A server that speaks both protocols.
+fn both() -> Setup {
+    Setup::http("fairness").set("enable-threads", "true").listen("socket", Speaks::Uwsgi)
+}
+
+/// The ways in which a response can be made and delimited.
+const KINDS: [&str; 5] = ["chunked", "length", "write", "until-close", "uwsgi"];
+
+/// Asks for a stream of this kind that blocks in the way `how`; returns its name too.
+#[track_caller]
+fn ask_for_stream(server: &Server, how: &str, kind: &str) -> (Client, String) {
+    let name = format!("{how}-{kind}");
+    let target = format!("/stream/{how}/{name}?{kind}");
+    let mut client = server.endpoint_at(usize::from(kind == "uwsgi")).connect();
+    match kind {
+        "uwsgi" => client.send(uwsgi::request("GET", &target, &[])),
+        "until-close" => client.send(format!("GET {target} HTTP/1.0\r\n\r\n")),
+        _ => client.send(get(&target)),
+    };
+    (client, name)
+}
+
+/// Reads until this text has come.
+#[track_caller]
+fn read_until(client: &mut Client, seen: &mut Vec<u8>, text: &str) {
+    while !seen.windows(text.len()).any(|window| window == text.as_bytes()) {
+        seen.extend(client.some());
+    }
+}
+
+/// Reads chunk after chunk, and lets the application go on after each.
+#[track_caller]
+fn chunk_by_chunk(client: &mut Client, mut go_on: impl FnMut(u32)) {
+    let mut seen = Vec::new();
+    for number in 0..3 {
+        read_until(client, &mut seen, &format!("chunk {number}\n"));
+        let next = format!("chunk {}\n", number + 1);
+        assert!(!seen.windows(next.len()).any(|window| window == next.as_bytes()), "before it was let go on");
+        go_on(number);
+    }
+}
+
+#[test]
+fn a_chunk_arrives_while_the_application_waits_for_an_event() {
+    let server = both().set("threads", "8").start();
+    for kind in KINDS {
+        let (mut client, name) = ask_for_stream(&server, "event", kind);
+        chunk_by_chunk(&mut client, |number| {
+            server.get(&format!("/set/{name}.{number}")).expect(200);
+        });
+    }
+}
+
+#[test]
+fn a_chunk_arrives_while_the_only_thread_waits() {
+    let server = both().start();
+    for kind in KINDS {
+        let (mut client, name) = ask_for_stream(&server, "file", kind);
+        chunk_by_chunk(&mut client, |number| {
+            std::fs::write(server.path(&format!("{name}.{number}")), "").expect("the file");
+        });
+    }
+}
+
+/// Lets a call in C that waits for a writer of the pipe return.
+#[track_caller]
+fn open_pipe(server: &Server, name: &str) {
+    wait_until("the application waits for the pipe", || {
+        let flags = nix::libc::O_NONBLOCK;
+        // Fails until somebody has opened it for reading, which waits for this.
+        OpenOptions::new().write(true).custom_flags(flags).open(server.path(name)).is_ok()
+    });
+}
+
+fn make_pipes(server: &Server, name: &str) {
+    for number in 0..3 {
+        let path = server.path(&format!("{name}.{number}"));
+        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).expect("a named pipe");
+    }
+}
+
+#[test]
+fn a_chunk_arrives_while_c_code_holds_the_interpreter() {
+    for threads in ["1", "4"] {
+        let server = both().set("threads", threads).start();
+        for kind in KINDS {
+            make_pipes(&server, &format!("c-{kind}"));
+            let (mut client, name) = ask_for_stream(&server, "c", kind);
+            chunk_by_chunk(&mut client, |number| open_pipe(&server, &format!("{name}.{number}")));
+        }
+    }
+}
+
+#[test]
+fn a_worker_whose_interpreter_is_held_goes_on_talking() {
+    differs(TALKS, || {
+        let server = both().start();
+        make_pipes(&server, "held");
+        let mut client = server.connect();
+        client.send(get("/stream/c/held"));
+        let mut waiting = server.connect();
+        chunk_by_chunk(&mut client, |number| {
+            // Nothing that the application is needed for.
+            server.ask("GET / HTTP/1.1\r\nno colon\r\n\r\n").expect(400);
+            if number == 0 {
+                waiting.send(get("/pid"));
+            }
+            open_pipe(&server, &format!("held.{number}"));
+        });
+        waiting.response().expect(200);
+    });
+}

@@ -1,0 +1,70 @@
+"""`pip install .` into a fresh virtual environment gives the same command."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import requests
+
+from support import PACKAGE, Rsgi, listening_socket, need, open_folder
+
+
+@pytest.fixture(scope="module")
+def venv():
+    need(shutil.which("cargo"), "cargo is missing: pip builds the wheel with it")
+    folder = open_folder()
+    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYO3_")}
+    # A target folder of its own: the wheel is built with other flags than the binary.
+    env["CARGO_TARGET_DIR"] = str(PACKAGE / "target/wheel")
+    done = subprocess.run(
+        [folder / "venv/bin/pip", "install", "--no-deps", PACKAGE],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    yield folder / "venv"
+    shutil.rmtree(folder)
+
+
+def test_the_command_serves(venv):
+    folder = open_folder()
+    with listening_socket() as sock:
+        text = (PACKAGE / "examples/hello/rsgi.ini").read_text().replace("127.0.0.1:8000", f"fd://{sock.fileno()}")
+        (folder / "site.ini").write_text(text.replace("%d", str(folder)))
+        (folder / "hello.py").write_text(
+            "import sys\ndef application(environ, start_response):\n"
+            "    start_response('200 OK', [])\n    return [sys.prefix.encode()]\n"
+        )
+        rsgi = Rsgi([], folder=folder, words=[venv / "bin/rsgi", "--ini", folder / "site.ini"], sockets=[sock])
+        try:
+            url = f"http://127.0.0.1:{sock.getsockname()[1]}/"
+            # The application runs in the virtual environment that the command was installed into.
+            assert requests.get(url, timeout=30).text == str(venv)
+            rsgi.process.send_signal(1)
+            assert requests.get(url, timeout=30).text == str(venv)
+        finally:
+            rsgi.judge()
+    shutil.rmtree(folder)
+
+
+def test_the_module_is_a_command_too(venv):
+    for words in ([venv / "bin/rsgi"], [venv / "bin/python", "-m", "rsgi"]):
+        done = subprocess.run([*words, "--version"], capture_output=True, text=True)
+        assert done.returncode == 0
+        assert done.stdout.startswith("rsgi "), done.stdout
+
+
+def test_errors_end_with_their_codes(venv):
+    done = subprocess.run([venv / "bin/rsgi", "--ini", "missing.ini"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "missing.ini" in done.stderr
+    done = subprocess.run(
+        [venv / "bin/rsgi", "--http-socket", "127.0.0.1:0", "--module", "no_such_module"], capture_output=True, text=True
+    )
+    assert done.returncode == 22, done.stderr
+    assert "no_such_module" in done.stderr

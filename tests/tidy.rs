@@ -1,0 +1,214 @@
+//! Keeps the house in order: who imports whom (the table of src/README.md), where `unsafe` may stand,
+//! and that nothing half-done or tied to one machine is left.
+
+use std::path::{Path, PathBuf};
+
+/// A module and the modules of ours that it may use besides itself. What is missing here may use all.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("control", &[]),
+    ("exit", &[]),
+    ("protocol", &[]),
+    ("sys", &[]),
+    ("gateway", &["protocol"]),
+    ("scoreboard", &["sys"]),
+    ("interpreter", &["sys"]),
+    ("config", &["net::address", "protocol::Protocol"]),
+    ("net", &["sys", "config::Socket", "config::Owner", "protocol::Protocol"]),
+    ("wsgi", &["gateway", "protocol"]),
+    ("mailbox", &["sys"]),
+    ("logging", &["protocol", "gateway"]),
+    ("zygote", &["interpreter", "wsgi", "control", "scoreboard", "sys", "exit"]),
+    (
+        "worker",
+        &[
+            "protocol",
+            "net",
+            "gateway",
+            "wsgi",
+            "scoreboard",
+            "control",
+            "sys",
+            "logging",
+            "mailbox",
+            "config::Timeouts",
+            "exit",
+        ],
+    ),
+    ("master", &["config", "control", "scoreboard", "sys", "net", "mailbox", "exit", "logging", "protocol::Protocol"]),
+];
+
+/// Crates that a module never names.
+const NEVER: &[(&str, &[&str])] = &[
+    (
+        "protocol",
+        &["std::io", "std::net", "std::fs", "std::time", "std::env", "log::", "pyo3", "mio", "nix", "libc", "socket2"],
+    ),
+    ("config", &["pyo3", "mio", "nix", "libc"]),
+    ("control", &["pyo3", "mio", "nix", "std::io"]),
+    ("net", &["pyo3"]),
+    ("wsgi", &["mio", "nix", "libc", "socket2"]),
+    ("zygote", &["mio"]),
+    ("master", &["pyo3"]),
+    ("scoreboard", &["pyo3", "mio"]),
+];
+
+/// Where `unsafe` may stand.
+const UNSAFE: &[&str] = &["sys/", "interpreter.rs", "wsgi/raw.rs"];
+
+fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            rust_files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Every source file: its path below `src`, its module, and its text without comments and tests.
+fn files() -> Vec<(String, String, String)> {
+    let mut found = Vec::new();
+    rust_files(&source(), &mut found);
+    found.sort();
+    found
+        .into_iter()
+        .map(|path| {
+            let name = path.strip_prefix(source()).expect("below src").display().to_string();
+            let module = name.split(['/', '.']).next().expect("a module").to_owned();
+            let text = std::fs::read_to_string(&path).expect("a source file");
+            // Tests at the end of a file, and files of tests, may use what they like.
+            let text = if name.ends_with("tests.rs") || name.contains("/tests/") {
+                ""
+            } else {
+                text.split("#[cfg(test)]\nmod ").next().unwrap_or("")
+            };
+            let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+            (name, module, code.join("\n"))
+        })
+        .collect()
+}
+
+/// The paths behind `crate::` in a text, `{...}` taken apart at the first level.
+fn uses(code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).unwrap_or(rest.len());
+        let path = rest[..end].trim_end_matches(':');
+        if rest[end..].starts_with('{') {
+            let mut depth = 0;
+            let mut item = String::new();
+            for c in rest[end..].chars() {
+                match c {
+                    '{' => depth += 1,
+                    '}' => depth -= 1,
+                    _ => {}
+                }
+                if depth == 0 || (depth == 1 && c == ',') {
+                    let first: String =
+                        item.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_' || *c == ':').collect();
+                    if !first.is_empty() {
+                        found.push(if path.is_empty() { first } else { format!("{path}::{first}") });
+                    }
+                    item.clear();
+                    if depth == 0 {
+                        break;
+                    }
+                } else if !(depth == 1 && c == '{') {
+                    item.push(c);
+                }
+            }
+        } else if !path.is_empty() {
+            found.push(path.to_owned());
+        }
+    }
+    found
+}
+
+#[test]
+fn modules_import_only_what_they_may() {
+    let mut wrong = Vec::new();
+    for (name, module, code) in files() {
+        let Some((_, allowed)) = MAY_USE.iter().find(|(known, _)| *known == module) else { continue };
+        for used in uses(&code) {
+            let fits = |path: &str| used == path || used.starts_with(&format!("{path}::"));
+            if !fits(&module) && !allowed.iter().any(|path| fits(path)) {
+                wrong.push(format!("src/{name} uses crate::{used}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "see \"Who may import whom\" in src/README.md:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn modules_stay_away_from_what_is_not_theirs() {
+    let mut wrong = Vec::new();
+    for (name, module, code) in files() {
+        let Some((_, never)) = NEVER.iter().find(|(known, _)| *known == module) else { continue };
+        for line in code.lines() {
+            for word in *never {
+                let hit = line.match_indices(word).any(|(at, _)| {
+                    // A word of its own: not the end of another name.
+                    !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_')
+                        && (word.ends_with(':')
+                            || line[at + word.len()..].starts_with("::")
+                            || line.trim_start().starts_with("use "))
+                        && !line[at + word.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_')
+                });
+                if hit {
+                    wrong.push(format!("src/{name} names {word}: {}", line.trim()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "see \"Who may import whom\" in src/README.md:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn unsafe_stands_in_few_places() {
+    let mut wrong = Vec::new();
+    for (name, _, code) in files() {
+        if code.contains("allow(unsafe_code)") && !UNSAFE.iter().any(|place| name.starts_with(place)) {
+            wrong.push(name);
+        }
+    }
+    assert!(wrong.is_empty(), "unsafe code is allowed in {wrong:?}");
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    let mut found = Vec::new();
+    rust_files(&source(), &mut found);
+    rust_files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"), &mut found);
+    let without: Vec<_> =
+        found.into_iter().filter(|path| !std::fs::read_to_string(path).expect("a file").starts_with("//!")).collect();
+    assert!(without.is_empty(), "no //! at the head of {without:?}");
+}
+
+#[test]
+fn nothing_is_half_done() {
+    let words = ["TODO", "FIXME", "XXX", "unimplemented!", "todo!", "dbg!"];
+    let mut wrong = Vec::new();
+    let mut found = Vec::new();
+    rust_files(&source(), &mut found);
+    for path in found {
+        let text = std::fs::read_to_string(&path).expect("a file");
+        for (number, line) in text.lines().enumerate() {
+            if words.iter().any(|word| line.contains(word)) {
+                wrong.push(format!("{}:{}: {}", path.display(), number + 1, line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn imports_are_read_in_every_spelling() {
+    let code = "use crate::sys::fd;\nuse crate::net::{address::Address, listener::{Listener, bind}};\ncrate::exit::OK;\nuse crate::{config, wsgi::load};";
+    assert_eq!(uses(code), ["sys::fd", "net::address::Address", "net::listener::", "exit::OK", "config", "wsgi::load"]);
+}
