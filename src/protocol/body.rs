@@ -4,9 +4,7 @@
 //! vector. Bytes that were not consumed belong to the next request.
 
 use super::http::chunked::{Decoded, Decoder};
-use super::request::{BodyLength, Refusal};
-
-const TOO_LARGE: Refusal = Refusal::new(413, "body over the limit");
+use super::request::{BodyLength, Refusal, TOO_LARGE};
 
 /// What came of feeding bytes to a [`Reader`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +19,7 @@ pub struct Fed {
 #[derive(Clone, Debug)]
 pub struct Reader {
     state: State,
-    /// How many body bytes may still come.
+    /// How many body bytes may still come; a chunked body's decoder counts for itself.
     allowed: u64,
 }
 
@@ -51,7 +49,7 @@ impl Reader {
         let state = match length {
             BodyLength::Absent | BodyLength::Length(0) => State::Done,
             BodyLength::Length(length) => State::Length(length),
-            BodyLength::Chunked => State::Chunked(Box::default()),
+            BodyLength::Chunked => State::Chunked(Box::new(Decoder::limited(limit))),
             BodyLength::UntilEnd => State::Open,
         };
         Reader { state, allowed: limit }
@@ -114,13 +112,7 @@ impl Reader {
                 Ok(Fed { consumed: taken, done: false })
             }
             State::Chunked(decoder) => {
-                let before = out.len();
                 let Decoded { consumed, done } = decoder.decode_at_most(input, out, max)?;
-                let taken = (out.len() - before) as u64;
-                if taken > self.allowed || decoder.pending() > self.allowed - taken {
-                    return Err(TOO_LARGE);
-                }
-                self.allowed -= taken;
                 if done {
                     self.state = State::Done;
                 }

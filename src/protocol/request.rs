@@ -141,6 +141,9 @@ impl Refusal {
     }
 }
 
+/// A body that is longer than it may be.
+pub(super) const TOO_LARGE: Refusal = Refusal::new(413, "body over the limit");
+
 /// What a head parser says of the bytes so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parsed {
