@@ -16,7 +16,7 @@ use crate::cli::{self, Command};
 use crate::config::{self, Argument, Facts, ProcessNames, Recycle, Settings};
 use crate::logging::access::Format;
 use crate::master::{self, Hooks, Start, Task};
-use crate::net::listener::{self, Listener};
+use crate::net::listener::{self, Listener, SocketFile};
 use crate::protocol::http::head::Limits;
 use crate::sys::process::{self, Fork};
 use crate::sys::{self, fd, user};
@@ -202,12 +202,12 @@ struct Made {
 }
 
 impl Made {
-    fn remove(&self, listeners: &[Listener]) {
+    fn remove(&self, files: &[SocketFile]) {
         if process::own_id() != self.pid {
             return;
         }
-        for listener in listeners {
-            listener.remove_file();
+        for file in files {
+            file.remove();
         }
         if let Some((path, inode)) = &self.pidfile
             && fs::metadata(path).is_ok_and(|found| found.ino() == *inode)
@@ -252,7 +252,8 @@ fn serve(
     };
     if let Err(error) = settle(&settings, &mut made) {
         log::error!("{error}");
-        made.remove(&listeners);
+        let files: Vec<_> = listeners.into_iter().filter_map(|listener| listener.unlink).collect();
+        made.remove(&files);
         return exit::ERROR;
     }
     introduce(&settings, &listeners);
@@ -261,7 +262,7 @@ fn serve(
     let hooks = Hooks { read, fork, zygote: Box::new(move |task| run_zygote(task, &home_dir)) };
     let outcome = master::run(Start { settings, listeners, passed, start_dir, hooks });
     if outcome.code != exit::OK || outcome.vacuum {
-        made.remove(&outcome.listeners);
+        made.remove(&outcome.files);
     }
     log::info!("stopped");
     outcome.code

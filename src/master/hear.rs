@@ -23,6 +23,7 @@ impl Master {
                     log::info!("{signal}{from}: stopping; requests in flight are answered first");
                     self.children.heard_signal(monotonic_ms());
                     self.children.stop();
+                    self.close_listeners();
                 }
                 Some(Command::Stop | Command::End) => {
                     log::info!("{signal}{from}: stopping at once");

@@ -177,7 +177,11 @@ fn requests_in_the_backlog_are_answered_at_the_stop() {
             server.wait_for_log(&["stopping"]);
             held.release().expect(200);
             for client in &mut waiting {
-                assert!(client.response().expect(200).announces_close());
+                // An answer that was begun before the worker heard of the stop cannot know; then the connection is closed
+                // after a while.
+                if !client.response().expect(200).announces_close() {
+                    client.expect_closed();
+                }
             }
             server.expect_end();
         },
