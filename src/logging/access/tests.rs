@@ -13,7 +13,7 @@ fn render(format: &Format, protocol: Protocol, bytes: &[u8], zone: &str, change:
         Protocol::Http => {
             assert_eq!(head::parse(bytes, 0, &Limits::default(), &mut request), Parsed::Complete);
         }
-        Protocol::Uwsgi => {
+        Protocol::Uwsgi | Protocol::FastCgi | Protocol::Scgi => {
             assert_eq!(uwsgi::parse(bytes, &Limits::default(), &mut request), Packet::Request);
         }
     }
