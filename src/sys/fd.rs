@@ -146,6 +146,18 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?)
 }
 
+/// Makes a named pipe for its owner alone and opens it for reading, without waiting. Open for writing too: it never
+/// comes to its end when a writer goes.
+///
+/// # Errors
+/// The system's.
+pub fn make_fifo(path: &std::path::Path) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::OpenOptionsExt;
+    nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)?;
+    let file = std::fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    Ok(file.into())
+}
+
 /// The limit of open descriptors that this process was started with and the one it has now, soft and hard each.
 static LIMITS: OnceLock<((u64, u64), (u64, u64))> = OnceLock::new();
 

@@ -19,7 +19,7 @@ use crate::protocol::Protocol;
 use crate::protocol::body::admit;
 use crate::protocol::http::head;
 use crate::protocol::request::{BodyLength, Parsed, Refusal, Request};
-use crate::protocol::{response, uwsgi};
+use crate::protocol::{response, scgi, uwsgi};
 
 /// Bytes read at once; a request that fits is read with one system call.
 const READ: usize = 32 * 1024;
@@ -299,8 +299,15 @@ impl Connection {
             }
             reads += 1;
         };
-        if step == Step::Wait {
-            self.rest(spare);
+        match step {
+            Step::Wait => self.rest(spare),
+            // The next connection takes it over: clearing a new buffer costs more than a small request.
+            Step::Close => {
+                if let Some(work) = self.work.take() {
+                    spare.give(work);
+                }
+            }
+            _ => {}
         }
         step
     }
@@ -393,6 +400,9 @@ impl Connection {
         let work = self.work_mut();
         let parsed = match protocol {
             Protocol::Http => head::parse(&work.input[..work.filled], work.scanned, &limits, &mut work.request),
+            Protocol::Scgi => scgi::parse(&work.input[..work.filled], &limits, &mut work.request),
+            // Its sockets are not opened yet: configuration refuses them.
+            Protocol::FastCgi => Parsed::Refused(Refusal::new(501, "FastCGI is not served")),
             Protocol::Uwsgi => match uwsgi::parse(&work.input[..work.filled], &limits, &mut work.request) {
                 uwsgi::Packet::Request => Parsed::Complete,
                 uwsgi::Packet::Partial => Parsed::Partial,

@@ -16,6 +16,8 @@ mod processes;
 mod protocol_uwsgi;
 mod recycle;
 mod slow;
+mod startup;
 mod streams;
 mod threads;
+mod triggers;
 mod wsgi;
