@@ -7,6 +7,7 @@
 
 mod bodies;
 mod config;
+mod edges;
 mod fairness;
 mod harness;
 mod http;
