@@ -13,6 +13,7 @@ mod http;
 mod listeners;
 mod options;
 mod processes;
+mod protocol_scgi;
 mod protocol_uwsgi;
 mod recycle;
 mod slow;
