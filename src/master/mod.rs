@@ -6,12 +6,16 @@
 mod attempts;
 pub mod children;
 pub mod command;
+mod fifo;
 mod hear;
 mod memory;
 mod reload;
+mod triggers;
+mod watch;
 mod words;
 
-pub use reload::bind_options;
+pub use reload::{bind_options, enter};
+pub use words::listens;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -32,6 +36,9 @@ use crate::sys::process::{self, End, Fork};
 use crate::sys::signal::{Blocked, Signal};
 
 use children::{Action, Children};
+use fifo::Fifos;
+use triggers::Planned;
+use watch::Watch;
 
 /// What a new zygote is given; it runs in a child of the master.
 pub struct Task {
@@ -57,6 +64,8 @@ pub struct Hooks {
     pub read: Box<dyn FnMut() -> Result<Settings, Vec<String>>>,
     /// Forks; the command installed by pip tells the interpreter it runs in.
     pub fork: fn() -> io::Result<Fork>,
+    /// Gives the master the title that a configuration asks for.
+    pub entitle: fn(&Settings),
     /// Runs a zygote; gives its exit code.
     pub zygote: Box<dyn Fn(Task) -> u8>,
 }
@@ -83,6 +92,8 @@ struct Generation {
     mailboxes: Arc<Mailboxes>,
     scoreboard: Arc<Scoreboard>,
     zygote: Option<Zygote>,
+    /// Files of the application that are watched for changes.
+    modules: Vec<PathBuf>,
     began: u64,
 }
 
@@ -113,6 +124,9 @@ struct Master {
     last_generation: u32,
     /// Ends of processes that may turn out to be workers whose birth was not announced yet.
     unclaimed: Vec<(i32, End)>,
+    watch: Watch,
+    fifos: Fifos,
+    planned: Option<Planned>,
     /// When memory is looked at next.
     next_sample: u64,
     code: Option<u8>,
@@ -141,6 +155,14 @@ pub fn run(start: Start) -> Outcome {
             return Outcome { code: exit::ERROR, files, vacuum: true };
         }
     };
+    let fifos = match Fifos::open(&triggers::fifo_paths(&settings, &start_dir)) {
+        Ok(fifos) => fifos,
+        Err(error) => {
+            log::error!("{error}");
+            let files = listeners.into_iter().filter_map(|listener| listener.unlink).collect();
+            return Outcome { code: exit::ERROR, files, vacuum: true };
+        }
+    };
     let children = Children::new(&*settings);
     let first = Generation {
         number: 1,
@@ -149,6 +171,7 @@ pub fn run(start: Start) -> Outcome {
         mailboxes: Arc::new(mailboxes),
         scoreboard: Arc::new(scoreboard),
         zygote: None,
+        modules: Vec::new(),
         began: monotonic_ms(),
     };
     let mut master = Master {
@@ -163,10 +186,15 @@ pub fn run(start: Start) -> Outcome {
         hooks,
         last_generation: 1,
         unclaimed: Vec::new(),
+        watch: Watch::default(),
+        fifos,
+        planned: None,
         next_sample: 0,
         code: None,
     };
+    master.watch_files();
     let code = master.work();
+    master.fifos.remove();
     let serving = master.children.serving();
     let vacuum = master.generation(serving).is_some_and(|generation| generation.settings.vacuum);
     master.close_listeners();
@@ -183,17 +211,22 @@ fn prepare(settings: &Settings) -> io::Result<(Blocked, Scoreboard, Mailboxes)> 
 impl Master {
     fn work(&mut self) -> u8 {
         loop {
-            for action in self.children.decide(monotonic_ms()) {
+            self.look_at_memory();
+            self.reload_as_planned();
+            let actions = self.children.decide(monotonic_ms());
+            let acted = !actions.is_empty();
+            for action in actions {
                 if action == Action::Finished {
                     return self.code.unwrap_or(exit::OK);
                 }
                 self.perform(action);
             }
             self.tidy();
-            self.look_at_memory();
             let now = monotonic_ms();
-            let times = [self.children.deadline(now), self.memory_due()];
-            let limit = times.into_iter().flatten().min().map(|at| Duration::from_millis(at.saturating_sub(now)));
+            let times = [self.children.deadline(now), self.memory_due(), self.planned_at()];
+            // What was done may call for more, as when a reload is given up.
+            let times = times.into_iter().chain([acted.then_some(now)]);
+            let limit = times.flatten().min().map(|at| Duration::from_millis(at.saturating_sub(now)));
             if let Err(error) = self.wait(limit) {
                 log::error!("the master cannot wait for its children: {error}; stopping at once");
                 self.children.end();
@@ -211,6 +244,9 @@ impl Master {
         fds.extend(self.generations.iter().filter_map(|g| g.zygote.as_ref()?.control.as_ref()).map(AsFd::as_fd));
         let workers: Vec<u32> = self.controls.iter().map(|(key, _)| *key).collect();
         fds.extend(self.controls.iter().map(|(_, control)| control.as_fd()));
+        let own = [self.watch.descriptor(), self.fifos.descriptor()];
+        fds.extend(own.iter().flatten());
+        let own = own.map(|fd| fd.is_some());
         let readable = fd::wait_readable(&fds, limit)?;
         let mut readable = readable.into_iter();
         // Signals first: what else is heard may be the echo of one that went to the whole group.
@@ -220,8 +256,15 @@ impl Master {
         for (number, _) in zygotes.into_iter().zip(readable.by_ref()).filter(|(_, readable)| *readable) {
             self.hear_zygote(number);
         }
-        for (key, _) in workers.into_iter().zip(readable).filter(|(_, readable)| *readable) {
+        for (key, _) in workers.into_iter().zip(readable.by_ref()).filter(|(_, readable)| *readable) {
             self.hear_worker(key);
+        }
+        let [files, fifo] = own.map(|watched| watched && readable.next() == Some(true));
+        if files {
+            self.hear_files();
+        }
+        if fifo {
+            self.hear_fifo();
         }
         self.reap();
         Ok(())
@@ -342,6 +385,8 @@ impl Master {
         }
         self.controls.clear();
         self.parked.clear();
+        self.fifos.forget();
+        self.watch = Watch::default();
         self.signals = None;
     }
 

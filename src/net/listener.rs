@@ -53,7 +53,7 @@ impl SocketFile {
         if fs::symlink_metadata(path).is_ok_and(|found| found.ino() == *inode)
             && let Err(error) = fs::remove_file(path)
         {
-            log::warn!("cannot remove the socket {}: {}", path.display(), sys::describe(&error));
+            log::warn!("the socket {} stays: {}", path.display(), sys::why_it_stays(&error));
         }
     }
 }

@@ -20,6 +20,14 @@ pub fn is_open(number: RawFd) -> bool {
     unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
 }
 
+/// Bytes written to a connected socket that the other side has not acknowledged (TCP) or read (unix); 0 when that is not known.
+pub fn undelivered(socket: BorrowedFd<'_>) -> u64 {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the descriptor is open while it is borrowed, and SIOCOUTQ (TIOCOUTQ) writes one int.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    if done == 0 { u64::try_from(count).unwrap_or(0) } else { 0 }
+}
+
 /// Takes over a descriptor that this process was started with; close-on-exec from now on. Each number can be
 /// taken once, and the caller vouches that nothing of this process opened it.
 ///
@@ -136,6 +144,18 @@ pub fn wait_readable(fds: &[BorrowedFd<'_>], limit: Option<Duration>) -> io::Res
 /// The system's.
 pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?)
+}
+
+/// Makes a named pipe for its owner alone and opens it for reading, without waiting. Open for writing too: it never
+/// comes to its end when a writer goes.
+///
+/// # Errors
+/// The system's.
+pub fn make_fifo(path: &std::path::Path) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::OpenOptionsExt;
+    nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)?;
+    let file = std::fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    Ok(file.into())
 }
 
 /// The limit of open descriptors that this process was started with and the one it has now, soft and hard each.

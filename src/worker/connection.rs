@@ -169,8 +169,8 @@ pub(super) struct Connection {
     linger_end: Millis,
     /// Output may wait in the queue; false spares the look.
     pub(super) pending: bool,
-    /// Written bytes when the write deadline was set last.
-    seen_written: u64,
+    /// Bytes that the client had taken when the write deadline was set last.
+    seen_delivered: u64,
     pub(super) work: Option<Box<Work>>,
     /// How often the present request moved from worker to worker.
     pub(super) hops: u8,
@@ -196,7 +196,7 @@ impl Connection {
             deadline: after(now(), worker.options.timeouts.head),
             linger_end: NEVER,
             pending: false,
-            seen_written: 0,
+            seen_delivered: 0,
             work: None,
             hops: 0,
             in_a_row: 0,
@@ -299,8 +299,15 @@ impl Connection {
             }
             reads += 1;
         };
-        if step == Step::Wait {
-            self.rest(spare);
+        match step {
+            Step::Wait => self.rest(spare),
+            // The next connection takes it over: clearing a new buffer costs more than a small request.
+            Step::Close => {
+                if let Some(work) = self.work.take() {
+                    spare.give(work);
+                }
+            }
+            _ => {}
         }
         step
     }
@@ -314,6 +321,7 @@ impl Connection {
                 self.refuse(408);
                 self.step(spare)
             }
+            Phase::Drain if self.io.delivered() != self.seen_delivered => self.step(spare),
             Phase::Drain => {
                 log::info!("{}: the client took nothing of the response for too long, cut", self.who());
                 // What was written already may look like the whole of a response that ends with its connection.
@@ -527,7 +535,6 @@ impl Connection {
         self.phase = Phase::Drain;
         self.hops = 0;
         if self.pending {
-            self.seen_written = self.io.queue().written();
             self.deadline = after(now(), self.worker.options.timeouts.write);
         }
         let streamed = self.work_mut().streamed.take();
@@ -563,18 +570,19 @@ impl Connection {
 
     fn drain(&mut self, spare: &mut Spare) -> Option<Step> {
         if self.pending {
-            let (empty, full, gone, written) = {
+            let (empty, full, gone) = {
                 let mut queue = self.io.queue();
                 let empty = queue.flush(&self.io.stream);
-                (empty, queue.is_full(), queue.is_gone(), queue.written())
+                (empty, queue.is_full(), queue.is_gone())
             };
             if gone {
                 self.io.stream.reset_on_close();
                 return Some(Step::Close);
             }
             if !empty {
-                if written != self.seen_written {
-                    self.seen_written = written;
+                let delivered = self.io.delivered();
+                if delivered != self.seen_delivered {
+                    self.seen_delivered = delivered;
                     self.deadline = after(now(), self.worker.options.timeouts.write);
                 }
                 return Some(if full { Step::Wait } else { Step::Again });

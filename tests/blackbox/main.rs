@@ -17,6 +17,8 @@ mod protocol_scgi;
 mod protocol_uwsgi;
 mod recycle;
 mod slow;
+mod startup;
 mod streams;
 mod threads;
+mod triggers;
 mod wsgi;

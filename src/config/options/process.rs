@@ -1,5 +1,6 @@
 //! Processes: master, workers, threads, reloads, limits, users.
 
+use super::super::Touch;
 use super::{FLAG, MOST, NO_JAIL, NUMBER, OCTAL, ONE_SHOT, OPTIONAL, OWNER, PATH, Row, TEXT};
 
 pub(super) const PROCESS: &[Row] = &[
@@ -107,13 +108,19 @@ pub(super) const RELOAD: &[Row] = &[
         .set(|d, s| d.fill_seconds(s, |x| &mut x.recycle.sample_every)),
     Row::new("reload-on-fd", TEXT, "graceful reload when fd is readable"),
     Row::new("brutal-reload-on-fd", TEXT, "brutal reload when fd is readable"),
-    Row::new("touch-reload", TEXT, "graceful full reload when mtime changes"),
-    Row::new("touch-workers-reload", TEXT, "reload workers only"),
+    Row::new("touch-reload", PATH, "reload when this file is touched").listed().set(|d, s| d.touch(s, Touch::Reload)),
+    Row::new("touch-workers-reload", PATH, "replace the workers when this file is touched")
+        .listed()
+        .set(|d, s| d.touch(s, Touch::Workers)),
     Row::new("touch-mules-reload", TEXT, "reload mules"),
     Row::new("touch-spoolers-reload", TEXT, "reload spoolers"),
-    Row::new("touch-chain-reload", TEXT, "chain reload"),
+    Row::new("touch-chain-reload", PATH, "reload one worker after the other when this file is touched")
+        .listed()
+        .set(|d, s| d.touch(s, Touch::Chain)),
     Row::new("touch-exec", TEXT, "\"file command\" run on touch"),
-    Row::new("fs-reload", TEXT, "inotify based graceful reload"),
+    Row::new("fs-reload", PATH, "reload when something in this folder, or this file, changes")
+        .listed()
+        .set(|d, s| d.fs_reload(s)),
     Row::new("fs-brutal-reload", TEXT, "inotify based brutal reload"),
     Row::new("propagate-touch", FLAG, "send reload signals to daemons on touch"),
     Row::new("binary-path", TEXT, "binary re-executed on reload"),

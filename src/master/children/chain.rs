@@ -2,6 +2,9 @@
 
 use super::{Action, Children, Generation, Millis, Phase, Plan, Worker};
 
+/// After its time an import gets so much more, in which the zygote writes where it hangs.
+const LAST_WORDS: Millis = 2_000;
+
 impl Children {
     /// Prepares generation `number`, whose workers take the places of the old ones one after the other.
     pub fn begin_chain_reload(&mut self, number: u32, plan: impl Into<Plan>) {
@@ -75,7 +78,7 @@ impl Children {
                 self.workers.iter().filter(starting).map(|worker| worker.asked_at).min()
             }
         };
-        Some(began? + incoming.plan.import_timeout)
+        Some(began? + incoming.plan.import_timeout + LAST_WORDS)
     }
 
     pub(super) fn give_up(&self, now: Millis, out: &mut Vec<Action>) {
@@ -171,8 +174,8 @@ mod tests {
         world.children.begin_reload(2, 1);
         assert_eq!(world.children.decide(world.now), [Action::SpawnZygote { generation: 2 }]);
         world.children.zygote_spawned(2, world.now);
-        assert_eq!(world.children.deadline(world.now), Some(world.now + 60_000));
-        world.now += 60_000;
+        assert_eq!(world.children.deadline(world.now), Some(world.now + 60_000 + LAST_WORDS));
+        world.now += 60_000 + LAST_WORDS;
         assert_eq!(world.children.decide(world.now), [Action::GiveUp { generation: 2, limit: 60_000 }]);
         world.children.abort_reload();
         world.settle();
@@ -185,7 +188,7 @@ mod tests {
         world.healthy = false;
         world.children.begin_reload(2, 1);
         world.settle();
-        assert_eq!(world.children.deadline(world.now), Some(world.now + 60_000));
+        assert_eq!(world.children.deadline(world.now), Some(world.now + 60_000 + LAST_WORDS));
         let mut first = World::new(1);
         first.healthy = false;
         first.settle();
