@@ -14,6 +14,7 @@ mod http;
 mod listeners;
 mod options;
 mod processes;
+mod protocol_scgi;
 mod protocol_uwsgi;
 mod recycle;
 mod slow;
