@@ -15,6 +15,7 @@ mod options;
 mod processes;
 mod protocol_uwsgi;
 mod recycle;
+mod scaling;
 mod slow;
 mod streams;
 mod threads;
