@@ -89,7 +89,10 @@ pub fn run(zygote: Zygote, worker: impl FnOnce(Birth, Load) -> u8) -> u8 {
     let apps = match zygote.lazy {
         true => None,
         false => match import(&zygote.apps, zygote.import_timeout) {
-            Ok(apps) => Some(apps),
+            Ok(apps) => {
+                warn_of_threads();
+                Some(apps)
+            }
             Err(cause) => {
                 tell(&zygote.control, &FromZygote::LoadFailed(cause));
                 return exit::NO_APP;
@@ -167,14 +170,12 @@ fn tell(control: &OwnedFd, message: &FromZygote) {
 }
 
 fn import(spec: &LoadSpec, timeout: Option<Duration>) -> Result<Arc<Apps>, String> {
-    let apps = Python::attach(|py| {
+    Python::attach(|py| {
         let _watchdog = Watchdog::start(py, timeout);
         let apps = wsgi::load(py, spec).map_err(|error| error.cause)?;
         interpreter::flush(py);
-        Ok::<_, String>(apps)
-    })?;
-    warn_of_threads();
-    Ok(Arc::new(apps))
+        Ok(Arc::new(apps))
+    })
 }
 
 /// Writes the stack of an import that takes too long, as long as it lives: the master ends the process only then.

@@ -20,6 +20,10 @@ pub(super) fn apply(mut gathered: Gathered, facts: &Facts) -> Result<Loaded, Vec
     let mut last: HashMap<&'static str, Setting> = HashMap::new();
     for entry in gathered.entries.iter().filter(|entry| entry.state == State::Plain) {
         let setting = Setting { key: entry.key.clone(), value: entry.value.clone(), origin: entry.origin.clone() };
+        if setting.value.contains('\0') {
+            draft.errors.push(Error::new(&setting.origin, &setting.key, "text", "a NUL byte in it"));
+            continue;
+        }
         let Some(row) = options::find(&entry.key) else {
             if gathered.strict || (!gathered.used.contains(&entry.key) && unknown.insert(&entry.key)) {
                 report_unknown(&mut draft, &setting, gathered.strict);
@@ -34,6 +38,7 @@ pub(super) fn apply(mut gathered: Gathered, facts: &Facts) -> Result<Loaded, Vec
                 {
                     overridden(&mut draft, &before, &setting);
                 }
+                draft.settings.places.insert(row.name, setting.origin.place(&setting.key));
                 setter(&mut draft, &setting);
             }
             Action::Checked(_, setter) => setter(&mut draft, &setting),

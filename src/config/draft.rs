@@ -350,6 +350,15 @@ impl Draft<'_> {
         self.settings.logto = self.path_from_start(s);
     }
 
+    pub(super) fn log_format(&mut self, s: &Setting) {
+        if let Some(expected) = (self.facts.log_format_mistake)(&s.value) {
+            // What stands in %( ) here is no setting, so no hint of that kind.
+            self.errors.push(Error::new(&s.origin, &s.key, expected, format!("{:?}", s.value)));
+            return;
+        }
+        self.settings.log_format = self.text(s);
+    }
+
     pub(super) fn plugins(&mut self, s: &Setting) {
         for name in s.value.split(',').map(str::trim).filter(|name| !name.is_empty() && !is_built_in(name)) {
             self.warn(s, format!("there is no plugin {name:?} in rsgi; it goes on without"));
@@ -364,7 +373,8 @@ impl Draft<'_> {
 }
 
 fn number(text: &str) -> Option<u32> {
-    text.parse().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()))
+    // The system takes the greatest number for "leave it as it is".
+    text.parse().ok().filter(|number| *number != u32::MAX && text.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// True for plugins of uWSGI whose work, as far as rsgi does it, needs no plugin.

@@ -23,6 +23,7 @@ pub use error::{Error, Origin, Warning};
 pub use lifecycle::{MemoryLimits, Recycle, Touch, Triggers};
 pub use load::{Argument, Facts, Loaded, Lookup, User, load};
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -165,6 +166,15 @@ pub struct Settings {
     pub triggers: Triggers,
     /// `procname*` and `auto-procname`.
     pub process_names: ProcessNames,
+    /// Where each option was written that was not left at its default, see [`Settings::place`].
+    pub places: HashMap<&'static str, String>,
+}
+
+impl Settings {
+    /// The head of a message about an option: `app.ini:3: chdir`, or `--chdir`.
+    pub fn place<'a>(&'a self, option: &'a str) -> &'a str {
+        self.places.get(option).map_or(option, String::as_str)
+    }
 }
 
 impl Default for Settings {
@@ -212,6 +222,7 @@ impl Default for Settings {
             cheaper: Cheaper::default(),
             triggers: Triggers::default(),
             process_names: ProcessNames::default(),
+            places: HashMap::new(),
         }
     }
 }

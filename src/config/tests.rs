@@ -26,6 +26,7 @@ pub(crate) fn facts(directory: &Path) -> Facts {
             _ => None,
         }),
         group: Box::new(|name| (name == "www").then_some(44)),
+        log_format_mistake: |text| text.contains("%()").then(|| "a name".into()),
     }
 }
 
@@ -214,7 +215,36 @@ fn names_and_letters_are_unique() {
 fn defaults_are_those_of_the_settings() {
     let settings = site("").loaded().settings;
     let default = Settings::default();
+    let default = Settings { places: settings.places.clone(), ..default };
     assert_eq!(Settings { sockets: Vec::new(), module: None, ..settings }, default);
+}
+
+#[test]
+fn places_are_known_for_errors_that_only_show_at_the_start() {
+    let mut site = site("chdir = /srv\npidfile = a.pid\nchdir = /srv/app\nhome = x\n");
+    site.arguments.push(argument("logto", "a.log"));
+    let settings = site.loaded().settings;
+    assert_eq!(settings.place("chdir"), "app.ini:6: chdir");
+    assert_eq!(settings.place("pidfile"), "app.ini:5: pidfile");
+    assert_eq!(settings.place("logto"), "--logto");
+    assert_eq!(settings.place("uid"), "uid");
+}
+
+#[test]
+fn a_mistake_in_a_log_format_is_an_error_like_every_other() {
+    assert_eq!(
+        errors("log-format = %()\nthreads = 0"),
+        [
+            "app.ini:4: log-format: expected a name, found \"%()\"",
+            "app.ini:5: threads: expected a whole number from 1 to 65535, found \"0\"",
+        ]
+    );
+}
+
+#[test]
+fn nul_bytes_and_ids_that_mean_nobody_are_errors() {
+    assert_eq!(errors("env = A\0=b\nodd = \0").len(), 2);
+    assert_eq!(errors("uid = 4294967295\ngid = 4294967295\nchown-socket = web:4294967295").len(), 3);
 }
 
 #[test]

@@ -224,7 +224,7 @@ impl Master {
         let requests = words::count(generation.scoreboard.total_requests(), "request");
         log::info!("status: generation {serving}, {requests}");
         for listener in &generation.listeners {
-            log::info!("status: {} on {}", listener.protocol.name(), listener.address);
+            log::info!("status: {}", words::listens(listener));
         }
         for worker in self.children.workers() {
             if let Some(board) = self.board(worker.generation) {

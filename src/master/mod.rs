@@ -16,7 +16,8 @@ mod triggers;
 mod watch;
 mod words;
 
-pub use reload::bind_options;
+pub use reload::{bind_options, enter};
+pub use words::listens;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -29,7 +30,7 @@ use crate::config::Settings;
 use crate::control::{Retire, ToWorker, ToZygote};
 use crate::exit;
 use crate::mailbox::Mailboxes;
-use crate::net::listener::Listener;
+use crate::net::listener::{Listener, SocketFile};
 use crate::scoreboard::{Scoreboard, State};
 use crate::sys::clock::monotonic_ms;
 use crate::sys::fd;
@@ -66,6 +67,8 @@ pub struct Hooks {
     pub read: Box<dyn FnMut() -> Result<Settings, Vec<String>>>,
     /// Forks; the command installed by pip tells the interpreter it runs in.
     pub fork: fn() -> io::Result<Fork>,
+    /// Gives the master the title that a configuration asks for.
+    pub entitle: fn(&Settings),
     /// Runs a zygote; gives its exit code.
     pub zygote: Box<dyn Fn(Task) -> u8>,
 }
@@ -116,6 +119,8 @@ struct Master {
     controls: Vec<(u32, OwnedFd)>,
     /// Inherited sockets that the configuration names no more; a later one may name them again.
     parked: Vec<Listener>,
+    /// Files of sockets that are closed because the server stops.
+    files: Vec<SocketFile>,
     passed: Vec<RawFd>,
     start_dir: PathBuf,
     hooks: Hooks,
@@ -135,8 +140,8 @@ struct Master {
 pub struct Outcome {
     /// Exit code.
     pub code: u8,
-    /// The sockets it had then.
-    pub listeners: Vec<Listener>,
+    /// The files of the sockets it had then.
+    pub files: Vec<SocketFile>,
     /// Whether the files of the server are to be removed.
     pub vacuum: bool,
 }
@@ -150,14 +155,16 @@ pub fn run(start: Start) -> Outcome {
         Ok(made) => made,
         Err(error) => {
             log::error!("the master cannot start: {error}");
-            return Outcome { code: exit::ERROR, listeners, vacuum: true };
+            let files = listeners.into_iter().filter_map(|listener| listener.unlink).collect();
+            return Outcome { code: exit::ERROR, files, vacuum: true };
         }
     };
     let fifos = match Fifos::open(&triggers::fifo_paths(&settings, &start_dir)) {
         Ok(fifos) => fifos,
         Err(error) => {
             log::error!("{error}");
-            return Outcome { code: exit::ERROR, listeners, vacuum: true };
+            let files = listeners.into_iter().filter_map(|listener| listener.unlink).collect();
+            return Outcome { code: exit::ERROR, files, vacuum: true };
         }
     };
     let children = Children::new(&*settings);
@@ -177,6 +184,7 @@ pub fn run(start: Start) -> Outcome {
         generations: vec![first],
         controls: Vec::new(),
         parked: Vec::new(),
+        files: Vec::new(),
         passed,
         start_dir,
         hooks,
@@ -194,8 +202,8 @@ pub fn run(start: Start) -> Outcome {
     master.fifos.remove();
     let serving = master.children.serving();
     let vacuum = master.generation(serving).is_some_and(|generation| generation.settings.vacuum);
-    let listeners = master.generations.into_iter().flat_map(|generation| generation.listeners).collect();
-    Outcome { code, listeners, vacuum }
+    master.close_listeners();
+    Outcome { code, files: master.files, vacuum }
 }
 
 fn prepare(settings: &Settings) -> io::Result<(Blocked, Scoreboard, Mailboxes)> {
@@ -394,6 +402,15 @@ impl Master {
         self.fifos.forget();
         self.watch = Watch::default();
         self.signals = None;
+    }
+
+    /// From now on the workers alone have the listeners, and each closes its own when it finds nobody there any more. A
+    /// client that came then and met a queue which is only held open would be reset with its request.
+    fn close_listeners(&mut self) {
+        for generation in &mut self.generations {
+            self.files.extend(generation.listeners.drain(..).filter_map(|listener| listener.unlink));
+        }
+        self.parked.clear();
     }
 
     fn ask_for_worker(&mut self, number: u32, key: u32, id: u32, lane: u32) -> io::Result<()> {

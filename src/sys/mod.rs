@@ -20,3 +20,13 @@ pub fn describe(error: &std::io::Error) -> String {
         None => error.to_string(),
     }
 }
+
+/// Why a file that this process made could not be removed at its end.
+pub fn why_it_stays(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            "permission denied; with uid, its directory should be one that this user may write to".into()
+        }
+        _ => describe(error),
+    }
+}

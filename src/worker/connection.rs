@@ -19,7 +19,7 @@ use crate::protocol::Protocol;
 use crate::protocol::body::admit;
 use crate::protocol::http::head;
 use crate::protocol::request::{BodyLength, Parsed, Refusal, Request};
-use crate::protocol::{response, uwsgi};
+use crate::protocol::{response, scgi, uwsgi};
 
 /// Bytes read at once; a request that fits is read with one system call.
 const READ: usize = 32 * 1024;
@@ -34,6 +34,12 @@ const LINGER_IN_ALL: Millis = 30_000;
 
 /// How long a retiring worker waits for one more request on an idle connection.
 const STOP_LINGER: Millis = 1_000;
+
+/// So many pieces of a body are read before others have their turn.
+const READS_A_TURN: u32 = 32;
+
+/// So many pipelined requests are answered before others have their turn.
+const REQUESTS_A_TURN: u32 = 16;
 
 /// What the connection does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +74,10 @@ pub(super) enum Step {
 enum Filled {
     Some,
     Nothing,
+    /// The client has ended its side.
     End,
+    /// The client is gone.
+    Gone,
 }
 
 /// The buffers of a request that is being read or run. Idle connections have none; threads keep spares.
@@ -165,6 +174,8 @@ pub(super) struct Connection {
     pub(super) work: Option<Box<Work>>,
     /// How often the present request moved from worker to worker.
     pub(super) hops: u8,
+    /// Requests answered without waiting for the client between them.
+    in_a_row: u32,
     /// The connection closes when the response is written.
     pub(super) last: bool,
     /// The response is incomplete: the connection is cut, not closed in order.
@@ -188,6 +199,7 @@ impl Connection {
             seen_written: 0,
             work: None,
             hops: 0,
+            in_a_row: 0,
             last: false,
             cut: false,
         })
@@ -271,8 +283,11 @@ impl Connection {
 
     /// Goes as far as the client's bytes allow.
     pub(super) fn step(&mut self, spare: &mut Spare) -> Step {
+        let mut reads = 0;
         let step = loop {
             let step = match self.phase {
+                // A client that sends as fast as it is read must not keep the thread from the others.
+                Phase::Body if reads == READS_A_TURN => Some(Step::Again),
                 Phase::Idle | Phase::Head => self.read_head(spare),
                 Phase::Body => self.read_body(),
                 Phase::Application => Some(Step::Request),
@@ -282,9 +297,17 @@ impl Connection {
             if let Some(step) = step {
                 break step;
             }
+            reads += 1;
         };
-        if step == Step::Wait {
-            self.rest(spare);
+        match step {
+            Step::Wait => self.rest(spare),
+            // The next connection takes it over: clearing a new buffer costs more than a small request.
+            Step::Close => {
+                if let Some(work) = self.work.take() {
+                    spare.give(work);
+                }
+            }
+            _ => {}
         }
         step
     }
@@ -297,6 +320,12 @@ impl Connection {
                 log::info!("{}: the request's {what} did not arrive in time, answered with 408", self.who());
                 self.refuse(408);
                 self.step(spare)
+            }
+            Phase::Drain => {
+                log::info!("{}: the client took nothing of the response for too long, cut", self.who());
+                // What was written already may look like the whole of a response that ends with its connection.
+                self.io.stream.reset_on_close();
+                Step::Close
             }
             _ => Step::Close,
         }
@@ -333,7 +362,7 @@ impl Connection {
                 self.readable = false;
                 Filled::Nothing
             }
-            Err(_) => Filled::End,
+            Err(_) => Filled::Gone,
         }
     }
 
@@ -355,7 +384,11 @@ impl Connection {
                 None
             }
             Filled::Nothing => Some(Step::Wait),
-            Filled::End => Some(Step::Close),
+            Filled::End if self.phase == Phase::Head => {
+                self.refuse_unfinished("head");
+                None
+            }
+            Filled::End | Filled::Gone => Some(Step::Close),
         }
     }
 
@@ -366,6 +399,9 @@ impl Connection {
         let work = self.work_mut();
         let parsed = match protocol {
             Protocol::Http => head::parse(&work.input[..work.filled], work.scanned, &limits, &mut work.request),
+            Protocol::Scgi => scgi::parse(&work.input[..work.filled], &limits, &mut work.request),
+            // Its sockets are not opened yet: configuration refuses them.
+            Protocol::FastCgi => Parsed::Refused(Refusal::new(501, "FastCGI is not served")),
             Protocol::Uwsgi => match uwsgi::parse(&work.input[..work.filled], &limits, &mut work.request) {
                 uwsgi::Packet::Request => Parsed::Complete,
                 uwsgi::Packet::Partial => Parsed::Partial,
@@ -485,7 +521,11 @@ impl Connection {
                 None
             }
             Filled::Nothing => Some(Step::Wait),
-            Filled::End => Some(Step::Close),
+            Filled::End => {
+                self.refuse_unfinished("body");
+                None
+            }
+            Filled::Gone => Some(Step::Close),
         }
     }
 
@@ -508,19 +548,35 @@ impl Connection {
                     work.filled = at + rest.len();
                     self.readable = true;
                 }
-                None => self.last = true,
+                None => {
+                    self.last = true;
+                    // What the client still sends of it must not turn the answer into a reset.
+                    self.readable = true;
+                }
             }
         }
-        self.step(spare)
+        let step = self.step(spare);
+        match step {
+            Step::Request if self.in_a_row < REQUESTS_A_TURN => self.in_a_row += 1,
+            Step::Request => {
+                self.in_a_row = 0;
+                self.begin_application();
+                return Step::Again;
+            }
+            _ => self.in_a_row = 0,
+        }
+        step
     }
 
     fn drain(&mut self, spare: &mut Spare) -> Option<Step> {
         if self.pending {
-            let (empty, gone, written) = {
+            let (empty, full, gone, written) = {
                 let mut queue = self.io.queue();
-                (queue.flush(&self.io.stream), queue.is_gone(), queue.written())
+                let empty = queue.flush(&self.io.stream);
+                (empty, queue.is_full(), queue.is_gone(), queue.written())
             };
             if gone {
+                self.io.stream.reset_on_close();
                 return Some(Step::Close);
             }
             if !empty {
@@ -528,7 +584,7 @@ impl Connection {
                     self.seen_written = written;
                     self.deadline = after(now(), self.worker.options.timeouts.write);
                 }
-                return Some(Step::Wait);
+                return Some(if full { Step::Wait } else { Step::Again });
             }
             self.pending = false;
         }
@@ -634,6 +690,12 @@ impl Connection {
         };
         log::info!("{}: {} (answered with {}){advice}", self.who(), refusal.reason, refusal.status);
         self.refuse(refusal.status);
+    }
+
+    /// A client that has ended its side in the middle of a request may still wait for an answer (RFC 9112 section 8).
+    fn refuse_unfinished(&mut self, what: &str) {
+        log::debug!("{}: the client ended within the {what} of a request (answered with 400)", self.who());
+        self.refuse(400);
     }
 
     /// Answers with an error of our own and closes.

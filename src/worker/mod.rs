@@ -154,7 +154,6 @@ impl Worker {
 
     fn announce_output(&self, core: usize, io: Arc<Io>) {
         *self.output(core) = Some(io);
-        self.standby.hurry();
     }
 
     fn withdraw_output(&self, core: usize) {

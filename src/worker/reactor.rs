@@ -99,6 +99,8 @@ struct Slot {
 struct State {
     slots: Slab<Slot>,
     events: VecDeque<Event>,
+    /// Connections that have more to do and let others go first: their turn is after the next look for events.
+    again: Vec<usize>,
     /// Complete requests that wait for an app thread.
     requests: VecDeque<Box<Connection>>,
     timers: BinaryHeap<Reverse<(Millis, usize)>>,
@@ -180,6 +182,7 @@ impl Reactor {
         let state = State {
             slots: Slab::new(),
             events: VecDeque::with_capacity(BATCH),
+            again: Vec::new(),
             requests: VecDeque::new(),
             timers: BinaryHeap::new(),
             driver: Driver::Nobody,
@@ -358,7 +361,16 @@ impl Reactor {
         }
         drop(state);
         if let Err(connection) = self.move_away(worker, connection) {
-            self.lock().requests.push_back(connection);
+            self.keep_request(connection);
+        }
+    }
+
+    /// A request that nobody else takes waits here. An app thread may have gone to sleep since the last look.
+    fn keep_request(&self, connection: Box<Connection>) {
+        let mut state = self.lock();
+        state.requests.push_back(connection);
+        if state.asleep > 0 {
+            self.wake.notify_one();
         }
     }
 
@@ -373,7 +385,7 @@ impl Reactor {
             let Some(connection) = state.requests.pop_back() else { return };
             drop(state);
             if let Err(connection) = self.move_away(worker, connection) {
-                self.lock().requests.push_back(connection);
+                self.keep_request(connection);
                 return;
             }
         }
@@ -435,7 +447,9 @@ impl Reactor {
         worker.scoreboard.promise(target);
         match worker.mailboxes.put(target, letter, connection.io.stream.as_fd()) {
             Ok(()) => {
-                self.close(connection);
+                // Not cut, whoever still holds the descriptor here: it lives on elsewhere.
+                drop(connection);
+                self.closed(worker, self.lock());
                 Ok(())
             }
             Err(error) => {
@@ -515,6 +529,9 @@ impl Reactor {
             let half_closed = event.is_read_closed() || event.is_error();
             state.events.push_back(Event { token, what: What::Ready { half_closed } });
         }
+        let State { again, events: known, .. } = &mut *state;
+        let more = What::Ready { half_closed: false };
+        known.extend(again.drain(..).map(|token| Event { token, what: more }));
         state.expire(now);
         if who == Driver::Thread {
             state.driver = Driver::Nobody;
@@ -576,7 +593,12 @@ impl Reactor {
             let mut state = self.lock();
             if step == Step::Again {
                 state.slots[token].connection = Some(connection);
-                state.events.push_back(Event { token, what: What::Ready { half_closed: false } });
+                state.again.push(token);
+                let waits = state.driver != Driver::Nobody;
+                drop(state);
+                if waits {
+                    self.interrupt();
+                }
                 return None;
             }
             match state.park(connection, token) {
@@ -626,6 +648,11 @@ impl Reactor {
         if let Some(token) = token {
             state.slots.remove(token);
         }
+        self.closed(&worker, state);
+    }
+
+    /// One connection less.
+    fn closed(&self, worker: &Worker, mut state: MutexGuard<'_, State>) {
         state.live -= 1;
         worker.slot().set_connections(state.live);
         if state.is_done() {
@@ -886,6 +913,9 @@ impl State {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
         let next = [timer, self.pause].into_iter().flatten().min();
         self.wakes_at = next.unwrap_or(NEVER);
+        if !self.again.is_empty() {
+            return Some(Duration::ZERO);
+        }
         Some(Duration::from_millis(next?.saturating_sub(now()).max(1)))
     }
 

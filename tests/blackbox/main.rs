@@ -17,6 +17,7 @@ mod protocol_uwsgi;
 mod recycle;
 mod scaling;
 mod slow;
+mod startup;
 mod streams;
 mod threads;
 mod triggers;

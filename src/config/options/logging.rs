@@ -13,7 +13,7 @@ pub(super) const LOGGING: &[Row] = &[
     Row::new("logto2", TEXT, "log file opened after privilege drop"),
     Row::new("log-format", TEXT, "format of the line for each request")
         .also(&["logformat"])
-        .set(|d, s| d.settings.log_format = d.text(s)),
+        .set(|d, s| d.log_format(s)),
     Row::new("logformat-strftime", FLAG, "make %(ftime) use log-date format").also(&["log-format-strftime"]),
     Row::new("logfile-chown", FLAG, "chown log file to uid/gid"),
     Row::new("logfile-chmod", TEXT, "three octal digits"),
