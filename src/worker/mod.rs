@@ -66,6 +66,8 @@ pub struct Options {
     pub timeouts: Timeouts,
     /// After which it asks to be replaced.
     pub quota: Quota,
+    /// Whether the master wants to know how long requests took.
+    pub measures_busyness: bool,
     /// SERVER_NAME over HTTP.
     pub host_name: String,
     /// The request line; none: requests are not logged.

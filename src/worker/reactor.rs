@@ -249,6 +249,7 @@ impl Reactor {
                     let retiring = state.retiring.is_some();
                     drop(state);
                     worker.slot().set_idle(!retiring);
+                    worker.slot().set_waiting(0);
                     self.wait(timeout, Driver::Thread);
                     worker.slot().set_idle(false);
                 }
@@ -321,6 +322,7 @@ impl Reactor {
                         (a, b) => a.or(b),
                     };
                     state.tell_idle(worker);
+                    worker.slot().set_waiting(state.requests.len());
                     drop(state);
                     self.wait(timeout, Driver::Standby);
                     return true;

@@ -17,6 +17,7 @@ mod processes;
 mod protocol_scgi;
 mod protocol_uwsgi;
 mod recycle;
+mod scaling;
 mod slow;
 mod startup;
 mod streams;
