@@ -90,6 +90,7 @@ fn serve(address: &str) -> io::Result<()> {
     }
 }
 
+#[allow(clippy::print_stdout)]
 fn main() {
     let Some(address) = std::env::args().nth(1) else {
         eprintln!("floor: an address is missing");
