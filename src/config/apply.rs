@@ -197,12 +197,11 @@ fn finish(draft: &mut Draft<'_>, not_yet: &[&str]) {
     }
 }
 
-const SOCKETS: &[&str] = &["socket", "uwsgi-socket", "http-socket", "http11-socket", "http"];
+const SOCKETS: &[&str] = &["socket", "uwsgi-socket", "http-socket", "http11-socket", "http", "scgi-socket"];
 const LOADERS: &[&str] = &["module", "wsgi", "wsgi-file", "file", "mount"];
 const OTHER_SOCKETS: &[&str] = &[
     "fastcgi-socket",
     "fastcgi-nph-socket",
-    "scgi-socket",
     "scgi-nph-socket",
     "https-socket",
     "https",

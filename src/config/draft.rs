@@ -212,10 +212,11 @@ impl Draft<'_> {
         match s.value.as_str() {
             "uwsgi" => self.protocol = Some(Protocol::Uwsgi),
             "http" | "http11" => self.protocol = Some(Protocol::Http),
-            "fastcgi" | "scgi" | "fastcgi-nph" | "scgi-nph" | "raw" | "puwsgi" | "suwsgi" | "https" | "uwsgidump" => {
-                self.error(s, format!("uwsgi or http ({} is not supported yet)", s.value));
+            "scgi" => self.protocol = Some(Protocol::Scgi),
+            "fastcgi" | "fastcgi-nph" | "scgi-nph" | "raw" | "puwsgi" | "suwsgi" | "https" | "uwsgidump" => {
+                self.error(s, format!("uwsgi, http or scgi ({} is not supported yet)", s.value));
             }
-            _ => self.error(s, "uwsgi or http"),
+            _ => self.error(s, "uwsgi, http or scgi"),
         }
     }
 

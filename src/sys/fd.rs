@@ -20,6 +20,14 @@ pub fn is_open(number: RawFd) -> bool {
     unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
 }
 
+/// Bytes written to a connected socket that the other side has not acknowledged (TCP) or read (unix); 0 when that is not known.
+pub fn undelivered(socket: BorrowedFd<'_>) -> u64 {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the descriptor is open while it is borrowed, and SIOCOUTQ (TIOCOUTQ) writes one int.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    if done == 0 { u64::try_from(count).unwrap_or(0) } else { 0 }
+}
+
 /// Takes over a descriptor that this process was started with; close-on-exec from now on. Each number can be
 /// taken once, and the caller vouches that nothing of this process opened it.
 ///

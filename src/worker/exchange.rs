@@ -255,7 +255,7 @@ impl Exchange for Connection {
 
     fn wait_for_room(&mut self) -> bool {
         let enough = self.worker.options.response_buffer / 2;
-        let mut written = self.io.queue().written();
+        let mut delivered = self.io.delivered();
         let mut deadline = after(now(), self.worker.options.timeouts.write);
         loop {
             {
@@ -267,10 +267,10 @@ impl Exchange for Connection {
                 if queue.len() <= enough {
                     return true;
                 }
-                if queue.written() != written {
-                    written = queue.written();
-                    deadline = after(now(), self.worker.options.timeouts.write);
-                }
+            }
+            if self.io.delivered() != delivered {
+                delivered = self.io.delivered();
+                deadline = after(now(), self.worker.options.timeouts.write);
             }
             let left = deadline.saturating_sub(now());
             if left == 0 {

@@ -165,6 +165,11 @@ impl Io {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Bytes that the client has taken: a slow one may be long in emptying what the kernel holds for it.
+    pub(super) fn delivered(&self) -> u64 {
+        self.queue().written().saturating_sub(self.stream.undelivered())
+    }
+
     /// Writes out what waits. True: nothing is left.
     pub(super) fn flush(&self) -> bool {
         self.queue().flush(&self.stream)

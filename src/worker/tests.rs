@@ -169,6 +169,25 @@ fn pipelined_requests_come_one_after_the_other() {
 }
 
 #[test]
+fn a_client_with_many_requests_lets_others_go_first_now_and_then() {
+    let worker = worker(|_| {});
+    let mut client = Client::new(&worker, 0);
+    assert_eq!(client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n".repeat(100).as_bytes()), Step::Request);
+    let steps: Vec<Step> = (0..99)
+        .map(|_| match client.respond(b"1") {
+            Step::Again => {
+                assert_eq!(client.connection.meet(Some(false), &mut client.spare), Step::Request);
+                Step::Again
+            }
+            step => step,
+        })
+        .collect();
+    assert!(steps.iter().filter(|step| **step == Step::Again).count() >= 5, "{steps:?}");
+    assert!(steps.iter().filter(|step| **step == Step::Request).count() >= 80, "{steps:?}");
+    assert_eq!(client.respond(b"1"), Step::Wait);
+}
+
+#[test]
 fn a_request_that_cannot_be_accepted_gets_its_status_and_the_rest_is_drained() {
     let worker = worker(|options| options.limit_post = 10);
     for (text, status) in [

@@ -7,12 +7,14 @@
 
 mod bodies;
 mod config;
+mod edges;
 mod fairness;
 mod harness;
 mod http;
 mod listeners;
 mod options;
 mod processes;
+mod protocol_scgi;
 mod protocol_uwsgi;
 mod recycle;
 mod scaling;
