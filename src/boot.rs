@@ -10,13 +10,13 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::cli::{self, Command};
 use crate::config::{self, Argument, Facts, ProcessNames, Recycle, Settings};
 use crate::logging::access::Format;
 use crate::master::{self, Hooks, Start, Task};
-use crate::net::listener::{self, Listener};
+use crate::net::listener::{self, Listener, SocketFile};
 use crate::protocol::http::head::Limits;
 use crate::sys::process::{self, Fork};
 use crate::sys::{self, fd, user};
@@ -50,15 +50,16 @@ pub(crate) fn run(arguments: &[OsString], fork: fn() -> io::Result<Fork>) -> u8 
     let facts = facts(start_dir.clone(), !passed.is_empty());
     let loaded = match config::load(&arguments, &facts) {
         Ok(loaded) => loaded,
-        Err(errors) => return refuse(errors),
+        Err(errors) => {
+            // It may be why there is nothing to listen on.
+            systemd_line.iter().for_each(|line| complain(&format!("warning: {line}")));
+            return refuse(errors);
+        }
     };
     if let Some(shown) = &loaded.shown {
         print(shown);
     }
-    let settings = match complete(loaded.settings) {
-        Ok(settings) => settings,
-        Err(error) => return refuse([error]),
-    };
+    let settings = complete(loaded.settings);
     if check {
         for warning in &loaded.warnings {
             complain(&format!("warning: {warning}"));
@@ -137,6 +138,7 @@ fn facts(start_directory: PathBuf, inherited_sockets: bool) -> Facts {
             Some(config::User { name, uid })
         }),
         group: Box::new(user::group_by_name),
+        log_format_mistake: |text| Format::parse(text).err(),
     }
 }
 
@@ -149,50 +151,56 @@ fn reader(arguments: Vec<Argument>, facts: Facts) -> Box<dyn FnMut() -> Result<S
         for warning in &loaded.warnings {
             log::warn!("{warning}");
         }
-        complete(loaded.settings).map_err(|error| vec![error])
+        Ok(complete(loaded.settings))
     })
 }
 
 /// What only the system knows: the group of the user that was named alone. Root's group would be too much for a
 /// server that was to run as somebody else.
-fn complete(mut settings: Settings) -> Result<Settings, String> {
+fn complete(mut settings: Settings) -> Settings {
     if let (Some(uid), None) = (settings.uid, settings.gid) {
         settings.gid = user::primary_group(uid);
     }
-    if let Some(format) = &settings.log_format {
-        Format::parse(format).map_err(|error| format!("log-format: {error}"))?;
-    }
-    Ok(settings)
+    settings
 }
 
 /// umask and log file first: they are for everything that follows, sockets included.
 fn set_up_process(settings: &Settings) -> Result<(), String> {
-    if let Some(mask) = settings.umask {
-        process::set_umask(mask);
-    }
+    process::set_umask(settings.umask);
     if let Some(path) = &settings.logto {
         let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path);
         let redirected = file.and_then(|file| {
             fd::replace(1, &file)?;
             fd::replace(2, &file)
         });
-        redirected.map_err(|error| format!("logto = {}: {}", path.display(), plain(&error)))?;
+        redirected.map_err(|error| failure(settings, "logto", path, &error))?;
     }
     match settings.max_fd {
-        Some(wanted) => fd::set_limit(wanted).map_err(|error| format!("max-fd = {wanted}: {}", plain(&error))),
-        None => {
-            fd::raise_limit().map(|_| ()).map_err(|error| format!("the descriptor limit cannot be raised: {error}"))
-        }
+        Some(wanted) => fd::set_limit(wanted).map_err(|error| {
+            let (place, why) = (settings.place("max-fd"), sys::describe(&error));
+            format!(
+                "{place}: cannot be {wanted}: {why}; more than the hard limit (ulimit -Hn) needs root, and more than \
+                 fs.nr_open is not to be had"
+            )
+        }),
+        None => fd::raise_limit()
+            .map(|_| ())
+            .map_err(|error| format!("the descriptor limit cannot be raised: {}", sys::describe(&error))),
     }
 }
 
-/// An error in words, without Rust's number.
-fn plain(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "the directory does not exist; create it".into(),
-        io::ErrorKind::PermissionDenied => "permission denied".into(),
+/// What an option that names a file came to: where it was written, what was wrong, what to do.
+fn failure(settings: &Settings, option: &str, path: &Path, error: &io::Error) -> String {
+    let place = settings.place(option);
+    let why = match error.kind() {
+        io::ErrorKind::NotFound => {
+            let parent = path.parent().unwrap_or(path);
+            return format!("{place}: {}: the directory does not exist; create {}", path.display(), parent.display());
+        }
+        io::ErrorKind::PermissionDenied => "permission denied; this user must be able to write there".into(),
         _ => sys::describe(error),
-    }
+    };
+    format!("{place}: {}: {why}", path.display())
 }
 
 /// Files that this process made. Removed by it alone, never by a child.
@@ -202,32 +210,26 @@ struct Made {
 }
 
 impl Made {
-    fn remove(&self, listeners: &[Listener]) {
+    fn remove(&self, files: &[SocketFile]) {
         if process::own_id() != self.pid {
             return;
         }
-        for listener in listeners {
-            listener.remove_file();
+        for file in files {
+            file.remove();
         }
         if let Some((path, inode)) = &self.pidfile
             && fs::metadata(path).is_ok_and(|found| found.ino() == *inode)
             && let Err(error) = fs::remove_file(path)
         {
-            log::warn!("cannot remove the pidfile {}: {}", path.display(), sys::describe(&error));
+            log::warn!("the pidfile {} stays: {}", path.display(), sys::why_it_stays(&error));
         }
     }
 }
 
-fn write_pidfile(path: &Path) -> Result<(PathBuf, u64), String> {
-    let write = || {
-        let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o644).open(path)?;
-        writeln!(file, "{}", process::own_id())?;
-        Ok(file.metadata()?.ino())
-    };
-    match write() {
-        Ok(inode) => Ok((path.to_path_buf(), inode)),
-        Err(error) => Err(format!("pidfile = {}: {}", path.display(), plain(&error))),
-    }
+fn write_pidfile(path: &Path) -> io::Result<(PathBuf, u64)> {
+    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o644).open(path)?;
+    writeln!(file, "{}", process::own_id())?;
+    Ok((path.to_path_buf(), file.metadata()?.ino()))
 }
 
 /// Binds, writes the pid file, gives privileges up, and runs the master.
@@ -239,11 +241,11 @@ fn serve(
     fork: fn() -> io::Result<Fork>,
 ) -> u8 {
     if let Err(error) = process::may_become(settings.uid, settings.gid) {
-        log::error!("uid, gid: {error}");
+        log::error!("{}: {error}", place_of_user(&settings));
         return exit::ERROR;
     }
     let mut made = Made { pid: process::own_id(), pidfile: None };
-    let listeners = match open_sockets(&settings, &passed) {
+    let listeners = match open_sockets(&settings, &passed, &start_dir) {
         Ok(listeners) => listeners,
         Err(errors) => {
             errors.iter().for_each(|error| log::error!("{error}"));
@@ -252,26 +254,25 @@ fn serve(
     };
     if let Err(error) = settle(&settings, &mut made) {
         log::error!("{error}");
-        made.remove(&listeners);
+        let files: Vec<_> = listeners.into_iter().filter_map(|listener| listener.unlink).collect();
+        made.remove(&files);
         return exit::ERROR;
     }
     introduce(&settings, &listeners);
-    rename(title(&settings.process_names, &Role::Master));
+    let entitle = |settings: &Settings| rename(title(&settings.process_names, &Role::Master));
+    entitle(&settings);
     let home_dir = start_dir.clone();
-    let hooks = Hooks { read, fork, zygote: Box::new(move |task| run_zygote(task, &home_dir)) };
+    let hooks = Hooks { read, fork, entitle, zygote: Box::new(move |task| run_zygote(task, &home_dir)) };
     let outcome = master::run(Start { settings, listeners, passed, start_dir, hooks });
     if outcome.code != exit::OK || outcome.vacuum {
-        made.remove(&outcome.listeners);
+        made.remove(&outcome.files);
     }
     log::info!("stopped");
     outcome.code
 }
 
-fn open_sockets(settings: &Settings, passed: &[RawFd]) -> Result<Vec<Listener>, Vec<String>> {
-    if let Some(dir) = &settings.chdir {
-        std::env::set_current_dir(dir)
-            .map_err(|error| vec![format!("chdir = {}: {}", dir.display(), plain(&error))])?;
-    }
+fn open_sockets(settings: &Settings, passed: &[RawFd], start_dir: &Path) -> Result<Vec<Listener>, Vec<String>> {
+    master::enter(settings, start_dir).map_err(|error| vec![error])?;
     let (options, warning) = master::bind_options(settings);
     if let Some(warning) = warning {
         log::warn!("{warning}");
@@ -282,19 +283,35 @@ fn open_sockets(settings: &Settings, passed: &[RawFd]) -> Result<Vec<Listener>, 
 
 fn settle(settings: &Settings, made: &mut Made) -> Result<(), String> {
     if let Some(path) = &settings.pidfile {
-        made.pidfile = Some(write_pidfile(path)?);
+        made.pidfile = Some(write_pidfile(path).map_err(|error| failure(settings, "pidfile", path, &error))?);
     }
-    if user::is_root() && settings.uid.is_none() {
-        log::warn!("the application runs as root; name another user with uid and gid");
+    if let Some(doubt) = user::is_root().then(|| doubt_of_user(settings)).flatten() {
+        log::warn!("{doubt}");
     }
     process::drop_privileges(settings.uid, settings.gid, settings.user_name.as_deref())
-        .map_err(|error| format!("uid, gid: {error}"))
+        .map_err(|error| format!("{}: {error}", place_of_user(settings)))
+}
+
+/// What root should know of the user that its server will run as.
+fn doubt_of_user(settings: &Settings) -> Option<String> {
+    match (settings.uid, settings.gid) {
+        (None, _) => Some("the application runs as root; name another user with uid and gid".into()),
+        (Some(uid), None) => Some(format!(
+            "{}: the system knows no user {uid} and so no group of it: root's group is kept; name one with gid",
+            settings.place("uid")
+        )),
+        (Some(_), Some(_)) => None,
+    }
+}
+
+/// Where the configuration asks for another user or group.
+fn place_of_user(settings: &Settings) -> &str {
+    settings.place(if settings.uid.is_some() { "uid" } else { "gid" })
 }
 
 fn introduce(settings: &Settings, listeners: &[Listener]) {
     for listener in listeners {
-        let how = if listener.inherited { format!(" (inherited, {})", listener.asked) } else { String::new() };
-        log::info!("{} on {}{how}", listener.protocol.name(), listener.address);
+        log::info!("{}", master::listens(listener));
     }
     log::info!(
         "processes: {}, threads in each: {}{}",
@@ -322,7 +339,11 @@ fn title(names: &ProcessNames, role: &Role) -> Option<String> {
         Role::Zygote => "rsgi zygote".to_string(),
         Role::Worker(id) => format!("rsgi worker {id}"),
     };
-    let name = own.or_else(|| names.all.clone()).or_else(|| names.auto.then(auto))?;
+    // Any of the options asks for titles, as in uWSGI.
+    if *names == ProcessNames::default() {
+        return None;
+    }
+    let name = own.or_else(|| names.all.clone()).unwrap_or_else(auto);
     Some(format!("{}{name}{}", names.prefix, names.append))
 }
 
@@ -338,13 +359,10 @@ fn rename(title: Option<String>) {
 fn run_zygote(task: Task, start_dir: &Path) -> u8 {
     let Task { generation, control, master, settings, listeners, mailboxes, scoreboard } = task;
     // The master may be elsewhere: it tries the configuration of another generation just now.
-    let dir = settings.chdir.as_deref().unwrap_or(start_dir);
-    if let Err(error) = std::env::set_current_dir(dir) {
-        log::warn!("chdir = {}: {}", dir.display(), plain(&error));
+    if let Err(error) = master::enter(&settings, start_dir) {
+        log::warn!("{error}");
     }
-    if let Some(mask) = settings.umask {
-        process::set_umask(mask);
-    }
+    process::set_umask(settings.umask);
     rename(title(&settings.process_names, &Role::Zygote));
     for (name, value) in &settings.env {
         process::set_variable(name, value);
@@ -357,6 +375,11 @@ fn run_zygote(task: Task, start_dir: &Path) -> u8 {
         interpreter: interpreter::Spec { home: home(&settings) },
         apps: load_spec(&settings),
         lazy: settings.lazy_apps,
+        watched: settings
+            .triggers
+            .auto_reload
+            .map(|every| zygote::Watched { every, ignored: settings.triggers.auto_reload_ignore.clone() }),
+        import_timeout: import_timeout(&settings, generation),
         environment: environment_changes(&settings),
     };
     zygote::run(zygote, move |birth, load| {
@@ -377,6 +400,12 @@ fn run_zygote(task: Task, start_dir: &Path) -> u8 {
         };
         worker::run(context, load)
     })
+}
+
+/// At the first start nothing waits for the end of an import.
+fn import_timeout(settings: &Settings, generation: u32) -> Option<Duration> {
+    let timeout = settings.recycle.import_timeout;
+    (generation > 1 && !timeout.is_zero()).then_some(timeout)
 }
 
 /// The configured home, else the virtual environment that the shell has activated.
@@ -439,6 +468,7 @@ fn worker_options(settings: &Settings) -> worker::Options {
         response_buffer: settings.response_buffer,
         timeouts: settings.timeouts.clone(),
         quota: quota(&settings.recycle),
+        measures_busyness: settings.cheaper.algorithm == config::Algorithm::Busyness,
         host_name: user::host_name(),
         access: settings.log_requests.then(|| Arc::new(format)),
     }
@@ -481,12 +511,22 @@ mod tests {
         let named = ProcessNames { all: Some("all".into()), master: Some("boss".into()), ..none };
         assert_eq!(title(&named, &Role::Master).as_deref(), Some("boss"));
         assert_eq!(title(&named, &Role::Zygote).as_deref(), Some("all"));
+        let prefixed = ProcessNames { prefix: "shop ".into(), ..ProcessNames::default() };
+        assert_eq!(title(&prefixed, &Role::Zygote).as_deref(), Some("shop rsgi zygote"));
     }
 
     #[test]
     fn a_user_alone_brings_his_own_group() {
-        let settings = complete(Settings { uid: Some(0), ..Settings::default() }).unwrap();
+        let settings = complete(Settings { uid: Some(0), ..Settings::default() });
         assert_eq!(settings.gid, user::primary_group(0));
+    }
+
+    #[test]
+    fn root_is_told_what_it_keeps() {
+        let settings = |uid, gid| Settings { uid, gid, ..Settings::default() };
+        assert!(doubt_of_user(&settings(None, Some(1))).unwrap().contains("runs as root"));
+        assert!(doubt_of_user(&settings(Some(4711), None)).unwrap().contains("no user 4711"));
+        assert_eq!(doubt_of_user(&settings(Some(33), Some(33))), None);
     }
 
     #[test]
@@ -501,6 +541,12 @@ mod tests {
         assert!(path.exists());
         Made { pid: process::own_id(), pidfile: Some(written) }.remove(&[]);
         assert!(!path.exists());
-        assert!(write_pidfile(Path::new("/nonexistent/pid")).unwrap_err().contains("does not exist"));
+        let path = Path::new("/nonexistent/pid");
+        let settings = Settings { places: [("pidfile", "app.ini:3: pidfile".into())].into(), ..Settings::default() };
+        let error = write_pidfile(path).unwrap_err();
+        assert_eq!(
+            failure(&settings, "pidfile", path, &error),
+            "app.ini:3: pidfile: /nonexistent/pid: the directory does not exist; create /nonexistent"
+        );
     }
 }

@@ -25,6 +25,8 @@ pub enum FromZygote {
     Ready,
     /// The application could not be loaded; the traceback is in the log, this is the cause in one line.
     LoadFailed(String),
+    /// The files of the imported modules; the message carries a descriptor of their list.
+    Modules,
     /// The interpreter or the virtualenv is unusable; one line.
     StartFailed(String),
     /// Worker `id` was forked and has process id `pid`.
@@ -73,6 +75,8 @@ pub enum FromWorker {
     LoadFailed(String),
     /// Somebody sent this worker TERM or HUP: it asks to be retired, once a replacement is ready.
     AsksToRetire,
+    /// The files of the imported modules, as [`FromZygote::Modules`].
+    Modules,
     /// It came to a limit it was given: it is to be replaced when it is old enough.
     Reached(Limit),
 }
@@ -137,6 +141,7 @@ impl FromZygote {
     pub fn encode(&self) -> Vec<u8> {
         match self {
             FromZygote::Ready => vec![b'R'],
+            FromZygote::Modules => vec![b'M'],
             FromZygote::LoadFailed(why) => text(b'L', why),
             FromZygote::StartFailed(why) => text(b'S', why),
             FromZygote::Forked { id, pid } => number(b'F', &[*id, *pid as u32], ""),
@@ -148,6 +153,7 @@ impl FromZygote {
     pub fn decode(bytes: &[u8]) -> Option<FromZygote> {
         Some(match bytes.first()? {
             b'R' => FromZygote::Ready,
+            b'M' => FromZygote::Modules,
             b'L' => FromZygote::LoadFailed(string(&bytes[1..])),
             b'S' => FromZygote::StartFailed(string(&bytes[1..])),
             b'F' => FromZygote::Forked { id: u32_at(bytes, 1)?, pid: u32_at(bytes, 5)? as i32 },
@@ -182,6 +188,7 @@ impl FromWorker {
     pub fn encode(&self) -> Vec<u8> {
         match self {
             FromWorker::Ready => vec![b'R'],
+            FromWorker::Modules => vec![b'M'],
             FromWorker::LoadFailed(why) => text(b'L', why),
             FromWorker::AsksToRetire => vec![b'T'],
             FromWorker::Reached(Limit::Requests(n)) => number(b'n', &[*n], ""),
@@ -194,6 +201,7 @@ impl FromWorker {
     pub fn decode(bytes: &[u8]) -> Option<FromWorker> {
         match bytes.first()? {
             b'R' => Some(FromWorker::Ready),
+            b'M' => Some(FromWorker::Modules),
             b'L' => Some(FromWorker::LoadFailed(string(&bytes[1..]))),
             b'T' => Some(FromWorker::AsksToRetire),
             b'n' => Some(FromWorker::Reached(Limit::Requests(u32_at(bytes, 1)?))),
@@ -213,6 +221,7 @@ mod tests {
         let long = "é".repeat(MAX_MESSAGE);
         for message in [
             FromZygote::Ready,
+            FromZygote::Modules,
             FromZygote::LoadFailed("ImportError: no".into()),
             FromZygote::StartFailed(String::new()),
             FromZygote::Forked { id: 7, pid: 123_456 },
@@ -220,7 +229,9 @@ mod tests {
         ] {
             assert_eq!(FromZygote::decode(&message.encode()), Some(message));
         }
-        for message in [FromWorker::Ready, FromWorker::LoadFailed("x".into()), FromWorker::AsksToRetire] {
+        for message in
+            [FromWorker::Ready, FromWorker::Modules, FromWorker::LoadFailed("x".into()), FromWorker::AsksToRetire]
+        {
             assert_eq!(FromWorker::decode(&message.encode()), Some(message));
         }
         for limit in [Limit::Requests(1), Limit::Resident(2), Limit::AddressSpace(u32::MAX)] {

@@ -200,7 +200,11 @@ fn initialize(home: Option<&(PathBuf, Home)>) -> Result<(), String> {
     });
     // SAFETY: `config` was initialised above and is not used afterwards.
     unsafe { ffi::PyConfig_Clear(&mut config) };
-    outcome?;
+    // The usual reason is a library that the user of the server cannot read; CPython does not say so.
+    outcome.map_err(|error| {
+        let (uid, _) = crate::sys::user::own();
+        format!("{error}; its standard library must be installed and readable by user {uid}")
+    })?;
     // SAFETY: initialisation left this thread attached. Its thread state stays registered with the thread
     // (PyGILState), so a later `Python::attach` here finds it again.
     unsafe { ffi::PyEval_SaveThread() };

@@ -5,6 +5,9 @@
 //! What a worker does is a function given by `boot`.
 
 mod limits;
+mod modules;
+
+pub use modules::Watched;
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -12,8 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
-use crate::control::{FromZygote, MAX_MESSAGE, ToZygote};
+use crate::control::{FromWorker, FromZygote, MAX_MESSAGE, ToZygote};
 use crate::exit;
 use crate::interpreter::{self, Spec};
 use crate::scoreboard::Scoreboard;
@@ -42,6 +46,10 @@ pub struct Zygote {
     pub apps: LoadSpec,
     /// Whether the workers import for themselves.
     pub lazy: bool,
+    /// How modules are watched for changes; none: not at all.
+    pub watched: Option<Watched>,
+    /// After so long the stack of an import goes to the log. None: never.
+    pub import_timeout: Option<Duration>,
     /// Variables set (or removed) since an interpreter may have read the environment.
     pub environment: Vec<(String, Option<String>)>,
 }
@@ -80,8 +88,11 @@ pub fn run(zygote: Zygote, worker: impl FnOnce(Birth, Load) -> u8) -> u8 {
     log::info!("CPython {}", Python::version_str().split(' ').next().unwrap_or_default());
     let apps = match zygote.lazy {
         true => None,
-        false => match import(&zygote.apps) {
-            Ok(apps) => Some(apps),
+        false => match import(&zygote.apps, zygote.import_timeout) {
+            Ok(apps) => {
+                warn_of_threads();
+                Some(apps)
+            }
             Err(cause) => {
                 tell(&zygote.control, &FromZygote::LoadFailed(cause));
                 return exit::NO_APP;
@@ -91,17 +102,31 @@ pub fn run(zygote: Zygote, worker: impl FnOnce(Birth, Load) -> u8) -> u8 {
     if let Err(error) = Python::attach(interpreter::freeze) {
         log::warn!("the garbage collector cannot be frozen: {error}");
     }
+    if let (Some(watched), false) = (&zygote.watched, zygote.lazy) {
+        watched.announce(&zygote.control, &FromZygote::Modules.encode());
+    }
     tell(&zygote.control, &FromZygote::Ready);
     match serve_forks(&zygote) {
         None => exit::OK,
         Some((id, control)) => {
             // Held open here, it would never come to its end for the zygote.
-            let Zygote { apps: spec, lazy, control: zygotes_own, .. } = zygote;
+            let Zygote { apps: spec, lazy, watched, import_timeout, control: zygotes_own, .. } = zygote;
             drop(zygotes_own);
-            let load: Load = match apps {
-                Some(apps) => Box::new(move || Ok(apps)),
-                None => Box::new(move || import(&spec)),
-            };
+            let own = watched.and_then(|watched| Some((watched, control.try_clone().ok()?)));
+            let load: Load = Box::new(move || {
+                let loaded = match apps {
+                    Some(apps) => Ok(apps),
+                    None => import(&spec, import_timeout),
+                };
+                if let Some((watched, control)) = own {
+                    let word = FromWorker::Modules.encode();
+                    if lazy {
+                        watched.announce(&control, &word);
+                    }
+                    watched.follow(control, word);
+                }
+                loaded
+            });
             let code = worker(Birth { id, control, lazy }, load);
             if code == exit::OK {
                 interpreter::finalize(PATIENCE);
@@ -144,14 +169,37 @@ fn tell(control: &OwnedFd, message: &FromZygote) {
     }
 }
 
-fn import(spec: &LoadSpec) -> Result<Arc<Apps>, String> {
-    let apps = Python::attach(|py| {
+fn import(spec: &LoadSpec, timeout: Option<Duration>) -> Result<Arc<Apps>, String> {
+    Python::attach(|py| {
+        let _watchdog = Watchdog::start(py, timeout);
         let apps = wsgi::load(py, spec).map_err(|error| error.cause)?;
         interpreter::flush(py);
-        Ok::<_, String>(apps)
-    })?;
-    warn_of_threads();
-    Ok(Arc::new(apps))
+        Ok(Arc::new(apps))
+    })
+}
+
+/// Writes the stack of an import that takes too long, as long as it lives: the master ends the process only then.
+struct Watchdog<'py>(Option<Bound<'py, PyModule>>);
+
+impl<'py> Watchdog<'py> {
+    fn start(py: Python<'py>, timeout: Option<Duration>) -> Watchdog<'py> {
+        let start = |timeout: Duration| {
+            let faulthandler = py.import("faulthandler")?;
+            let options = PyDict::new(py);
+            options.set_item("file", libc::STDERR_FILENO)?;
+            faulthandler.call_method("dump_traceback_later", (timeout.as_secs_f64(),), Some(&options))?;
+            Ok::<_, PyErr>(faulthandler)
+        };
+        Watchdog(timeout.and_then(|timeout| start(timeout).ok()))
+    }
+}
+
+impl Drop for Watchdog<'_> {
+    fn drop(&mut self) {
+        if let Some(faulthandler) = &self.0 {
+            let _ = faulthandler.call_method0("cancel_dump_traceback_later");
+        }
+    }
 }
 
 /// Threads do not survive a fork.

@@ -20,6 +20,10 @@ pub(super) fn apply(mut gathered: Gathered, facts: &Facts) -> Result<Loaded, Vec
     let mut last: HashMap<&'static str, Setting> = HashMap::new();
     for entry in gathered.entries.iter().filter(|entry| entry.state == State::Plain) {
         let setting = Setting { key: entry.key.clone(), value: entry.value.clone(), origin: entry.origin.clone() };
+        if setting.value.contains('\0') {
+            draft.errors.push(Error::new(&setting.origin, &setting.key, "text", "a NUL byte in it"));
+            continue;
+        }
         let Some(row) = options::find(&entry.key) else {
             if gathered.strict || (!gathered.used.contains(&entry.key) && unknown.insert(&entry.key)) {
                 report_unknown(&mut draft, &setting, gathered.strict);
@@ -34,6 +38,7 @@ pub(super) fn apply(mut gathered: Gathered, facts: &Facts) -> Result<Loaded, Vec
                 {
                     overridden(&mut draft, &before, &setting);
                 }
+                draft.settings.places.insert(row.name, setting.origin.place(&setting.key));
                 setter(&mut draft, &setting);
             }
             Action::Checked(_, setter) => setter(&mut draft, &setting),
@@ -156,6 +161,7 @@ fn finish(draft: &mut Draft<'_>, not_yet: &[&str]) {
     };
 
     draft.check_lifecycle();
+    draft.check_cheaper();
 
     // After mistakes it is not known whether something is missing.
     if !draft.errors.is_empty() {
@@ -191,12 +197,11 @@ fn finish(draft: &mut Draft<'_>, not_yet: &[&str]) {
     }
 }
 
-const SOCKETS: &[&str] = &["socket", "uwsgi-socket", "http-socket", "http11-socket", "http"];
+const SOCKETS: &[&str] = &["socket", "uwsgi-socket", "http-socket", "http11-socket", "http", "scgi-socket"];
 const LOADERS: &[&str] = &["module", "wsgi", "wsgi-file", "file", "mount"];
 const OTHER_SOCKETS: &[&str] = &[
     "fastcgi-socket",
     "fastcgi-nph-socket",
-    "scgi-socket",
     "scgi-nph-socket",
     "https-socket",
     "https",

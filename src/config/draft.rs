@@ -96,6 +96,10 @@ impl<'a> Draft<'a> {
         self.warnings.push(Warning::new(&s.origin, message));
     }
 
+    pub(super) fn warn_whole(&mut self, message: impl Into<String>) {
+        self.warnings.push(Warning::new(&Origin::Whole, message));
+    }
+
     pub(super) fn flag(&mut self, s: &Setting) -> bool {
         if !is_bool(&s.value) {
             let message = format!("{} = {} is read as true; false is written false, off, no or 0", s.key, s.value);
@@ -208,10 +212,11 @@ impl Draft<'_> {
         match s.value.as_str() {
             "uwsgi" => self.protocol = Some(Protocol::Uwsgi),
             "http" | "http11" => self.protocol = Some(Protocol::Http),
-            "fastcgi" | "scgi" | "fastcgi-nph" | "scgi-nph" | "raw" | "puwsgi" | "suwsgi" | "https" | "uwsgidump" => {
-                self.error(s, format!("uwsgi or http ({} is not supported yet)", s.value));
+            "scgi" => self.protocol = Some(Protocol::Scgi),
+            "fastcgi" | "fastcgi-nph" | "scgi-nph" | "raw" | "puwsgi" | "suwsgi" | "https" | "uwsgidump" => {
+                self.error(s, format!("uwsgi, http or scgi ({} is not supported yet)", s.value));
             }
-            _ => self.error(s, "uwsgi or http"),
+            _ => self.error(s, "uwsgi, http or scgi"),
         }
     }
 
@@ -346,6 +351,15 @@ impl Draft<'_> {
         self.settings.logto = self.path_from_start(s);
     }
 
+    pub(super) fn log_format(&mut self, s: &Setting) {
+        if let Some(expected) = (self.facts.log_format_mistake)(&s.value) {
+            // What stands in %( ) here is no setting, so no hint of that kind.
+            self.errors.push(Error::new(&s.origin, &s.key, expected, format!("{:?}", s.value)));
+            return;
+        }
+        self.settings.log_format = self.text(s);
+    }
+
     pub(super) fn plugins(&mut self, s: &Setting) {
         for name in s.value.split(',').map(str::trim).filter(|name| !name.is_empty() && !is_built_in(name)) {
             self.warn(s, format!("there is no plugin {name:?} in rsgi; it goes on without"));
@@ -360,7 +374,8 @@ impl Draft<'_> {
 }
 
 fn number(text: &str) -> Option<u32> {
-    text.parse().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()))
+    // The system takes the greatest number for "leave it as it is".
+    text.parse().ok().filter(|number| *number != u32::MAX && text.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// True for plugins of uWSGI whose work, as far as rsgi does it, needs no plugin.

@@ -28,6 +28,14 @@ impl fmt::Display for Origin {
 }
 
 impl Origin {
+    /// The head of a message about an option. An argument as written already says its name.
+    pub(super) fn place(&self, option: &str) -> String {
+        match self {
+            Origin::Argument(text) if text.contains(option) => text.to_string(),
+            _ => format!("{self}: {option}"),
+        }
+    }
+
     /// Puts messages in the order in which somebody reads the files: line by line.
     pub(super) fn sort<T>(messages: &mut [T], origin: impl Fn(&T) -> &Origin) {
         let mut files: Vec<Arc<str>> = Vec::new();
@@ -80,10 +88,9 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.origin)?;
-        // An argument as written already says the option.
-        if !self.option.is_empty() && !matches!(&self.origin, Origin::Argument(text) if text.contains(&self.option)) {
-            write!(f, "{}: ", self.option)?;
+        match self.option.as_str() {
+            "" => write!(f, "{}: ", self.origin)?,
+            option => write!(f, "{}: ", self.origin.place(option))?,
         }
         match &self.found {
             Some(found) => write!(f, "expected {}, found {found}", self.expected)?,

@@ -228,7 +228,12 @@ impl Collector<'_> {
                         text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
                     }
                     Err(error) => {
-                        failures.push(Error::new(origin, name, "a readable file", format!("{value}: {error}")));
+                        failures.push(Error::new(
+                            origin,
+                            name,
+                            "a readable file",
+                            format!("{value}: {}", source::describe(&error)),
+                        ));
                         Vec::new()
                     }
                 },

@@ -1,6 +1,7 @@
 //! What is configured about the life of workers: when they are replaced, how long they may take.
 
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Settings;
@@ -30,6 +31,32 @@ pub struct Recycle {
     pub import_timeout: Duration,
     /// `worker-reload-mercy`: time from being told to retire to being killed (60 s).
     pub mercy: Duration,
+}
+
+/// What the master reloads on, besides signals.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Triggers {
+    /// `touch-reload`, `touch-chain-reload`, `touch-workers-reload`, as written.
+    pub touch: Vec<(PathBuf, Touch)>,
+    /// `fs-reload`, as written.
+    pub folders: Vec<PathBuf>,
+    /// `master-fifo`, as written.
+    pub fifos: Vec<PathBuf>,
+    /// `py-auto-reload`: how often workers look for modules that were imported since; none is off.
+    pub auto_reload: Option<Duration>,
+    /// `py-auto-reload-ignore`.
+    pub auto_reload_ignore: Vec<String>,
+}
+
+/// What a touched file means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touch {
+    /// `touch-reload`.
+    Reload,
+    /// `touch-chain-reload`.
+    Chain,
+    /// `touch-workers-reload`.
+    Workers,
 }
 
 /// Memory of one process in bytes; 0 is without limit.
@@ -80,6 +107,38 @@ impl Draft<'_> {
         if let Some(mib) = self.number::<u64>(s, 0..=u64::MAX >> 20) {
             *field(&mut self.settings) = mib << 20;
         }
+    }
+
+    pub(super) fn touch(&mut self, s: &Setting, what: Touch) {
+        if let Some(path) = self.text(s) {
+            self.settings.triggers.touch.push((path.into(), what));
+        }
+    }
+
+    pub(super) fn fs_reload(&mut self, s: &Setting) {
+        let path = self.text(s);
+        self.settings.triggers.folders.extend(path.map(PathBuf::from));
+    }
+
+    pub(super) fn master_fifo(&mut self, s: &Setting) {
+        // A digit chooses one of them.
+        if self.settings.triggers.fifos.len() == 10 {
+            self.error(s, "at most ten of them");
+            return;
+        }
+        let path = self.text(s);
+        self.settings.triggers.fifos.extend(path.map(PathBuf::from));
+    }
+
+    pub(super) fn auto_reload(&mut self, s: &Setting) {
+        if let Some(seconds) = self.number::<u64>(s, SECONDS) {
+            self.settings.triggers.auto_reload = (seconds > 0).then(|| Duration::from_secs(seconds));
+        }
+    }
+
+    pub(super) fn auto_reload_ignore(&mut self, s: &Setting) {
+        let name = self.text(s);
+        self.settings.triggers.auto_reload_ignore.extend(name);
     }
 
     /// What can be said of all of it together.

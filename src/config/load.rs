@@ -64,6 +64,8 @@ pub struct Facts {
     pub user: Lookup<User>,
     /// Finds the id of a group by name.
     pub group: Lookup<u32>,
+    /// What is wrong with a `log-format`: what was expected.
+    pub log_format_mistake: fn(&str) -> Option<String>,
 }
 
 /// A configuration without errors.

@@ -5,6 +5,7 @@
 
 mod apply;
 mod blocks;
+mod cheaper;
 pub mod draft;
 pub mod error;
 mod expand;
@@ -17,10 +18,12 @@ mod source;
 #[cfg(test)]
 mod tests;
 
+pub use cheaper::{Algorithm, Busyness, Cheaper};
 pub use error::{Error, Origin, Warning};
-pub use lifecycle::{MemoryLimits, Recycle};
+pub use lifecycle::{MemoryLimits, Recycle, Touch, Triggers};
 pub use load::{Argument, Facts, Loaded, Lookup, User, load};
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -157,8 +160,21 @@ pub struct Settings {
     pub log_format: Option<String>,
     /// When workers are replaced.
     pub recycle: Recycle,
+    /// How many workers there are when.
+    pub cheaper: Cheaper,
+    /// What the master reloads on.
+    pub triggers: Triggers,
     /// `procname*` and `auto-procname`.
     pub process_names: ProcessNames,
+    /// Where each option was written that was not left at its default, see [`Settings::place`].
+    pub places: HashMap<&'static str, String>,
+}
+
+impl Settings {
+    /// The head of a message about an option: `app.ini:3: chdir`, or `--chdir`.
+    pub fn place<'a>(&'a self, option: &'a str) -> &'a str {
+        self.places.get(option).map_or(option, String::as_str)
+    }
 }
 
 impl Default for Settings {
@@ -203,7 +219,10 @@ impl Default for Settings {
             log_requests: true,
             log_format: None,
             recycle: Recycle::default(),
+            cheaper: Cheaper::default(),
+            triggers: Triggers::default(),
             process_names: ProcessNames::default(),
+            places: HashMap::new(),
         }
     }
 }

@@ -44,7 +44,7 @@ impl Source {
         if by_extension && written != "-" {
             check_extension(written, spec)?;
         }
-        let failed = |error: io::Error| (format!("a readable ini file {written}"), error.to_string(), None);
+        let failed = |error: io::Error| (format!("a readable ini file {written}"), describe(&error), None);
         let (path, bytes) = match written {
             "-" => (PathBuf::from("-"), (facts.stdin)().map_err(failed)?),
             _ => {
@@ -139,8 +139,14 @@ pub(super) fn content(name: &str, facts: &Facts) -> Result<String, String> {
     }
     match std::fs::read(facts.start_directory.join(name)) {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).trim_end_matches(['\r', '\n']).to_owned()),
-        Err(error) => Err(format!("{name}: {error}")),
+        Err(error) => Err(format!("{name}: {}", describe(&error))),
     }
+}
+
+/// A system error in the system's words, without Rust's `(os error N)`.
+pub(super) fn describe(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
 }
 
 /// Existing paths that fit a shell pattern of `*`, `?` and literal text, sorted.

@@ -26,6 +26,7 @@ pub(crate) fn facts(directory: &Path) -> Facts {
             _ => None,
         }),
         group: Box::new(|name| (name == "www").then_some(44)),
+        log_format_mistake: |text| text.contains("%()").then(|| "a name".into()),
     }
 }
 
@@ -94,6 +95,8 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("http-socket", "@a", |s| socket(s, "@a", Protocol::Http)),
     ("http11-socket", ":81", |s| socket(s, "0.0.0.0:81", Protocol::Http)),
     ("http", "[::1]:81", |s| socket(s, "[::1]:81", Protocol::Http)),
+    ("scgi-socket", "127.0.0.1:4000", |s| socket(s, "127.0.0.1:4000", Protocol::Scgi)),
+    ("protocol", "scgi", |s| s.inherited_protocol == Protocol::Scgi),
     ("protocol", "http", |s| s.inherited_protocol == Protocol::Http),
     ("listen", "1024", |s| s.listen == 1024),
     ("chmod-socket", "660", |s| s.chmod_socket == Some(0o660)),
@@ -137,6 +140,32 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("evil-reload-on-rss", "2", |s| s.recycle.kill_on.resident == 2 << 20),
     ("mem-collector-freq", "9", |s| s.recycle.sample_every.as_secs() == 9),
     ("reload-import-timeout", "9", |s| s.recycle.import_timeout.as_secs() == 9),
+    ("touch-reload", "f", |s| s.triggers.touch == [("f".into(), Touch::Reload)]),
+    ("touch-workers-reload", "f", |s| s.triggers.touch == [("f".into(), Touch::Workers)]),
+    ("touch-chain-reload", "f", |s| s.triggers.touch == [("f".into(), Touch::Chain)]),
+    ("fs-reload", "f", |s| s.triggers.folders == [Path::new("f")]),
+    ("master-fifo", "f", |s| s.triggers.fifos == [Path::new("f")]),
+    ("py-autoreload", "2", |s| s.triggers.auto_reload.is_some_and(|every| every.as_secs() == 2)),
+    ("py-auto-reload-ignore", "x", |s| s.triggers.auto_reload_ignore == ["x"]),
+    ("check-interval", "9", |s| s.cheaper.every.as_secs() == 9),
+    ("cheap", "true", |s| s.cheaper.cheap),
+    ("cheaper", "2\nprocesses = 9", |s| s.cheaper.least == 2 && s.cheaper.initial == 2),
+    ("cheaper-initial", "5\nprocesses = 9\ncheaper = 2", |s| s.cheaper.initial == 5),
+    ("cheaper-algo", "busyness", |s| s.cheaper.algorithm == Algorithm::Busyness),
+    ("cheaper-step", "2", |s| s.cheaper.step == 2),
+    ("cheaper-overload", "9", |s| s.cheaper.overload == 9),
+    ("cheaper-rss-limit-soft", "9", |s| s.cheaper.soft_resident == 9),
+    ("cheaper-rss-limit-hard", "9", |s| s.cheaper.hard_resident == 9),
+    ("idle", "9", |s| s.cheaper.idle.as_secs() == 9),
+    ("die-on-idle", "true", |s| s.cheaper.die_on_idle),
+    ("cheaper-busyness-max", "9", |s| s.cheaper.busyness.max == 9),
+    ("cheaper-busyness-min", "9", |s| s.cheaper.busyness.min == 9),
+    ("cheaper-busyness-multiplier", "9", |s| s.cheaper.busyness.multiplier == 9),
+    ("cheaper-busyness-penalty", "9", |s| s.cheaper.busyness.penalty == 9),
+    ("cheaper-busyness-backlog-alert", "9", |s| s.cheaper.busyness.backlog_alert == 9),
+    ("cheaper-busyness-backlog-multiplier", "9", |s| s.cheaper.busyness.backlog_multiplier == 9),
+    ("cheaper-busyness-backlog-step", "9", |s| s.cheaper.busyness.backlog_step == 9),
+    ("cheaper-busyness-backlog-nonzero", "9", |s| s.cheaper.busyness.backlog_nonzero.as_secs() == 9),
     ("worker-reload-mercy", "9", |s| s.recycle.mercy.as_secs() == 9),
     ("log-format", "%(method)", |s| s.log_format.as_deref() == Some("%(method)")),
     ("auto-procname", "true", |s| s.process_names.auto),
@@ -188,7 +217,36 @@ fn names_and_letters_are_unique() {
 fn defaults_are_those_of_the_settings() {
     let settings = site("").loaded().settings;
     let default = Settings::default();
+    let default = Settings { places: settings.places.clone(), ..default };
     assert_eq!(Settings { sockets: Vec::new(), module: None, ..settings }, default);
+}
+
+#[test]
+fn places_are_known_for_errors_that_only_show_at_the_start() {
+    let mut site = site("chdir = /srv\npidfile = a.pid\nchdir = /srv/app\nhome = x\n");
+    site.arguments.push(argument("logto", "a.log"));
+    let settings = site.loaded().settings;
+    assert_eq!(settings.place("chdir"), "app.ini:6: chdir");
+    assert_eq!(settings.place("pidfile"), "app.ini:5: pidfile");
+    assert_eq!(settings.place("logto"), "--logto");
+    assert_eq!(settings.place("uid"), "uid");
+}
+
+#[test]
+fn a_mistake_in_a_log_format_is_an_error_like_every_other() {
+    assert_eq!(
+        errors("log-format = %()\nthreads = 0"),
+        [
+            "app.ini:4: log-format: expected a name, found \"%()\"",
+            "app.ini:5: threads: expected a whole number from 1 to 65535, found \"0\"",
+        ]
+    );
+}
+
+#[test]
+fn nul_bytes_and_ids_that_mean_nobody_are_errors() {
+    assert_eq!(errors("env = A\0=b\nodd = \0").len(), 2);
+    assert_eq!(errors("uid = 4294967295\ngid = 4294967295\nchown-socket = web:4294967295").len(), 3);
 }
 
 #[test]
@@ -215,7 +273,7 @@ fn bad_values_say_what_would_be_good() {
         ("processes = $(NOPE)", "no such variable in the environment: NOPE"),
         ("processes = %(nope)", "no setting of this name: nope"),
         ("protocol = fastcgi", "fastcgi is not supported yet"),
-        ("protocol = x", "uwsgi or http"),
+        ("protocol = x", "uwsgi, http or scgi"),
         ("uid = nobody-here", "a user of this system"),
         ("gid = nobody-here", "a group of this system"),
         ("chown-socket = web:nobody-here", "a group of this system"),

@@ -133,14 +133,14 @@ impl Format {
     /// Parses a `log-format`. An opening `%(` without its `)` is text, as in uWSGI.
     ///
     /// # Errors
-    /// When a variable has no name.
+    /// What was expected, when a variable has no name.
     pub fn parse(text: &str) -> Result<Format, String> {
         let mut parts = Vec::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once("%(") {
             let Some((name, behind)) = after.split_once(')') else { break };
             if name.is_empty() || name == "var." {
-                return Err(format!("expected the name of a variable in \"%({name})\""));
+                return Err(format!("the name of a variable in \"%({name})\""));
             }
             if !before.is_empty() {
                 parts.push(Part::Text(before.to_owned()));

@@ -1,4 +1,4 @@
-//! What a signal to the master means.
+//! What a signal to the master, or a letter in its fifo, means.
 
 use crate::sys::signal::Signal;
 
@@ -11,11 +11,25 @@ pub enum Command {
     End,
     /// Read the configuration and import the application again.
     Reload,
+    /// The same, and replace one worker after the other.
+    ChainReload,
+    /// Replace the workers.
+    ReloadWorkers,
     /// Write the state of the server to the log.
     Status,
+    /// One worker more.
+    More,
+    /// One worker less.
+    Less,
+    /// All workers go until somebody connects.
+    GoCheap,
+    /// Write the pid file again.
+    WritePidfile,
+    /// Listen to another fifo.
+    Choose(usize),
     /// A child ended.
     Reap,
-    /// Nothing is bound to the signal; why, for the log.
+    /// Nothing is bound to it; why, for the log.
     Nothing(&'static str),
 }
 
@@ -37,6 +51,8 @@ pub const SIGNALS: &[Signal] = &[
     Signal::SIGCHLD,
 ];
 
+const NO_PAUSE: &str = "pausing is not supported yet";
+
 /// The meaning of `signal`; none for those that come without anybody wanting something.
 pub fn meaning(signal: Signal) -> Option<Command> {
     Some(match signal {
@@ -47,10 +63,35 @@ pub fn meaning(signal: Signal) -> Option<Command> {
         Signal::SIGUSR1 => Command::Status,
         Signal::SIGCHLD => Command::Reap,
         Signal::SIGUSR2 => Command::Nothing("it is reserved for upgrades"),
-        Signal::SIGTSTP => Command::Nothing("pausing is not supported yet"),
+        Signal::SIGTSTP => Command::Nothing(NO_PAUSE),
         Signal::SIGALRM => Command::Nothing("nothing is bound to it"),
         // The window, the terminal and sockets send these by themselves.
         _ => return None,
+    })
+}
+
+/// The meaning of a letter in the fifo; none for white space, which `echo` adds.
+pub fn letter(byte: u8) -> Option<Command> {
+    Some(match byte {
+        byte if byte.is_ascii_whitespace() => return None,
+        b'0'..=b'9' => Command::Choose(usize::from(byte - b'0')),
+        b'q' => Command::Stop,
+        b'Q' => Command::End,
+        // uWSGI's capitals do not wait for requests; a reload here loses none.
+        b'r' | b'R' => Command::Reload,
+        b'w' | b'W' => Command::ReloadWorkers,
+        b'c' => Command::ChainReload,
+        b's' => Command::Status,
+        b'+' => Command::More,
+        b'-' => Command::Less,
+        b'C' => Command::GoCheap,
+        b'P' => Command::WritePidfile,
+        b'p' => Command::Nothing(NO_PAUSE),
+        b'l' | b'L' => Command::Nothing("the log cannot be reopened yet"),
+        b'f' => Command::Nothing("rsgi does not fork a second master; reload with r"),
+        b'B' | b'E' => Command::Nothing("there is no emperor"),
+        b'S' => Command::Nothing("there are no subscriptions"),
+        _ => Command::Nothing("no command has this letter"),
     })
 }
 
@@ -69,5 +110,14 @@ mod tests {
     fn term_stops() {
         assert_eq!(meaning(Signal::SIGTERM), Some(Command::Stop));
         assert_eq!(meaning(Signal::SIGTSTP), Some(Command::Nothing("pausing is not supported yet")));
+    }
+
+    #[test]
+    fn letters_are_those_of_uwsgi() {
+        assert_eq!(letter(b'r'), Some(Command::Reload));
+        assert_eq!(letter(b'c'), Some(Command::ChainReload));
+        assert_eq!(letter(b'7'), Some(Command::Choose(7)));
+        assert_eq!(letter(b'\n'), None);
+        assert_eq!(letter(b'z'), Some(Command::Nothing("no command has this letter")));
     }
 }

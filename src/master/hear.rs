@@ -1,7 +1,7 @@
 //! What the master hears: signals, the words of zygotes and workers, and deaths.
 
 use super::children::{Phase, Why};
-use super::command::{self, Command};
+use super::command;
 use super::{Master, Zygote, words};
 use crate::control::{FromWorker, FromZygote, MAX_MESSAGE};
 use crate::exit;
@@ -15,26 +15,8 @@ impl Master {
     pub(super) fn hear_signals(&mut self) {
         while let Some((signal, sender)) = self.signals.as_ref().and_then(Blocked::next) {
             let from = if sender == 0 { String::new() } else { format!(" from process {sender}") };
-            match command::meaning(signal) {
-                None | Some(Command::Reap) => {}
-                Some(Command::Nothing(why)) => log::warn!("{signal}{from} is ignored: {why}"),
-                Some(Command::Status) => self.tell_status(),
-                Some(Command::Stop) if !self.children.stopping() => {
-                    log::info!("{signal}{from}: stopping; requests in flight are answered first");
-                    self.children.heard_signal(monotonic_ms());
-                    self.children.stop();
-                }
-                Some(Command::Stop | Command::End) => {
-                    log::info!("{signal}{from}: stopping at once");
-                    self.children.end();
-                }
-                Some(Command::Reload) if self.children.stopping() => {
-                    log::warn!("{signal}{from} is ignored: the server stops");
-                }
-                Some(Command::Reload) => {
-                    self.children.heard_signal(monotonic_ms());
-                    self.reload(&format!("{signal}{from}"));
-                }
+            if let Some(command) = command::meaning(signal) {
+                self.obey(command, &format!("{signal}{from}"));
             }
         }
     }
@@ -46,8 +28,8 @@ impl Master {
             };
             let Some(control) = &zygote.control else { return };
             let mut buffer = [0; MAX_MESSAGE];
-            let message = match fd::receive(control, &mut buffer, false) {
-                Ok(Received::Message(len, _)) => FromZygote::decode(&buffer[..len]),
+            let (message, descriptor) = match fd::receive(control, &mut buffer, false) {
+                Ok(Received::Message(len, descriptor)) => (FromZygote::decode(&buffer[..len]), descriptor),
                 Ok(Received::End) => {
                     // It ends, or the application closed its descriptors at import: it is of no more use.
                     zygote.control = None;
@@ -66,6 +48,7 @@ impl Master {
                     self.note(number, |zygote| zygote.ready = true);
                     self.children.zygote_ready(number, now);
                 }
+                FromZygote::Modules => self.hear_modules(number, descriptor),
                 FromZygote::LoadFailed(cause) => self.start_failed(number, exit::NO_APP, &cause),
                 FromZygote::StartFailed(cause) => self.start_failed(number, exit::ERROR, &cause),
                 FromZygote::Forked { id, pid } => {
@@ -99,8 +82,8 @@ impl Master {
         loop {
             let Some((_, control)) = self.controls.iter().find(|(known, _)| *known == key) else { return };
             let mut buffer = [0; MAX_MESSAGE];
-            let message = match fd::receive(control, &mut buffer, false) {
-                Ok(Received::Message(len, _)) => FromWorker::decode(&buffer[..len]),
+            let (message, descriptor) = match fd::receive(control, &mut buffer, false) {
+                Ok(Received::Message(len, descriptor)) => (FromWorker::decode(&buffer[..len]), descriptor),
                 Ok(Received::End) => {
                     // Its death will be heard of; an open socket at its end would wake us for ever.
                     self.controls.retain(|(known, _)| *known != key);
@@ -120,6 +103,7 @@ impl Master {
                         if worker.pid == 0 { pid } else { worker.pid }
                     );
                 }
+                Some(FromWorker::Modules) => self.hear_modules(worker.generation, descriptor),
                 Some(FromWorker::LoadFailed(cause)) => self.start_failed(worker.generation, exit::NO_APP, &cause),
                 Some(FromWorker::AsksToRetire) => {
                     if self.children.worker_asks(key, now) {
@@ -188,6 +172,7 @@ impl Master {
             board.slot(worker.id, worker.lane).set_state(State::Empty);
         }
         let (bad, text) = words::last_words(&worker, end, current.as_ref(), now);
+        self.forward_letters();
         let early = matches!(worker.phase, Phase::Asked | Phase::Starting);
         if early && self.generation_failed(worker.generation, &text) {
             return;
@@ -227,17 +212,19 @@ impl Master {
         self.children.abort_reload();
         log::error!("reload failed ({why}); generation {} goes on serving as before", self.children.serving());
         self.drop_sockets(number);
+        // What mended it may be a file that was never imported.
+        self.watch.any_module = true;
         true
     }
 
-    fn tell_status(&self) {
+    pub(super) fn tell_status(&self) {
         let now = monotonic_ms();
         let serving = self.children.serving();
         let Some(generation) = self.generations.iter().find(|generation| generation.number == serving) else { return };
         let requests = words::count(generation.scoreboard.total_requests(), "request");
         log::info!("status: generation {serving}, {requests}");
         for listener in &generation.listeners {
-            log::info!("status: {} on {}", listener.protocol.name(), listener.address);
+            log::info!("status: {}", words::listens(listener));
         }
         for worker in self.children.workers() {
             if let Some(board) = self.board(worker.generation) {

@@ -6,12 +6,18 @@
 mod attempts;
 pub mod children;
 pub mod command;
+mod fifo;
 mod hear;
 mod memory;
 mod reload;
+mod resize;
+mod scaling;
+mod triggers;
+mod watch;
 mod words;
 
-pub use reload::bind_options;
+pub use reload::{bind_options, enter};
+pub use words::listens;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -24,7 +30,7 @@ use crate::config::Settings;
 use crate::control::{Retire, ToWorker, ToZygote};
 use crate::exit;
 use crate::mailbox::Mailboxes;
-use crate::net::listener::Listener;
+use crate::net::listener::{Listener, SocketFile};
 use crate::scoreboard::{Scoreboard, State};
 use crate::sys::clock::monotonic_ms;
 use crate::sys::fd;
@@ -32,6 +38,10 @@ use crate::sys::process::{self, End, Fork};
 use crate::sys::signal::{Blocked, Signal};
 
 use children::{Action, Children};
+use fifo::Fifos;
+use resize::Resize;
+use triggers::Planned;
+use watch::Watch;
 
 /// What a new zygote is given; it runs in a child of the master.
 pub struct Task {
@@ -57,6 +67,8 @@ pub struct Hooks {
     pub read: Box<dyn FnMut() -> Result<Settings, Vec<String>>>,
     /// Forks; the command installed by pip tells the interpreter it runs in.
     pub fork: fn() -> io::Result<Fork>,
+    /// Gives the master the title that a configuration asks for.
+    pub entitle: fn(&Settings),
     /// Runs a zygote; gives its exit code.
     pub zygote: Box<dyn Fn(Task) -> u8>,
 }
@@ -83,6 +95,8 @@ struct Generation {
     mailboxes: Arc<Mailboxes>,
     scoreboard: Arc<Scoreboard>,
     zygote: Option<Zygote>,
+    /// Files of the application that are watched for changes.
+    modules: Vec<PathBuf>,
     began: u64,
 }
 
@@ -105,12 +119,18 @@ struct Master {
     controls: Vec<(u32, OwnedFd)>,
     /// Inherited sockets that the configuration names no more; a later one may name them again.
     parked: Vec<Listener>,
+    /// Files of sockets that are closed because the server stops.
+    files: Vec<SocketFile>,
     passed: Vec<RawFd>,
     start_dir: PathBuf,
     hooks: Hooks,
     last_generation: u32,
     /// Ends of processes that may turn out to be workers whose birth was not announced yet.
     unclaimed: Vec<(i32, End)>,
+    watch: Watch,
+    fifos: Fifos,
+    planned: Option<Planned>,
+    resize: Resize,
     /// When memory is looked at next.
     next_sample: u64,
     code: Option<u8>,
@@ -120,8 +140,8 @@ struct Master {
 pub struct Outcome {
     /// Exit code.
     pub code: u8,
-    /// The sockets it had then.
-    pub listeners: Vec<Listener>,
+    /// The files of the sockets it had then.
+    pub files: Vec<SocketFile>,
     /// Whether the files of the server are to be removed.
     pub vacuum: bool,
 }
@@ -135,7 +155,16 @@ pub fn run(start: Start) -> Outcome {
         Ok(made) => made,
         Err(error) => {
             log::error!("the master cannot start: {error}");
-            return Outcome { code: exit::ERROR, listeners, vacuum: true };
+            let files = listeners.into_iter().filter_map(|listener| listener.unlink).collect();
+            return Outcome { code: exit::ERROR, files, vacuum: true };
+        }
+    };
+    let fifos = match Fifos::open(&triggers::fifo_paths(&settings, &start_dir)) {
+        Ok(fifos) => fifos,
+        Err(error) => {
+            log::error!("{error}");
+            let files = listeners.into_iter().filter_map(|listener| listener.unlink).collect();
+            return Outcome { code: exit::ERROR, files, vacuum: true };
         }
     };
     let children = Children::new(&*settings);
@@ -146,6 +175,7 @@ pub fn run(start: Start) -> Outcome {
         mailboxes: Arc::new(mailboxes),
         scoreboard: Arc::new(scoreboard),
         zygote: None,
+        modules: Vec::new(),
         began: monotonic_ms(),
     };
     let mut master = Master {
@@ -154,19 +184,26 @@ pub fn run(start: Start) -> Outcome {
         generations: vec![first],
         controls: Vec::new(),
         parked: Vec::new(),
+        files: Vec::new(),
         passed,
         start_dir,
         hooks,
         last_generation: 1,
         unclaimed: Vec::new(),
+        watch: Watch::default(),
+        fifos,
+        planned: None,
+        resize: Resize::new(monotonic_ms()),
         next_sample: 0,
         code: None,
     };
+    master.watch_files();
     let code = master.work();
+    master.fifos.remove();
     let serving = master.children.serving();
     let vacuum = master.generation(serving).is_some_and(|generation| generation.settings.vacuum);
-    let listeners = master.generations.into_iter().flat_map(|generation| generation.listeners).collect();
-    Outcome { code, listeners, vacuum }
+    master.close_listeners();
+    Outcome { code, files: master.files, vacuum }
 }
 
 fn prepare(settings: &Settings) -> io::Result<(Blocked, Scoreboard, Mailboxes)> {
@@ -179,17 +216,23 @@ fn prepare(settings: &Settings) -> io::Result<(Blocked, Scoreboard, Mailboxes)> 
 impl Master {
     fn work(&mut self) -> u8 {
         loop {
-            for action in self.children.decide(monotonic_ms()) {
+            self.look_at_memory();
+            self.reload_as_planned();
+            self.resize();
+            let actions = self.children.decide(monotonic_ms());
+            let acted = !actions.is_empty();
+            for action in actions {
                 if action == Action::Finished {
                     return self.code.unwrap_or(exit::OK);
                 }
                 self.perform(action);
             }
             self.tidy();
-            self.look_at_memory();
             let now = monotonic_ms();
-            let times = [self.children.deadline(now), self.memory_due()];
-            let limit = times.into_iter().flatten().min().map(|at| Duration::from_millis(at.saturating_sub(now)));
+            let times = [self.children.deadline(now), self.memory_due(), self.planned_at(), self.resize_at(now)];
+            // What was done may call for more, as when a reload is given up.
+            let times = times.into_iter().chain([acted.then_some(now)]);
+            let limit = times.flatten().min().map(|at| Duration::from_millis(at.saturating_sub(now)));
             if let Err(error) = self.wait(limit) {
                 log::error!("the master cannot wait for its children: {error}; stopping at once");
                 self.children.end();
@@ -207,6 +250,11 @@ impl Master {
         fds.extend(self.generations.iter().filter_map(|g| g.zygote.as_ref()?.control.as_ref()).map(AsFd::as_fd));
         let workers: Vec<u32> = self.controls.iter().map(|(key, _)| *key).collect();
         fds.extend(self.controls.iter().map(|(_, control)| control.as_fd()));
+        let own = [self.watch.descriptor(), self.fifos.descriptor()];
+        fds.extend(own.iter().flatten());
+        let own = own.map(|fd| fd.is_some());
+        let doors = self.doors_to_watch();
+        fds.extend(doors.iter().map(|listener| listener.fd.as_fd()));
         let readable = fd::wait_readable(&fds, limit)?;
         let mut readable = readable.into_iter();
         // Signals first: what else is heard may be the echo of one that went to the whole group.
@@ -216,8 +264,19 @@ impl Master {
         for (number, _) in zygotes.into_iter().zip(readable.by_ref()).filter(|(_, readable)| *readable) {
             self.hear_zygote(number);
         }
-        for (key, _) in workers.into_iter().zip(readable).filter(|(_, readable)| *readable) {
+        for (key, _) in workers.into_iter().zip(readable.by_ref()).filter(|(_, readable)| *readable) {
             self.hear_worker(key);
+        }
+        let [files, fifo] = own.map(|watched| watched && readable.next() == Some(true));
+        let knocks = readable.any(|readable| readable);
+        if knocks {
+            self.wake_up();
+        }
+        if files {
+            self.hear_files();
+        }
+        if fifo {
+            self.hear_fifo();
         }
         self.reap();
         Ok(())
@@ -273,8 +332,10 @@ impl Master {
             Action::Complete { generation } => {
                 if let Some(generation) = self.generations.iter().find(|known| known.number == generation) {
                     let took = words::duration(monotonic_ms() - generation.began);
-                    let workers = words::count(generation.settings.processes.into(), "worker");
-                    log::info!("{workers} ready after {took}");
+                    match self.children.target() {
+                        0 => log::info!("ready after {took}; the first connection starts the workers (cheap)"),
+                        target => log::info!("{} ready after {took}", words::count(target.into(), "worker")),
+                    }
                 }
             }
             Action::Chained { generation, id } => {
@@ -338,7 +399,18 @@ impl Master {
         }
         self.controls.clear();
         self.parked.clear();
+        self.fifos.forget();
+        self.watch = Watch::default();
         self.signals = None;
+    }
+
+    /// From now on the workers alone have the listeners, and each closes its own when it finds nobody there any more. A
+    /// client that came then and met a queue which is only held open would be reset with its request.
+    fn close_listeners(&mut self) {
+        for generation in &mut self.generations {
+            self.files.extend(generation.listeners.drain(..).filter_map(|listener| listener.unlink));
+        }
+        self.parked.clear();
     }
 
     fn ask_for_worker(&mut self, number: u32, key: u32, id: u32, lane: u32) -> io::Result<()> {
@@ -363,8 +435,8 @@ impl Master {
         match how {
             Retire::Stop => 0,
             Retire::Replaced => {
-                let known = self.generations.iter().find(|known| known.number == serving);
-                known.map_or(0, |generation| generation.settings.processes)
+                let known = self.generations.iter().any(|known| known.number == serving);
+                if known { self.children.target() } else { 0 }
             }
         }
     }

@@ -2,6 +2,7 @@
 //! on the way leaves the old one as it is.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::{Generation, Master, words};
@@ -10,6 +11,7 @@ use crate::net::listener::{self, BindOptions, Listener};
 use crate::scoreboard::Scoreboard;
 use crate::sys;
 use crate::sys::clock::monotonic_ms;
+use crate::sys::process;
 
 /// How the sockets of a configuration are bound; a warning when the queue is shorter than asked.
 pub fn bind_options(settings: &Settings) -> (BindOptions, Option<String>) {
@@ -24,6 +26,29 @@ pub fn bind_options(settings: &Settings) -> (BindOptions, Option<String>) {
     (options, warning)
 }
 
+/// Goes to the directory of a configuration: `chdir`, else where rsgi was started.
+///
+/// # Errors
+/// One line: where it was asked for, what went wrong.
+pub fn enter(settings: &Settings, start_dir: &Path) -> Result<(), String> {
+    let (place, dir) = match &settings.chdir {
+        Some(dir) => (settings.place("chdir"), dir.as_path()),
+        None => ("the directory rsgi was started in", start_dir),
+    };
+    // Whoever is there already may stay, even where this user could not go.
+    if std::env::current_dir().is_ok_and(|now| now == dir) {
+        return Ok(());
+    }
+    std::env::set_current_dir(dir).map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::NotFound => "; create it",
+            io::ErrorKind::PermissionDenied => "; this user must be able to enter it",
+            _ => "",
+        };
+        format!("{place}: cannot go to {}: {}{hint}", dir.display(), sys::describe(&error))
+    })
+}
+
 /// Options that a running server keeps although the new configuration has another value.
 fn kept(old: &Settings, new: &Settings) -> Vec<&'static str> {
     [
@@ -32,6 +57,10 @@ fn kept(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("uid", old.uid != new.uid),
         ("gid", old.gid != new.gid),
         ("max-fd", old.max_fd != new.max_fd),
+        ("listen (of sockets that stay)", old.listen != new.listen),
+        ("chmod-socket (of sockets that stay)", old.chmod_socket != new.chmod_socket),
+        ("chown-socket (of sockets that stay)", old.chown_socket != new.chown_socket),
+        ("master-fifo", old.triggers.fifos != new.triggers.fifos),
     ]
     .into_iter()
     .filter_map(|(name, changed)| changed.then_some(name))
@@ -42,9 +71,19 @@ fn same_file(one: &Listener, other: &Listener) -> bool {
     one.asked == other.asked && one.address == other.address
 }
 
+/// How the workers of the new generation take the places of the old ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// All at once.
+    Together,
+    /// One after the other.
+    Chain,
+}
+
 impl Master {
     /// Begins a reload; `cause` says who wanted it.
-    pub(super) fn reload(&mut self, cause: &str) {
+    pub(super) fn reload(&mut self, cause: &str, how: How) {
+        self.planned = None;
         if let Some(number) = self.children.incoming() {
             log::info!("{cause}: the reload under way is given up for a new one");
             self.children.abort_reload();
@@ -52,25 +91,21 @@ impl Master {
         } else {
             log::info!("{cause}: reloading");
         }
-        if let Err(errors) = self.prepare() {
+        if let Err(errors) = self.prepare(how) {
             for error in &errors {
                 log::error!("{error}");
             }
             log::error!("reload failed; generation {} goes on serving as before", self.children.serving());
+            self.watch.any_module = true;
             self.go_home();
         }
     }
 
     /// Reads, goes to the new directory, binds, and puts the new generation in place.
-    fn prepare(&mut self) -> Result<(), Vec<String>> {
-        // Relative paths begin where the first start began.
-        std::env::set_current_dir(&self.start_dir)
-            .map_err(|error| vec![format!("cannot go to {}: {error}", self.start_dir.display())])?;
+    fn prepare(&mut self, how: How) -> Result<(), Vec<String>> {
         let settings = (self.hooks.read)()?;
-        if let Some(dir) = &settings.chdir {
-            std::env::set_current_dir(dir)
-                .map_err(|error| vec![format!("chdir = {}: {}", dir.display(), sys::describe(&error))])?;
-        }
+        enter(&settings, &self.start_dir).map_err(|error| vec![error])?;
+        process::set_umask(settings.umask);
         let serving = self.children.serving();
         let existing: Vec<Listener> = self
             .generations
@@ -111,11 +146,11 @@ impl Master {
         };
         let (scoreboard, mailboxes) =
             shared().map_err(|error| vec![format!("no room for {} workers: {error}", settings.processes)])?;
-        if let Some(mask) = settings.umask {
-            crate::sys::process::set_umask(mask);
-        }
         self.last_generation += 1;
-        self.children.begin_reload(self.last_generation, &settings);
+        match how {
+            How::Together => self.children.begin_reload(self.last_generation, &settings),
+            How::Chain => self.children.begin_chain_reload(self.last_generation, &settings),
+        }
         self.generations.push(Generation {
             number: self.last_generation,
             settings: Arc::new(settings),
@@ -123,18 +158,19 @@ impl Master {
             mailboxes,
             scoreboard,
             zygote: None,
+            modules: Vec::new(),
             began: monotonic_ms(),
         });
         Ok(())
     }
 
-    /// Back to the directory of the generation that serves.
+    /// Back to the directory and the mask of the generation that serves.
     fn go_home(&self) {
         let serving = self.children.serving();
-        let settings = self.generations.iter().find(|known| known.number == serving).map(|known| &known.settings);
-        let dir = settings.and_then(|settings| settings.chdir.as_ref()).unwrap_or(&self.start_dir);
-        if let Err(error) = std::env::set_current_dir(dir) {
-            log::error!("cannot go back to {}: {error}", dir.display());
+        let Some(generation) = self.generations.iter().find(|known| known.number == serving) else { return };
+        process::set_umask(generation.settings.umask);
+        if let Err(error) = enter(&generation.settings, &self.start_dir) {
+            log::error!("{error}");
         }
     }
 
@@ -149,20 +185,27 @@ impl Master {
             .collect();
         let generation = &self.generations[index];
         let took = words::duration(monotonic_ms() - generation.began);
-        let workers = words::count(generation.settings.processes.into(), "worker");
+        let workers = words::count(self.children.target().into(), "worker");
         log::info!("reload done after {took}: generation {number} serves with {workers}, the old workers retire");
+        for listener in &generation.listeners {
+            if !old.iter().any(|known| same_file(known, listener)) {
+                log::info!("{}", words::listens(listener));
+            }
+        }
+        (self.hooks.entitle)(&generation.settings);
         self.parked.retain(|parked| !generation.listeners.iter().any(|listener| same_file(listener, parked)));
         for listener in old {
             if generation.listeners.iter().any(|kept| same_file(kept, &listener)) {
                 continue;
             }
-            log::info!("{} on {} is no longer listened on", listener.protocol.name(), listener.address);
+            log::info!("{} is no longer listened on", listener.address);
             if listener.inherited {
                 self.parked.push(listener);
             } else if generation.settings.vacuum {
                 listener.remove_file();
             }
         }
+        self.watch_files();
     }
 
     /// A generation that was prepared is given up: what was bound for it alone is closed and removed, an inherited

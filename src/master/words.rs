@@ -2,6 +2,7 @@
 
 use crate::control::Retire;
 use crate::master::children::{Millis, Phase, Worker};
+use crate::net::listener::Listener;
 use crate::scoreboard::{Current, Scoreboard};
 use crate::sys::process::End;
 
@@ -40,6 +41,12 @@ pub(super) fn duration(ms: Millis) -> String {
     } else {
         format!("{ms} ms")
     }
+}
+
+/// Where a socket listens and what it speaks.
+pub fn listens(listener: &Listener) -> String {
+    let how = if listener.inherited { format!(" (inherited, {})", listener.asked) } else { String::new() };
+    format!("{} on {}{how}", listener.protocol.name(), listener.address)
 }
 
 /// Why a worker is told to go.

@@ -58,6 +58,9 @@ impl Address {
             }
             return Ok(Address::Tcp { host: host.into(), port: parse_port(port)? });
         }
+        if let Some((scheme, rest)) = text.split_once("://") {
+            return Err(format!("an address without {scheme}://, as {}", rest.trim_end_matches('/')));
+        }
         // As in uWSGI: what has a colon is TCP, everything else a path.
         if let Some((host, port)) = text.rsplit_once(':')
             && !text.contains('/')
@@ -153,6 +156,7 @@ mod tests {
             ("host:99999", "65535"),
             ("host:+80", "port"),
             ("fd://x", "descriptor"),
+            ("http://127.0.0.1:80/", "without http://, as 127.0.0.1:80"),
             ("@", "name"),
         ] {
             let message = Address::parse(text).unwrap_err();

@@ -35,8 +35,27 @@ pub struct Listener {
     pub protocol: Protocol,
     /// The process that started us bound it, so it is not ours to close or to remove.
     pub inherited: bool,
-    /// Path and inode of the socket file that we made, for `vacuum`.
-    pub unlink: Option<(PathBuf, u64)>,
+    /// The socket file that we made, for `vacuum`.
+    pub unlink: Option<SocketFile>,
+}
+
+/// The file of a unix socket that this program made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl SocketFile {
+    /// Removes the file, if it is still the one that was made.
+    pub fn remove(&self) {
+        let SocketFile { path, inode } = self;
+        if fs::symlink_metadata(path).is_ok_and(|found| found.ino() == *inode)
+            && let Err(error) = fs::remove_file(path)
+        {
+            log::warn!("the socket {} stays: {}", path.display(), sys::why_it_stays(&error));
+        }
+    }
 }
 
 /// How sockets are bound.
@@ -72,11 +91,8 @@ impl Listener {
 
     /// Removes the socket file, if we made it and it is still the same one.
     pub fn remove_file(&self) {
-        if let Some((path, inode)) = &self.unlink
-            && fs::symlink_metadata(path).is_ok_and(|found| found.ino() == *inode)
-            && let Err(error) = fs::remove_file(path)
-        {
-            log::warn!("cannot remove the socket {}: {}", path.display(), sys::describe(&error));
+        if let Some(file) = &self.unlink {
+            file.remove();
         }
     }
 }
@@ -225,7 +241,7 @@ pub fn bind(socket: &Socket, options: &BindOptions) -> Result<Listener, String> 
     })
 }
 
-type Bound = (Raw, Address, Option<(PathBuf, u64)>);
+type Bound = (Raw, Address, Option<SocketFile>);
 
 fn failure(socket: &Socket, why: &str) -> String {
     format!("{}: cannot listen on {}: {why}", socket.origin, socket.address)
@@ -302,7 +318,7 @@ fn bind_unix(path: &Path, options: &BindOptions) -> Result<Bound, String> {
         Ok(inode)
     };
     match finish() {
-        Ok(inode) => Ok((raw, Address::Unix(absolute.clone()), Some((absolute, inode)))),
+        Ok(inode) => Ok((raw, Address::Unix(absolute.clone()), Some(SocketFile { path: absolute, inode }))),
         Err(error) => {
             let _ = fs::remove_file(path);
             Err(error)

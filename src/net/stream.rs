@@ -9,6 +9,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use socket2::{SockAddr, Socket};
 
+use crate::sys::fd;
+
 use crate::sys::socket;
 
 /// A connected, non-blocking stream socket.
@@ -81,6 +83,11 @@ impl Stream {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Bytes written that the client's system has not taken yet.
+    pub fn undelivered(&self) -> u64 {
+        fd::undelivered(self.as_fd())
     }
 
     /// Tells the client that nothing more comes, keeping the reading side.

@@ -4,9 +4,7 @@
 //! vector. Bytes that were not consumed belong to the next request.
 
 use super::http::chunked::{Decoded, Decoder};
-use super::request::{BodyLength, Refusal};
-
-const TOO_LARGE: Refusal = Refusal::new(413, "body over the limit");
+use super::request::{BodyLength, Refusal, TOO_LARGE};
 
 /// What came of feeding bytes to a [`Reader`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +19,7 @@ pub struct Fed {
 #[derive(Clone, Debug)]
 pub struct Reader {
     state: State,
-    /// How many body bytes may still come.
+    /// How many body bytes may still come; a chunked body's decoder counts for itself.
     allowed: u64,
 }
 
@@ -29,6 +27,8 @@ pub struct Reader {
 enum State {
     Length(u64),
     Chunked(Box<Decoder>),
+    /// Until the caller is told that it was all.
+    Open,
     Done,
 }
 
@@ -49,7 +49,8 @@ impl Reader {
         let state = match length {
             BodyLength::Absent | BodyLength::Length(0) => State::Done,
             BodyLength::Length(length) => State::Length(length),
-            BodyLength::Chunked => State::Chunked(Box::default()),
+            BodyLength::Chunked => State::Chunked(Box::new(Decoder::limited(limit))),
+            BodyLength::UntilEnd => State::Open,
         };
         Reader { state, allowed: limit }
     }
@@ -59,12 +60,19 @@ impl Reader {
         matches!(self.state, State::Done)
     }
 
-    /// How many body bytes are still to come; not known for the chunked coding.
+    /// How many body bytes are still to come; not known for the chunked coding and for an open end.
     pub fn remaining(&self) -> Option<u64> {
         match self.state {
             State::Length(left) => Some(left),
-            State::Chunked(_) => None,
+            State::Chunked(_) | State::Open => None,
             State::Done => Some(0),
+        }
+    }
+
+    /// An open end has come (the protocol said so): the body is whole.
+    pub fn end(&mut self) {
+        if matches!(self.state, State::Open) {
+            self.state = State::Done;
         }
     }
 
@@ -97,14 +105,14 @@ impl Reader {
                 }
                 Ok(Fed { consumed: taken, done })
             }
+            State::Open => {
+                let taken = input.len().min(max);
+                self.allowed = self.allowed.checked_sub(taken as u64).ok_or(TOO_LARGE)?;
+                out.extend_from_slice(&input[..taken]);
+                Ok(Fed { consumed: taken, done: false })
+            }
             State::Chunked(decoder) => {
-                let before = out.len();
                 let Decoded { consumed, done } = decoder.decode_at_most(input, out, max)?;
-                let taken = (out.len() - before) as u64;
-                if taken > self.allowed || decoder.pending() > self.allowed - taken {
-                    return Err(TOO_LARGE);
-                }
-                self.allowed -= taken;
                 if done {
                     self.state = State::Done;
                 }

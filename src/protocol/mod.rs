@@ -7,14 +7,19 @@
 
 pub mod body;
 mod bytes;
+mod cgi;
 // It reads files, so it does not stand in this folder.
 #[cfg(test)]
 #[path = "../../tests/corpus/run.rs"]
 mod corpus;
+pub mod fastcgi;
+pub mod forwarded;
 pub mod http;
 pub mod path;
+pub mod proxy;
 pub mod request;
 pub mod response;
+pub mod scgi;
 pub mod uwsgi;
 
 /// What a listener speaks.
@@ -24,6 +29,19 @@ pub enum Protocol {
     Http,
     /// The uwsgi protocol, a four byte header and a block of variables.
     Uwsgi,
+    /// FastCGI 1.0: records of several requests on one connection.
+    FastCgi,
+    /// SCGI: a netstring of variables.
+    Scgi,
+}
+
+/// How a response begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// `HTTP/1.1 200 OK`.
+    StatusLine,
+    /// `Status: 200 OK`, as from a CGI program (RFC 3875 section 6.3.3).
+    StatusField,
 }
 
 impl Protocol {
@@ -32,6 +50,16 @@ impl Protocol {
         match self {
             Protocol::Http => "http",
             Protocol::Uwsgi => "uwsgi",
+            Protocol::FastCgi => "fastcgi",
+            Protocol::Scgi => "scgi",
+        }
+    }
+
+    /// How responses begin.
+    pub fn style(self) -> Style {
+        match self {
+            Protocol::Http | Protocol::Uwsgi => Style::StatusLine,
+            Protocol::FastCgi | Protocol::Scgi => Style::StatusField,
         }
     }
 }

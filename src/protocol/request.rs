@@ -49,6 +49,8 @@ pub enum BodyLength {
     Length(u64),
     /// The chunked transfer coding (RFC 9112 section 7.1).
     Chunked,
+    /// As many bytes as come until the protocol says that it was all (FastCGI's STDIN, without CONTENT_LENGTH).
+    UntilEnd,
 }
 
 /// HTTP version of the request; over uwsgi, what SERVER_PROTOCOL says.
@@ -74,7 +76,7 @@ impl Version {
 /// A complete request head. The parser clears and fills a value that is used again and again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
-    /// Whether `fields` holds CGI variables (uwsgi) and not header fields (HTTP).
+    /// Whether `fields` holds CGI variables (uwsgi, FastCGI, SCGI) and not header fields (HTTP).
     pub cgi: bool,
     /// Bytes of the head, blank line included; the body begins here.
     pub head_len: usize,
@@ -84,15 +86,18 @@ pub struct Request {
     pub target: Span,
     /// The query without its `?`, raw; empty when there is none.
     pub query: Span,
-    /// PATH_INFO: percent-decoded once, dot segments collapsed (HTTP); as sent (uwsgi).
+    /// PATH_INFO: percent-decoded once, dot segments collapsed (HTTP); as sent (uwsgi and its relatives).
     pub path: Vec<u8>,
+    /// The front end sent no PATH_INFO: `path` is the whole path of the target, of which a mount point may have to be
+    /// taken off. Its SCRIPT_NAME then means nothing and is not among the fields.
+    pub path_derived: bool,
     /// The host of the request: the authority of an absolute-form target, else the Host field.
     pub host: Option<Span>,
     /// HTTP version.
     pub version: Version,
     /// Header fields or variables, in the order sent. Over HTTP without `Proxy` and without names that
     /// hold `_` (they would collide with `-` in environ), and with the value of Host taken from an
-    /// absolute-form target; over uwsgi without HTTP_PROXY, HTTP_CONTENT_TYPE and HTTP_CONTENT_LENGTH.
+    /// absolute-form target; CGI variables without HTTP_PROXY, HTTP_CONTENT_TYPE and HTTP_CONTENT_LENGTH.
     pub fields: Vec<Field>,
     /// What follows the head.
     pub body: BodyLength,
@@ -135,6 +140,9 @@ impl Refusal {
         Refusal { status, reason }
     }
 }
+
+/// A body that is longer than it may be.
+pub(super) const TOO_LARGE: Refusal = Refusal::new(413, "body over the limit");
 
 /// What a head parser says of the bytes so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,9 +6,14 @@
 
 use std::fmt;
 
-use super::Protocol;
 use super::bytes;
 use super::request::Version;
+use super::{Protocol, Style};
+
+/// What every head begins with, until [`Head::finish`] knows better.
+const STATUS_LINE: &[u8; 9] = b"HTTP/1.1 ";
+/// A byte shorter: the head then begins at its second byte.
+const STATUS_FIELD: &[u8; 8] = b"Status: ";
 
 /// What a status or a field of an application is refused for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +80,7 @@ pub enum BodyFraming {
     Length(u64),
     /// The chunked transfer coding.
     Chunked,
-    /// It ends where the connection ends.
+    /// It ends where the connection ends, or over FastCGI the request.
     UntilClose,
 }
 
@@ -92,6 +97,8 @@ pub struct Framing {
 #[derive(Debug, Default)]
 pub struct Head {
     bytes: Vec<u8>,
+    /// Where the head begins in `bytes`.
+    start: usize,
     status: u16,
     fields: u32,
     length: Option<Length>,
@@ -144,7 +151,7 @@ impl Head {
             [b' ', reason @ ..] if bytes::value_len(reason) == reason.len() => reason,
             _ => return Err(HeadError::InvalidStatus),
         };
-        self.bytes.extend_from_slice(b"HTTP/1.1 ");
+        self.bytes.extend_from_slice(STATUS_LINE);
         self.bytes.extend_from_slice(&status[..3]);
         self.bytes.push(b' ');
         self.bytes.extend_from_slice(reason);
@@ -240,18 +247,24 @@ impl Head {
 
     /// The head as it stands; whole after [`Head::finish`].
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.bytes[self.start..]
     }
 
     /// The finished head with a small body behind it, to be written with one plain system call.
     pub fn with_body(&mut self, body: &[u8]) -> &[u8] {
         self.bytes.extend_from_slice(body);
-        &self.bytes
+        self.bytes()
     }
 
     /// Decides the framing, and adds its fields and the blank line.
     pub fn finish(&mut self, facts: &Facts<'_>) -> Framing {
         let http = facts.protocol == Protocol::Http;
+        if facts.protocol.style() == Style::StatusField
+            && let Some(status) = self.bytes.get_mut(1..STATUS_LINE.len())
+        {
+            status.copy_from_slice(STATUS_FIELD);
+            self.start = 1;
+        }
         let bodiless = facts.head_request || matches!(self.status, 204 | 304);
         let mut keep_alive = http && facts.keep_alive && !self.close;
         let body = if bodiless {
@@ -468,7 +481,10 @@ pub fn chunk_prefix(len: usize, out: &mut Vec<u8>) {
 /// Appends a whole response of our own: the reason as plain text, then the end of the connection.
 pub fn plain_error(status: u16, facts: &Facts<'_>, out: &mut Vec<u8>) {
     let text = reason(status);
-    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(match facts.protocol.style() {
+        Style::StatusLine => STATUS_LINE,
+        Style::StatusField => STATUS_FIELD,
+    });
     push_decimal(out, u64::from(status));
     out.push(b' ');
     out.extend_from_slice(text.as_bytes());

@@ -20,6 +20,14 @@ pub fn is_open(number: RawFd) -> bool {
     unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
 }
 
+/// Bytes written to a connected socket that the other side has not acknowledged (TCP) or read (unix); 0 when that is not known.
+pub fn undelivered(socket: BorrowedFd<'_>) -> u64 {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the descriptor is open while it is borrowed, and SIOCOUTQ (TIOCOUTQ) writes one int.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    if done == 0 { u64::try_from(count).unwrap_or(0) } else { 0 }
+}
+
 /// Takes over a descriptor that this process was started with; close-on-exec from now on. Each number can be
 /// taken once, and the caller vouches that nothing of this process opened it.
 ///
@@ -138,6 +146,36 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?)
 }
 
+/// Connections to a TCP listener that wait to be accepted.
+///
+/// # Errors
+/// The system's; for other sockets.
+pub fn listen_queue(listener: impl AsFd) -> io::Result<u64> {
+    // SAFETY: plain numbers, for which zero is a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    let place = (&raw mut info).cast();
+    let fd = listener.as_fd().as_raw_fd();
+    // SAFETY: `place` has room for `len` bytes; the kernel writes no more.
+    if unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, place, &mut len) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // In a listener this field holds the length of its queue.
+    Ok(u64::from(info.tcpi_unacked))
+}
+
+/// Makes a named pipe for its owner alone and opens it for reading, without waiting. Open for writing too: it never
+/// comes to its end when a writer goes.
+///
+/// # Errors
+/// The system's.
+pub fn make_fifo(path: &std::path::Path) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::OpenOptionsExt;
+    nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)?;
+    let file = std::fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    Ok(file.into())
+}
+
 /// The limit of open descriptors that this process was started with and the one it has now, soft and hard each.
 static LIMITS: OnceLock<((u64, u64), (u64, u64))> = OnceLock::new();
 
@@ -250,6 +288,16 @@ mod tests {
         assert_eq!(wait_readable(&[b.as_fd(), c.as_fd()], None).unwrap(), [true, false]);
         drop(a);
         assert!(wait_readable(&[b.as_fd()], None).unwrap()[0]);
+    }
+
+    #[test]
+    fn the_queue_of_a_listener_is_counted() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert_eq!(listen_queue(&listener).unwrap(), 0);
+        let address = listener.local_addr().unwrap();
+        let _waiting = [0; 2].map(|_| std::net::TcpStream::connect(address).unwrap());
+        assert_eq!(listen_queue(&listener).unwrap(), 2);
+        assert!(listen_queue(&message_pair().unwrap().0).is_err());
     }
 
     #[test]

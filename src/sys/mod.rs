@@ -5,6 +5,7 @@ pub mod accept;
 pub mod clock;
 pub mod epoll;
 pub mod fd;
+pub mod inotify;
 pub mod memory;
 pub mod process;
 pub mod signal;
@@ -17,5 +18,15 @@ pub fn describe(error: &std::io::Error) -> String {
     match error.raw_os_error() {
         Some(number) => nix::errno::Errno::from_raw(number).desc().into(),
         None => error.to_string(),
+    }
+}
+
+/// Why a file that this process made could not be removed at its end.
+pub fn why_it_stays(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            "permission denied; with uid, its directory should be one that this user may write to".into()
+        }
+        _ => describe(error),
     }
 }

@@ -5,6 +5,7 @@ use std::ffi::{CString, OsStr};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::OnceLock;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
@@ -159,9 +160,13 @@ pub fn other_thread_names() -> Vec<String> {
     names
 }
 
-/// Sets the file mode mask; the old one.
-pub fn set_umask(mask: u32) -> u32 {
-    nix::sys::stat::umask(Mode::from_bits_truncate(mask)).bits()
+/// Sets the file mode mask; without one, that which the process was started with.
+pub fn set_umask(mask: Option<u32>) {
+    static ORIGINAL: OnceLock<Mode> = OnceLock::new();
+    if let Some(wanted) = mask.map(Mode::from_bits_truncate).or(ORIGINAL.get().copied()) {
+        let before = nix::sys::stat::umask(wanted);
+        ORIGINAL.get_or_init(|| before);
+    }
 }
 
 /// Whether this process is, or can become, that user.
@@ -225,7 +230,6 @@ struct TitleArea {
 /// # Errors
 /// Where the place is cannot be told.
 pub fn set_title(title: &str) -> io::Result<()> {
-    use std::sync::OnceLock;
     static AREA: OnceLock<Option<TitleArea>> = OnceLock::new();
     let area = AREA
         .get_or_init(|| {

@@ -11,6 +11,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::pipe2;
 
+use super::signal;
+
 static PIPE: AtomicI32 = AtomicI32::new(-1);
 
 extern "C" fn ask_to_retire(_signal: i32) {
@@ -20,13 +22,6 @@ extern "C" fn ask_to_retire(_signal: i32) {
     // SAFETY: write(2) is async-signal-safe and the buffer lives on this stack; a full pipe is as good as one byte.
     unsafe { libc::write(fd, byte.as_ptr().cast(), 1) };
     Errno::set_raw(errno);
-}
-
-extern "C" fn nothing(_signal: i32) {}
-
-extern "C" fn end(_signal: i32) {
-    // SAFETY: _exit(2) is async-signal-safe.
-    unsafe { libc::_exit(0) };
 }
 
 /// Installs the handlers of a worker: TERM and HUP write to the returned pipe, INT does nothing (it belongs to
@@ -40,16 +35,13 @@ pub fn install() -> io::Result<OwnedFd> {
     PIPE.store(write.as_raw_fd(), Ordering::SeqCst);
     // The writing end lives as long as the process: a handler can run at any time.
     std::mem::forget(write);
-    for (signal, handler) in [
-        (Signal::SIGTERM, ask_to_retire as extern "C" fn(i32)),
-        (Signal::SIGHUP, ask_to_retire),
-        (Signal::SIGINT, nothing),
-        (Signal::SIGQUIT, end),
-    ] {
-        let action = SigAction::new(SigHandler::Handler(handler), SaFlags::SA_RESTART, SigSet::empty());
-        // SAFETY: the handlers above call async-signal-safe functions only.
+    let action = SigAction::new(SigHandler::Handler(ask_to_retire), SaFlags::SA_RESTART, SigSet::empty());
+    for signal in [Signal::SIGTERM, Signal::SIGHUP] {
+        // SAFETY: the handler above calls async-signal-safe functions only.
         unsafe { sigaction(signal, &action)? };
     }
+    signal::set_no_effect(&[Signal::SIGINT])?;
+    signal::set_end(&[Signal::SIGQUIT])?;
     let mut ours = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
         ours.add(signal);

@@ -8,18 +8,15 @@ use std::io;
 use std::sync::Arc;
 
 use super::Worker;
-use super::clock::{self, Millis, NEVER, after, now};
+use super::clock::{Millis, NEVER, after, now};
 use super::exchange::Response;
-use super::incoming::{Broken, Incoming, SharedBody, Streamed};
+use super::incoming::{Incoming, SharedBody};
 use super::migrate::{self, Letter};
 use super::output::Io;
 use crate::gateway::{Body, Local, Peer};
 use crate::net::stream::Stream;
 use crate::protocol::Protocol;
-use crate::protocol::body::admit;
-use crate::protocol::http::head;
-use crate::protocol::request::{BodyLength, Parsed, Refusal, Request};
-use crate::protocol::{response, uwsgi};
+use crate::protocol::request::{BodyLength, Request};
 
 /// Bytes read at once; a request that fits is read with one system call.
 const READ: usize = 32 * 1024;
@@ -34,6 +31,12 @@ const LINGER_IN_ALL: Millis = 30_000;
 
 /// How long a retiring worker waits for one more request on an idle connection.
 const STOP_LINGER: Millis = 1_000;
+
+/// So many pieces of a body are read before others have their turn.
+const READS_A_TURN: u32 = 32;
+
+/// So many pipelined requests are answered before others have their turn.
+const REQUESTS_A_TURN: u32 = 16;
 
 /// What the connection does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,10 +68,13 @@ pub(super) enum Step {
     Close,
 }
 
-enum Filled {
+pub(super) enum Filled {
     Some,
     Nothing,
+    /// The client has ended its side.
     End,
+    /// The client is gone.
+    Gone,
 }
 
 /// The buffers of a request that is being read or run. Idle connections have none; threads keep spares.
@@ -77,9 +83,9 @@ pub(super) struct Work {
     pub(super) input: Vec<u8>,
     pub(super) filled: usize,
     /// Bytes that the parser has seen without finding the end of the head.
-    scanned: usize,
+    pub(super) scanned: usize,
     pub(super) request: Request,
-    incoming: Option<Incoming>,
+    pub(super) incoming: Option<Incoming>,
     pub(super) body: Option<Body>,
     pub(super) streamed: Option<SharedBody>,
     pub(super) response: Response,
@@ -160,11 +166,13 @@ pub(super) struct Connection {
     linger_end: Millis,
     /// Output may wait in the queue; false spares the look.
     pub(super) pending: bool,
-    /// Written bytes when the write deadline was set last.
-    seen_written: u64,
+    /// Bytes that the client had taken when the write deadline was set last.
+    seen_delivered: u64,
     pub(super) work: Option<Box<Work>>,
     /// How often the present request moved from worker to worker.
     pub(super) hops: u8,
+    /// Requests answered without waiting for the client between them.
+    in_a_row: u32,
     /// The connection closes when the response is written.
     pub(super) last: bool,
     /// The response is incomplete: the connection is cut, not closed in order.
@@ -185,9 +193,10 @@ impl Connection {
             deadline: after(now(), worker.options.timeouts.head),
             linger_end: NEVER,
             pending: false,
-            seen_written: 0,
+            seen_delivered: 0,
             work: None,
             hops: 0,
+            in_a_row: 0,
             last: false,
             cut: false,
         })
@@ -245,7 +254,7 @@ impl Connection {
         &self.worker.locals[self.listener]
     }
 
-    fn protocol(&self) -> Protocol {
+    pub(super) fn protocol(&self) -> Protocol {
         self.local().protocol
     }
 
@@ -271,8 +280,11 @@ impl Connection {
 
     /// Goes as far as the client's bytes allow.
     pub(super) fn step(&mut self, spare: &mut Spare) -> Step {
+        let mut reads = 0;
         let step = loop {
             let step = match self.phase {
+                // A client that sends as fast as it is read must not keep the thread from the others.
+                Phase::Body if reads == READS_A_TURN => Some(Step::Again),
                 Phase::Idle | Phase::Head => self.read_head(spare),
                 Phase::Body => self.read_body(),
                 Phase::Application => Some(Step::Request),
@@ -282,6 +294,7 @@ impl Connection {
             if let Some(step) = step {
                 break step;
             }
+            reads += 1;
         };
         match step {
             Step::Wait => self.rest(spare),
@@ -305,6 +318,13 @@ impl Connection {
                 self.refuse(408);
                 self.step(spare)
             }
+            Phase::Drain if self.io.delivered() != self.seen_delivered => self.step(spare),
+            Phase::Drain => {
+                log::info!("{}: the client took nothing of the response for too long, cut", self.who());
+                // What was written already may look like the whole of a response that ends with its connection.
+                self.io.stream.reset_on_close();
+                Step::Close
+            }
             _ => Step::Close,
         }
     }
@@ -321,7 +341,7 @@ impl Connection {
         }
     }
 
-    fn fill(&mut self, spare: &mut Spare) -> Filled {
+    pub(super) fn fill(&mut self, spare: &mut Spare) -> Filled {
         let work = self.work.get_or_insert_with(|| spare.take());
         if work.filled + SLACK > work.input.len() {
             let size = (work.input.len() * 2).max(READ);
@@ -340,159 +360,7 @@ impl Connection {
                 self.readable = false;
                 Filled::Nothing
             }
-            Err(_) => Filled::End,
-        }
-    }
-
-    fn read_head(&mut self, spare: &mut Spare) -> Option<Step> {
-        if let Some(work) = &mut self.work
-            && work.filled > work.scanned
-        {
-            return self.parse_head();
-        }
-        if !self.readable {
-            return Some(Step::Wait);
-        }
-        match self.fill(spare) {
-            Filled::Some => {
-                if self.phase == Phase::Idle {
-                    self.phase = Phase::Head;
-                    self.deadline = after(now(), self.worker.options.timeouts.head);
-                }
-                None
-            }
-            Filled::Nothing => Some(Step::Wait),
-            Filled::End => Some(Step::Close),
-        }
-    }
-
-    fn parse_head(&mut self) -> Option<Step> {
-        let protocol = self.protocol();
-        let limits = self.worker.options.limits;
-        let logged = self.worker.options.access.is_some();
-        let work = self.work_mut();
-        let parsed = match protocol {
-            Protocol::Http => head::parse(&work.input[..work.filled], work.scanned, &limits, &mut work.request),
-            Protocol::Uwsgi => match uwsgi::parse(&work.input[..work.filled], &limits, &mut work.request) {
-                uwsgi::Packet::Request => Parsed::Complete,
-                uwsgi::Packet::Partial => Parsed::Partial,
-                uwsgi::Packet::Refused(refusal) => Parsed::Refused(refusal),
-                uwsgi::Packet::Ping => {
-                    self.reply_raw(&uwsgi::PONG);
-                    return None;
-                }
-                uwsgi::Packet::Unsupported { modifier1 } => {
-                    log::warn!(
-                        "{}: uwsgi modifier1 {modifier1} is not supported (0, 30 and 100 are), answered with 501",
-                        self.who()
-                    );
-                    self.refuse(501);
-                    return None;
-                }
-            },
-        };
-        match parsed {
-            Parsed::Complete => {
-                if logged {
-                    work.started = clock::micros();
-                }
-                self.begin_body()
-            }
-            Parsed::Partial => {
-                work.scanned = work.filled;
-                None
-            }
-            Parsed::Refused(refusal) => {
-                self.refuse_for(refusal);
-                None
-            }
-        }
-    }
-
-    fn begin_body(&mut self) -> Option<Step> {
-        let options = Arc::clone(&self.worker);
-        let options = &options.options;
-        let io = Arc::clone(&self.io);
-        let work = self.work_mut();
-        let (length, head_len) = (work.request.body, work.request.head_len);
-        if matches!(length, BodyLength::Absent | BodyLength::Length(0)) {
-            self.phase = Phase::Application;
-            return Some(Step::Request);
-        }
-        let limit = options.body_limit();
-        if let Err(refusal) = admit(length, limit) {
-            self.refuse_for(refusal);
-            return None;
-        }
-        let arrived = work.filled - head_len;
-        let continue_due = work.request.expect_continue && arrived == 0;
-        let Some(threshold) = options.post_buffering else {
-            let raw = work.input[head_len..work.filled].to_vec();
-            work.filled = head_len;
-            let timeout = options.timeouts.body;
-            let body = SharedBody::new(Streamed::new(io, length, limit, raw, continue_due, timeout));
-            work.body = Some(Body::Stream(Box::new(body.clone())));
-            work.streamed = Some(body);
-            self.phase = Phase::Application;
-            return Some(Step::Request);
-        };
-        match Incoming::new(length, limit, threshold) {
-            Ok(incoming) => work.incoming = Some(incoming),
-            Err(broken) => {
-                self.refuse_broken(broken);
-                return None;
-            }
-        }
-        self.phase = Phase::Body;
-        self.deadline = after(now(), options.timeouts.body);
-        if continue_due {
-            self.pending = true;
-            let mut queue = self.io.queue();
-            queue.push(response::CONTINUE);
-            queue.flush(&self.io.stream);
-        }
-        None
-    }
-
-    fn read_body(&mut self) -> Option<Step> {
-        let work = self.work_mut();
-        let head_len = work.request.head_len;
-        if work.filled > head_len {
-            let incoming = work.incoming.as_mut().expect("a body is collected in this phase");
-            match incoming.feed(&work.input[head_len..work.filled]) {
-                Ok((consumed, done)) => {
-                    work.input.copy_within(head_len + consumed..work.filled, head_len);
-                    work.filled -= consumed;
-                    if done {
-                        let whole = work.incoming.take().map(Incoming::into_body);
-                        match whole {
-                            Some(Ok(body)) => work.body = Some(body),
-                            Some(Err(broken)) => {
-                                self.refuse_broken(broken);
-                                return None;
-                            }
-                            None => {}
-                        }
-                        self.phase = Phase::Application;
-                        return Some(Step::Request);
-                    }
-                }
-                Err(broken) => {
-                    self.refuse_broken(broken);
-                    return None;
-                }
-            }
-        }
-        if !self.readable {
-            return Some(Step::Wait);
-        }
-        match self.fill(&mut Spare::default()) {
-            Filled::Some => {
-                self.deadline = after(now(), self.worker.options.timeouts.body);
-                None
-            }
-            Filled::Nothing => Some(Step::Wait),
-            Filled::End => Some(Step::Close),
+            Err(_) => Filled::Gone,
         }
     }
 
@@ -501,7 +369,6 @@ impl Connection {
         self.phase = Phase::Drain;
         self.hops = 0;
         if self.pending {
-            self.seen_written = self.io.queue().written();
             self.deadline = after(now(), self.worker.options.timeouts.write);
         }
         let streamed = self.work_mut().streamed.take();
@@ -515,27 +382,44 @@ impl Connection {
                     work.filled = at + rest.len();
                     self.readable = true;
                 }
-                None => self.last = true,
+                None => {
+                    self.last = true;
+                    // What the client still sends of it must not turn the answer into a reset.
+                    self.readable = true;
+                }
             }
         }
-        self.step(spare)
+        let step = self.step(spare);
+        match step {
+            Step::Request if self.in_a_row < REQUESTS_A_TURN => self.in_a_row += 1,
+            Step::Request => {
+                self.in_a_row = 0;
+                self.begin_application();
+                return Step::Again;
+            }
+            _ => self.in_a_row = 0,
+        }
+        step
     }
 
     fn drain(&mut self, spare: &mut Spare) -> Option<Step> {
         if self.pending {
-            let (empty, gone, written) = {
+            let (empty, full, gone) = {
                 let mut queue = self.io.queue();
-                (queue.flush(&self.io.stream), queue.is_gone(), queue.written())
+                let empty = queue.flush(&self.io.stream);
+                (empty, queue.is_full(), queue.is_gone())
             };
             if gone {
+                self.io.stream.reset_on_close();
                 return Some(Step::Close);
             }
             if !empty {
-                if written != self.seen_written {
-                    self.seen_written = written;
+                let delivered = self.io.delivered();
+                if delivered != self.seen_delivered {
+                    self.seen_delivered = delivered;
                     self.deadline = after(now(), self.worker.options.timeouts.write);
                 }
-                return Some(Step::Wait);
+                return Some(if full { Step::Wait } else { Step::Again });
             }
             self.pending = false;
         }
@@ -616,61 +500,6 @@ impl Connection {
                 _ => {}
             }
         }
-    }
-
-    fn refuse_broken(&mut self, broken: Broken) {
-        match broken {
-            Broken::Refused(refusal) => self.refuse_for(refusal),
-            Broken::Disk(error) => {
-                log::error!(
-                    "{}: the request's body cannot be stored in a temporary file in {} ({error}), answered with 500; \
-                     make room there or set TMPDIR",
-                    self.who(),
-                    std::env::temp_dir().display()
-                );
-                self.refuse(500);
-            }
-        }
-    }
-
-    fn refuse_for(&mut self, refusal: Refusal) {
-        let advice = match refusal.status {
-            431 => "; buffer-size raises the limit",
-            413 => "; limit-post is the limit",
-            _ => "",
-        };
-        log::info!("{}: {} (answered with {}){advice}", self.who(), refusal.reason, refusal.status);
-        self.refuse(refusal.status);
-    }
-
-    /// Answers with an error of our own and closes.
-    fn refuse(&mut self, status: u16) {
-        let date = clock::date();
-        let protocol = self.protocol();
-        let facts = response::Facts {
-            version: crate::protocol::request::Version::Http11,
-            head_request: false,
-            protocol,
-            keep_alive: false,
-            total: None,
-            date: &date,
-        };
-        let mut out = Vec::with_capacity(256);
-        response::plain_error(status, &facts, &mut out);
-        self.reply_raw(&out);
-        // The body was not read: whatever of it still comes must not turn the answer into a reset.
-        self.readable = true;
-    }
-
-    fn reply_raw(&mut self, bytes: &[u8]) {
-        self.pending = true;
-        self.io.queue().push(bytes);
-        self.last = true;
-        self.phase = Phase::Drain;
-        self.deadline = after(now(), self.worker.options.timeouts.write);
-        let work = self.work_mut();
-        work.request.clear();
-        work.incoming = None;
     }
 
     /// No deadline while the application has it.

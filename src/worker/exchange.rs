@@ -67,6 +67,9 @@ impl Connection {
         let keep_alive = !self.worker.is_closing() && !self.worker.options.timeouts.keep_alive.is_zero();
         let protocol = self.local().protocol;
         let work = self.work_mut();
+        if let Some(body) = &work.streamed {
+            body.forget_continue();
+        }
         // The close must be announced in the head; what the application will still read is not known now.
         let keep_alive = keep_alive && work.streamed.as_ref().is_none_or(SharedBody::has_arrived);
         let facts = Facts {
@@ -125,6 +128,8 @@ impl Connection {
         if !chunked && (complete || piece.len() >= LARGE) {
             if self.io.send(first, piece, keep).is_err() {
                 self.work_mut().response.gone = true;
+            } else if !complete && self.io.queue().len() > 0 {
+                self.announce();
             }
             return;
         }
@@ -143,8 +148,7 @@ impl Connection {
         } else {
             queue.push(piece);
         }
-        let waiting = queue.len();
-        if waiting >= ENOUGH.min(response_buffer) || self.worker.standby_waits() {
+        if queue.len() >= ENOUGH.min(response_buffer) {
             queue.flush(&self.io.stream);
         }
         let (gone, waiting) = (queue.is_gone(), queue.len());
@@ -168,19 +172,19 @@ impl Connection {
         }
     }
 
-    /// Tells the standby thread that this request has output waiting.
+    /// Output of this request waits: the standby thread is to write it out. While that one waits for events itself it
+    /// is written here, and what the client does not take makes it look.
     fn announce(&mut self) {
         let work = self.work_mut();
         let core = work.core;
-        if std::mem::replace(&mut work.response.announced, true) {
-            // It knows, but may sleep: while an app thread drives, nothing else keeps it awake.
-            self.worker.standby.hurry();
-            return;
+        if !std::mem::replace(&mut work.response.announced, true) {
+            self.worker.announce_output(core, Arc::clone(&self.io));
         }
-        self.worker.announce_output(core, Arc::clone(&self.io));
-        if self.worker.standby_waits() {
-            // It may have looked before it could know.
-            self.io.flush();
+        // It may sleep, also if it knows: while an app thread drives, nothing else keeps it awake.
+        self.worker.standby.hurry();
+        // Looked at only now: either it finds the announcement before it waits, or it is found waiting.
+        if self.worker.standby_waits() && !self.io.flush() {
+            self.worker.reactor.interrupt();
         }
     }
 
@@ -251,7 +255,7 @@ impl Exchange for Connection {
 
     fn wait_for_room(&mut self) -> bool {
         let enough = self.worker.options.response_buffer / 2;
-        let mut written = self.io.queue().written();
+        let mut delivered = self.io.delivered();
         let mut deadline = after(now(), self.worker.options.timeouts.write);
         loop {
             {
@@ -263,10 +267,10 @@ impl Exchange for Connection {
                 if queue.len() <= enough {
                     return true;
                 }
-                if queue.written() != written {
-                    written = queue.written();
-                    deadline = after(now(), self.worker.options.timeouts.write);
-                }
+            }
+            if self.io.delivered() != delivered {
+                delivered = self.io.delivered();
+                deadline = after(now(), self.worker.options.timeouts.write);
             }
             let left = deadline.saturating_sub(now());
             if left == 0 {

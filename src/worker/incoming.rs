@@ -86,7 +86,8 @@ fn temporary() -> Result<File, Broken> {
 /// A body read from the connection while the application runs. Shared by the connection and the
 /// application's `wsgi.input`, which may outlive the exchange.
 pub(super) struct Streamed {
-    io: Arc<Io>,
+    /// None when the exchange is over: what the application keeps must not keep the connection.
+    io: Option<Arc<Io>>,
     reader: Reader,
     /// Bytes received and not yet decoded.
     raw: Vec<u8>,
@@ -110,6 +111,7 @@ impl Streamed {
         timeout: Duration,
     ) -> Streamed {
         let reader = Reader::new(length, limit);
+        let io = Some(io);
         Streamed { io, reader, raw, decoded: Vec::new(), given: 0, done: false, closed: false, continue_due, timeout }
     }
 
@@ -134,19 +136,20 @@ impl Streamed {
     }
 
     fn receive(&mut self) -> io::Result<()> {
+        let Some(io) = &self.io else { return Err(io::ErrorKind::NotConnected.into()) };
         if std::mem::take(&mut self.continue_due) {
-            let mut queue = self.io.queue();
+            let mut queue = io.queue();
             queue.push(response::CONTINUE);
-            queue.flush(&self.io.stream);
+            queue.flush(&io.stream);
         }
         let start = self.raw.len();
         self.raw.resize(start + 64 * 1024, 0);
         let result = loop {
-            match self.io.stream.read(&mut self.raw[start..]) {
+            match io.stream.read(&mut self.raw[start..]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => break result,
             }
-            match self.io.stream.wait(false, self.timeout) {
+            match io.stream.wait(false, self.timeout) {
                 Ok(true) => {}
                 Ok(false) => {
                     break Err(io::Error::new(io::ErrorKind::TimedOut, "the client sent nothing for too long"));
@@ -204,6 +207,13 @@ impl SharedBody {
         })
     }
 
+    /// The response has begun: an interim answer would stand in the middle of it.
+    pub(super) fn forget_continue(&self) {
+        if let Ok(mut streamed) = self.0.try_lock() {
+            streamed.continue_due = false;
+        }
+    }
+
     /// Ends the exchange: what the application kept gives errors from now on. Returns the bytes behind the body
     /// when it was read to its end, `None` when the connection cannot be used again.
     pub(super) fn close(&self) -> Option<Vec<u8>> {
@@ -217,6 +227,7 @@ impl SharedBody {
                     }
                 }
                 streamed.closed = true;
+                streamed.io = None;
                 streamed.done.then(|| std::mem::take(&mut streamed.raw))
             }
             // Another thread of the application is in the middle of a read: end it.

@@ -31,6 +31,9 @@ impl<'a> Letter<'a> {
         out.push(match self.protocol {
             Protocol::Http => b'h',
             Protocol::Uwsgi => b'u',
+            Protocol::Scgi => b's',
+            // A connection of several requests stays where it is.
+            Protocol::FastCgi => return None,
         });
         out.push(self.hops);
         out.push(u8::from(self.half_closed));
@@ -55,6 +58,7 @@ impl<'a> Letter<'a> {
         let protocol = match protocol {
             b'h' => Protocol::Http,
             b'u' => Protocol::Uwsgi,
+            b's' => Protocol::Scgi,
             _ => return None,
         };
         let [listener, peer_addr, peer_port] = texts;

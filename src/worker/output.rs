@@ -16,6 +16,9 @@ const GATHER: usize = 16;
 /// Small pieces are copied together up to this many bytes in one segment.
 const SEGMENT: usize = 64 * 1024;
 
+/// So many bytes are written to one client before others have their turn.
+const TURN: u64 = 4 * 1024 * 1024;
+
 enum Segment {
     Bytes(Vec<u8>),
     Kept(Kept),
@@ -40,6 +43,8 @@ pub(super) struct Queue {
     len: usize,
     /// The client is gone: whatever comes is dropped.
     gone: bool,
+    /// The socket took less than it was given at the last attempt: it says when it has room.
+    full: bool,
     /// Bytes ever written; a deadline looks whether it moved.
     written: u64,
 }
@@ -51,6 +56,11 @@ impl Queue {
 
     pub(super) fn is_gone(&self) -> bool {
         self.gone
+    }
+
+    /// Whether an event will tell when the rest can be written.
+    pub(super) fn is_full(&self) -> bool {
+        self.full
     }
 
     pub(super) fn written(&self) -> u64 {
@@ -89,9 +99,14 @@ impl Queue {
         }
     }
 
-    /// Writes until nothing is left or the socket is full. True: nothing is left.
+    /// Writes until nothing is left, the socket is full or others have waited long enough. True: nothing is left.
     pub(super) fn flush(&mut self, stream: &Stream) -> bool {
+        let end = self.written + TURN;
+        self.full = false;
         while self.len > 0 && !self.gone {
+            if self.written >= end {
+                return false;
+            }
             let mut pieces = [IoSlice::new(&[]); GATHER];
             let mut count = 0;
             for (at, segment) in self.segments.iter().take(GATHER).enumerate() {
@@ -100,7 +115,10 @@ impl Queue {
                 count = at + 1;
             }
             match stream.write(&pieces[..count]) {
-                Ok(0) => return false,
+                Ok(0) => {
+                    self.full = true;
+                    return false;
+                }
                 Ok(taken) => self.consume(taken),
                 Err(_) => self.give_up(),
             }
@@ -145,6 +163,11 @@ impl Io {
 
     pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes that the client has taken: a slow one may be long in emptying what the kernel holds for it.
+    pub(super) fn delivered(&self) -> u64 {
+        self.queue().written().saturating_sub(self.stream.undelivered())
     }
 
     /// Writes out what waits. True: nothing is left.

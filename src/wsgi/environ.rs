@@ -93,12 +93,11 @@ impl Environs {
         let (request, head) = exchange.request();
         let environ = self.template(py, exchange.local())?.bind(py).copy()?;
 
-        if request.body == BodyLength::Chunked
-            && let Some(length) = body.known_len()
-        {
-            // Frameworks read nothing without it, and by now it is known.
-            set(&environ, &mut self.keys.content_length, length.to_string().as_bytes())?;
-        }
+        let length = match request.body {
+            BodyLength::Chunked => body.known_len(),
+            BodyLength::UntilEnd => body.known_len().filter(|len| *len > 0),
+            BodyLength::Absent | BodyLength::Length(_) => None,
+        };
         if !matches!(body, Body::Empty) {
             environ.set_item(self.keys.input.text.bind(py), Bound::new(py, Input::new(body))?)?;
         }
@@ -113,6 +112,10 @@ impl Environs {
             }
             app
         };
+        if let Some(length) = length {
+            // Frameworks read nothing without it, and by now it is known.
+            set(&environ, &mut self.keys.content_length, length.to_string().as_bytes())?;
+        }
         Ok((environ, app))
     }
 
@@ -148,7 +151,7 @@ impl Environs {
         Ok(app)
     }
 
-    /// Over uwsgi.
+    /// Over uwsgi, FastCGI and SCGI.
     fn add_vars(
         &mut self,
         environ: &Bound<'_, PyDict>,
@@ -170,7 +173,9 @@ impl Environs {
         }
         let script_name = seen.script_name.map_or(&b""[..], |span| span.of(head));
         let path = seen.path_info.map_or(&request.path[..], |span| span.of(head));
-        let Found { app, strip } = apps.find(path, script_name, self.options.manage_script_name);
+        // Where the front end did not say what SCRIPT_NAME is, the mount points are all there is to tell.
+        let manage = self.options.manage_script_name || request.path_derived;
+        let Found { app, strip } = apps.find(path, script_name, manage);
         if strip > 0 {
             set(environ, &mut keys.script_name, &path[..strip])?;
             set(environ, &mut keys.path_info, &path[strip..])?;

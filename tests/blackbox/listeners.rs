@@ -20,7 +20,7 @@ fn unix_http() -> Setup {
 
 /// Serves `basic.py` so that every user can: a copy of the application and, where Python's own
 /// library stands in a folder of somebody's (root's home, say), a copy of that.
-fn for_everybody(setup: Setup) -> Setup {
+pub fn for_everybody(setup: Setup) -> Setup {
     let code = std::fs::read(apps().join("basic.py")).expect("basic.py");
     let setup = setup.file("basic.py", code);
     let folder = setup.path("").display().to_string();

@@ -7,15 +7,20 @@
 
 mod bodies;
 mod config;
+mod edges;
 mod fairness;
 mod harness;
 mod http;
 mod listeners;
 mod options;
 mod processes;
+mod protocol_scgi;
 mod protocol_uwsgi;
 mod recycle;
+mod scaling;
 mod slow;
+mod startup;
 mod streams;
 mod threads;
+mod triggers;
 mod wsgi;

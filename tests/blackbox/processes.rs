@@ -177,7 +177,11 @@ fn requests_in_the_backlog_are_answered_at_the_stop() {
             server.wait_for_log(&["stopping"]);
             held.release().expect(200);
             for client in &mut waiting {
-                assert!(client.response().expect(200).announces_close());
+                // An answer that was begun before the worker heard of the stop cannot know; then the connection is closed
+                // after a while.
+                if !client.response().expect(200).announces_close() {
+                    client.expect_closed();
+                }
             }
             server.expect_end();
         },
@@ -371,6 +375,21 @@ fn a_broken_application_leaves_the_old_one_serving() {
 }
 
 #[test]
+fn an_import_that_hangs_leaves_the_old_application_serving() {
+    differs("A reload whose application or configuration is broken leaves the running generation serving.", || {
+        let mut server = with_file().set("reload-import-timeout", "1").allow("reload").allow("import").start();
+        std::fs::write(server.path("served.py"), "import time\ntime.sleep(600)\n").expect("the file");
+        server.signal(Signal::SIGHUP);
+        server.wait_for_log(&["reload-import-timeout"]);
+        assert_eq!(server.get("/").expect(200).text(), "old");
+        std::fs::write(server.path("served.py"), says("mended")).expect("the file");
+        server.signal(Signal::SIGHUP);
+        wait_until("the mended one answers", || server.poll("/").is_some_and(|page| page.text() == "mended"));
+        assert!(server.try_wait().is_none());
+    });
+}
+
+#[test]
 fn a_broken_configuration_leaves_the_old_one_serving() {
     differs("A reload whose application or configuration is broken leaves the running generation serving.", || {
         let mut server = with_file().allow("app.ini").allow("reload").start();
@@ -478,7 +497,7 @@ fn a_callable_that_is_none_ends_with_22() {
 
 #[test]
 fn one_line_tells_the_cause() {
-    differs("When an application cannot be loaded, the last line of the log tells which one and why.", || {
+    differs("When an application cannot be loaded, one line of the log tells which one and why.", || {
         let setup = Setup::bare().file("raises.py", "raise ValueError('on purpose')\n");
         let folder = setup.path("").display().to_string();
         let ended = setup.listen("http-socket", Speaks::Http).set("chdir", folder).set("wsgi-file", "raises.py").run();

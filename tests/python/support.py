@@ -178,8 +178,18 @@ http {{
             proxy_pass http://rsgi;
         }}
     }}
+    server {{
+        listen 127.0.0.1:{scgi_port};
+        location / {{
+            include {params}/scgi_params;
+            scgi_pass unix:{scgi_upstream};
+        }}
+    }}
 }}
 """
+
+# Where Debian keeps the parameter files, which are used as they come.
+PARAMS = Path("/etc/nginx")
 
 UWSGI_PARAMS = """
 uwsgi_param QUERY_STRING $query_string;
@@ -200,17 +210,21 @@ uwsgi_param SERVER_NAME $server_name;
 
 
 class Nginx(Process):
-    """nginx on sockets of the test's: `url` goes to a uwsgi socket, `proxy_url` to an HTTP one on kept connections."""
+    """nginx on sockets of the test's: `url` goes to a uwsgi socket, `proxy_url` to an HTTP one on kept connections,
+    `scgi_url` to an SCGI one."""
 
-    def __init__(self, *, folder, upstream, http_port=0, config=NGINX):
+    def __init__(self, *, folder, upstream, http_port=0, scgi_upstream=None, config=NGINX):
         path = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
         need(path, "nginx is missing; install the package nginx")
         self.sockets = [listening_socket() for _ in range(config.count("listen 127.0.0.1:"))]
-        port, proxy_port = [sock.getsockname()[1] for sock in (self.sockets * 2)[:2]]
+        port, proxy_port, scgi_port = [sock.getsockname()[1] for sock in (self.sockets * 3)[:3]]
         self.url, self.proxy_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{proxy_port}"
+        self.scgi_url = f"http://127.0.0.1:{scgi_port}"
         conf = folder / "nginx.conf"
-        ports = {"port": port, "proxy_port": proxy_port, "http_port": http_port}
-        conf.write_text(config.format(folder=folder, upstream=upstream, **ports))
+        ports = {"port": port, "proxy_port": proxy_port, "http_port": http_port, "scgi_port": scgi_port}
+        conf.write_text(
+            config.format(folder=folder, upstream=upstream, scgi_upstream=scgi_upstream, params=PARAMS, **ports)
+        )
         if not (folder / "uwsgi_params").exists():
             (folder / "uwsgi_params").write_text(UWSGI_PARAMS)
         fds = tuple(sock.fileno() for sock in self.sockets)
@@ -238,7 +252,7 @@ class Site:
         self.folder = folder
         self.socket = listening_socket()
         self.direct = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
-        upstream = folder / "rsgi.sock"
+        upstream, scgi_upstream = folder / "rsgi.sock", folder / "rsgi-scgi.sock"
         common = [
             "master = true",
             "die-on-term = true",
@@ -247,17 +261,20 @@ class Site:
             f"home = {sys.prefix}",
             f"http-socket = fd://{self.socket.fileno()}",
             f"socket = {upstream}",
+            f"scgi-socket = {scgi_upstream}",
             "chmod-socket = 666",
         ]
         self.rsgi = Rsgi(common + lines, folder=folder, sockets=[self.socket], allowed=allowed, env=env)
         self.nginx = None
         try:
             self.rsgi.wait_until_serving(str(upstream))
-            self.nginx = Nginx(folder=folder, upstream=upstream, http_port=self.socket.getsockname()[1])
+            http_port = self.socket.getsockname()[1]
+            self.nginx = Nginx(folder=folder, upstream=upstream, http_port=http_port, scgi_upstream=scgi_upstream)
         except BaseException:
             self.rsgi.kill()
             raise
         self.urls = {"direct": self.direct, "nginx": self.nginx.url, "proxy": self.nginx.proxy_url}
+        self.urls["scgi"] = self.nginx.scgi_url
 
     def judge(self):
         # Both are stopped, whatever is found.

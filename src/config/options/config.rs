@@ -60,7 +60,7 @@ pub(super) const CONFIG: &[Row] = &[
         .also(&["js"])
         .short('j')
         .refused(ONLY_INI),
-    Row::new("env", PAIR, "NAME=value, set before Python starts").listed().set(|d, s| d.env(s)),
+    Row::new("env", PAIR, "a variable of the environment, set before Python starts").listed().set(|d, s| d.env(s)),
     Row::new("envdir", TEXT, "daemontools envdir"),
     Row::new("early-envdir", TEXT, "same, immediate"),
     Row::new("unenv", TEXT, "remove variable"),

@@ -13,7 +13,7 @@ pub(super) const LOGGING: &[Row] = &[
     Row::new("logto2", TEXT, "log file opened after privilege drop"),
     Row::new("log-format", TEXT, "format of the line for each request")
         .also(&["logformat"])
-        .set(|d, s| d.settings.log_format = d.text(s)),
+        .set(|d, s| d.log_format(s)),
     Row::new("logformat-strftime", FLAG, "make %(ftime) use log-date format").also(&["log-format-strftime"]),
     Row::new("logfile-chown", FLAG, "chown log file to uid/gid"),
     Row::new("logfile-chmod", TEXT, "three octal digits"),
@@ -113,7 +113,9 @@ pub(super) const CONTROL: &[Row] = &[
         .refused(ONE_SHOT),
     Row::new("extract", TEXT, "read a resource/scheme and print it").refused(ONE_SHOT),
     Row::new("udp", TEXT, "master UDP server (logging/snmp)"),
-    Row::new("master-fifo", TEXT, "command fifo (repeat for slots 0-9)"),
+    Row::new("master-fifo", PATH, "named pipe for commands to the master, a letter each; up to ten")
+        .listed()
+        .set(|d, s| d.master_fifo(s)),
     Row::new("notify-socket", TEXT, "datagram notification socket"),
     Row::new("ping", TEXT, "send uwsgi ping (modifier 100) to a node and exit").refused(ONE_SHOT),
     Row::new("ping-timeout", NUMBER, "ping timeout"),

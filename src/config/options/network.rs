@@ -28,7 +28,7 @@ pub(super) const SOCKETS: &[Row] = &[
     Row::new("fastcgi-nph-socket", TEXT, "FastCGI listener, response starts with an HTTP status line"),
     Row::new("fastcgi-modifier1", NUMBER, "modifier1 for FastCGI requests"),
     Row::new("fastcgi-modifier2", NUMBER, "modifier2 for FastCGI requests"),
-    Row::new("scgi-socket", TEXT, "SCGI listener, CGI-style response head"),
+    Row::new("scgi-socket", ADDRESS, "listen for SCGI").listed().set(|d, s| d.socket(s, Some(Protocol::Scgi))),
     Row::new("scgi-nph-socket", TEXT, "SCGI listener, HTTP status-line response head"),
     Row::new("scgi-modifier1", NUMBER, "modifier1 for SCGI requests"),
     Row::new("scgi-modifier2", NUMBER, "modifier2 for SCGI requests"),
@@ -36,7 +36,7 @@ pub(super) const SOCKETS: &[Row] = &[
     Row::new("raw-modifier1", NUMBER, "modifier1 for raw sockets"),
     Row::new("raw-modifier2", NUMBER, "modifier2 for raw sockets"),
     Row::new("puwsgi-socket", TEXT, "uwsgi protocol with persistent connections"),
-    Row::new("protocol", TEXT, "what `socket` and inherited sockets speak: uwsgi or http")
+    Row::new("protocol", TEXT, "what `socket` and inherited sockets speak: uwsgi, http or scgi")
         .also(&["socket-protocol"])
         .set(|d, s| d.protocol(s)),
     Row::new("shared-socket", TEXT, "bind early (before dropping root); later referenced as \"=N\""),

@@ -79,12 +79,12 @@ pub(super) const PYTHON: &[Row] = &[
         .also(&["py", "pyrun"])
         .refused(ONE_SHOT),
     Row::new("py-tracebacker", TEXT, "unix socket prefix serving stack traces (path + worker id)"),
-    Row::new("py-auto-reload", NUMBER, "scan module mtimes every N s, SIGHUP master").also(&[
-        "py-autoreload",
-        "python-auto-reload",
-        "python-autoreload",
-    ]),
-    Row::new("py-auto-reload-ignore", TEXT, "module name not scanned"),
+    Row::new("py-auto-reload", NUMBER, "reload when the file of an imported module changes; 0 is off")
+        .also(&["py-autoreload", "python-auto-reload", "python-autoreload"])
+        .set(|d, s| d.auto_reload(s)),
+    Row::new("py-auto-reload-ignore", TEXT, "a module that py-auto-reload does not watch")
+        .listed()
+        .set(|d, s| d.auto_reload_ignore(s)),
     Row::new("wsgi-env-behaviour", TEXT, "cheat = environ dict reused, holy = new dict per request")
         .also(&["wsgi-env-behavior"]),
     Row::new("start_response-nodelay", FLAG, "send headers inside start_response"),

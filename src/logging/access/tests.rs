@@ -13,7 +13,7 @@ fn render(format: &Format, protocol: Protocol, bytes: &[u8], zone: &str, change:
         Protocol::Http => {
             assert_eq!(head::parse(bytes, 0, &Limits::default(), &mut request), Parsed::Complete);
         }
-        Protocol::Uwsgi => {
+        Protocol::Uwsgi | Protocol::FastCgi | Protocol::Scgi => {
             assert_eq!(uwsgi::parse(bytes, &Limits::default(), &mut request), Packet::Request);
         }
     }
@@ -102,7 +102,7 @@ fn request_variables_and_unknown_names() {
     let format = "%(var.HTTP_X_Y)|%(var.REQUEST_METHOD)|%(var.SERVER_PORT)|%(var.REMOTE_PORT)|%(var.NOPE)|\
                   %(var.HTTP_NOPE)|%(var.HTTP_X-Y)|%(unknown)|%(metric.x)|100%|%(open";
     assert_eq!(template(format, REQUEST), "q z|GET|8080|50000|-|-|-|-|-|100%|%(open\n");
-    assert_eq!(Format::parse("%()").unwrap_err(), "expected the name of a variable in \"%()\"");
+    assert_eq!(Format::parse("%()").unwrap_err(), "the name of a variable in \"%()\"");
     assert!(Format::parse("%(var.)").is_err());
 }
 

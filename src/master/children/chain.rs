@@ -2,6 +2,9 @@
 
 use super::{Action, Children, Generation, Millis, Phase, Plan, Worker};
 
+/// After its time an import gets so much more, in which the zygote writes where it hangs.
+const LAST_WORDS: Millis = 2_000;
+
 impl Children {
     /// Prepares generation `number`, whose workers take the places of the old ones one after the other.
     pub fn begin_chain_reload(&mut self, number: u32, plan: impl Into<Plan>) {
@@ -18,7 +21,7 @@ impl Children {
     /// Lets the chain go on behind the worker that has become ready.
     pub(super) fn chain(&mut self, out: &mut Vec<Action>) {
         let Some((number, wanted, Some(mut chained))) =
-            self.incoming.as_ref().map(|incoming| (incoming.number, incoming.plan.workers, incoming.chained))
+            self.incoming.as_ref().map(|incoming| (incoming.number, incoming.target, incoming.chained))
         else {
             return;
         };
@@ -47,7 +50,7 @@ impl Children {
             Some(chained) => id <= chained + 1,
             None => generation.number != self.serving.number || id > self.chained(),
         };
-        wanted && self.holder(generation.number, id).is_none()
+        wanted && id <= generation.target && self.holder(generation.number, id).is_none()
     }
 
     /// Workers of a chain reload that was given up, whose numbers nobody of the serving generation bears yet.
@@ -56,7 +59,7 @@ impl Children {
         let kept = |worker: &&Worker| {
             worker.generation > serving.number
                 && worker.phase == Phase::Ready
-                && serving.attempts.ids().contains(&worker.id)
+                && worker.id <= serving.target
                 && !self.is_ready(serving.number, worker.id)
         };
         self.workers.iter().filter(kept).map(|worker| worker.key).collect()
@@ -75,7 +78,7 @@ impl Children {
                 self.workers.iter().filter(starting).map(|worker| worker.asked_at).min()
             }
         };
-        Some(began? + incoming.plan.import_timeout)
+        Some(began? + incoming.plan.import_timeout + LAST_WORDS)
     }
 
     pub(super) fn give_up(&self, now: Millis, out: &mut Vec<Action>) {
@@ -171,8 +174,8 @@ mod tests {
         world.children.begin_reload(2, 1);
         assert_eq!(world.children.decide(world.now), [Action::SpawnZygote { generation: 2 }]);
         world.children.zygote_spawned(2, world.now);
-        assert_eq!(world.children.deadline(world.now), Some(world.now + 60_000));
-        world.now += 60_000;
+        assert_eq!(world.children.deadline(world.now), Some(world.now + 60_000 + LAST_WORDS));
+        world.now += 60_000 + LAST_WORDS;
         assert_eq!(world.children.decide(world.now), [Action::GiveUp { generation: 2, limit: 60_000 }]);
         world.children.abort_reload();
         world.settle();
@@ -185,7 +188,7 @@ mod tests {
         world.healthy = false;
         world.children.begin_reload(2, 1);
         world.settle();
-        assert_eq!(world.children.deadline(world.now), Some(world.now + 60_000));
+        assert_eq!(world.children.deadline(world.now), Some(world.now + 60_000 + LAST_WORDS));
         let mut first = World::new(1);
         first.healthy = false;
         first.settle();

@@ -6,7 +6,7 @@
 
 use super::super::bytes;
 use super::super::path::hex;
-use super::super::request::Refusal;
+use super::super::request::{Refusal, TOO_LARGE};
 
 /// Bytes of all chunk extensions of one body together.
 const MAX_EXTENSIONS: usize = 16 * 1024;
@@ -55,9 +55,11 @@ enum State {
 }
 
 /// A decoder for one body.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Decoder {
     state: State,
+    /// Bytes of data that chunks may still announce.
+    allowed: u64,
     /// Size of the current chunk while its digits are read, then what is left of its data.
     left: u64,
     digits: u8,
@@ -65,11 +67,22 @@ pub struct Decoder {
     trailers: usize,
 }
 
+impl Default for Decoder {
+    fn default() -> Decoder {
+        Decoder::limited(u64::MAX)
+    }
+}
+
 impl Decoder {
+    /// A decoder of a body of at most `limit` bytes.
+    pub fn limited(limit: u64) -> Decoder {
+        Decoder { state: State::Size, allowed: limit, left: 0, digits: 0, extensions: 0, trailers: 0 }
+    }
+
     /// Decodes `input`, appending the data to `out`.
     ///
     /// # Errors
-    /// 400 when the coding is broken; the decoder must not be used again then.
+    /// 400 when the coding is broken, 413 when a chunk would pass the limit; the decoder must not be used again then.
     pub fn decode(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Decoded, Refusal> {
         self.decode_at_most(input, out, usize::MAX)
     }
@@ -106,11 +119,6 @@ impl Decoder {
         Ok(Decoded { consumed: at, done: self.state == State::Done })
     }
 
-    /// Bytes of data that the current chunk still announces.
-    pub fn pending(&self) -> u64 {
-        if self.state == State::Data { self.left } else { 0 }
-    }
-
     /// Takes one byte of framing.
     fn step(&mut self, byte: u8) -> Result<(), Refusal> {
         self.state = match (self.state, byte) {
@@ -138,6 +146,7 @@ impl Decoder {
             }
             (State::SizeEnd, b'\n') => {
                 self.digits = 0;
+                self.allowed = self.allowed.checked_sub(self.left).ok_or(TOO_LARGE)?;
                 if self.left == 0 { State::TrailerStart } else { State::Data }
             }
             (State::DataCr, b'\r') => State::DataLf,

@@ -220,6 +220,32 @@ fn uwsgi_has_no_connection_and_no_chunks() {
 }
 
 #[test]
+fn rfc3875_6_3_3_a_gateway_gets_a_status_field() {
+    for protocol in [Protocol::FastCgi, Protocol::Scgi] {
+        let gateway = Facts { protocol, ..facts() };
+        let mut head = head("404 Not Here", &[("Connection", "close"), ("A", "b")]);
+        let found = head.finish(&gateway);
+        assert_eq!(head.bytes(), b"Status: 404 Not Here\r\nA: b\r\n\r\n");
+        assert_eq!(found, Framing { body: BodyFraming::UntilClose, keep_alive: false });
+        assert_eq!(head.with_body(b"x"), b"Status: 404 Not Here\r\nA: b\r\n\r\nx");
+
+        // The Content-Length that 204 must not carry is cut out of the right place; the value is ready for HTTP again.
+        let mut head = self::head("204", &[("Content-Length", "7"), ("A", "b")]);
+        head.finish(&gateway);
+        assert_eq!(head.bytes(), b"Status: 204 No Content\r\nA: b\r\n\r\n");
+        head.start(b"200 OK").unwrap();
+        head.finish(&Facts { protocol: Protocol::Uwsgi, ..facts() });
+        assert_eq!(head.bytes(), b"HTTP/1.1 200 OK\r\n\r\n");
+
+        let mut out = Vec::new();
+        plain_error(431, &gateway, &mut out);
+        let text =
+            "Status: 431 Request Header Fields Too Large\r\nContent-Type: text/plain\r\nContent-Length: 32\r\n\r\n";
+        assert_eq!(out, format!("{text}Request Header Fields Too Large\n").as_bytes());
+    }
+}
+
+#[test]
 fn rfc9112_7_1_chunk_sizes() {
     for len in [1, 9, 10, 15, 16, 255, 256, 65535, 65536, 1 << 20, usize::MAX] {
         let mut out = Vec::new();

@@ -6,6 +6,7 @@
 
 pub mod held;
 pub mod http;
+pub mod scgi;
 pub mod server;
 pub mod uwsgi;
 

@@ -1,0 +1,166 @@
+//! Wishes of the operator that come by other ways than signals: letters in the fifo, files that change.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use super::Master;
+use super::command::{self, Command};
+use super::reload::How;
+use crate::config::{Settings, Touch};
+use crate::sys::clock::monotonic_ms;
+
+/// A deployment changes many files: the reload waits until so long nothing has changed,
+const QUIET: u64 = 200;
+/// but no longer than that.
+const PATIENCE: u64 = 2_000;
+
+/// A reload because files changed, once they are quiet.
+pub(super) struct Planned {
+    cause: String,
+    at: u64,
+    latest: u64,
+}
+
+impl Master {
+    /// Watches what the generation that serves wants to have watched.
+    pub(super) fn watch_files(&mut self) {
+        let serving = self.children.serving();
+        let Some(generation) = self.generations.iter().find(|known| known.number == serving) else { return };
+        let triggers = &generation.settings.triggers;
+        let dir = generation.settings.chdir.as_ref().unwrap_or(&self.start_dir);
+        let touch = triggers.touch.iter().map(|(path, what)| (dir.join(path), *what)).collect();
+        let folders = triggers.folders.iter().map(|path| dir.join(path)).collect();
+        self.watch.set(touch, folders, &generation.modules);
+    }
+
+    /// A list of imported modules came.
+    pub(super) fn hear_modules(&mut self, number: u32, list: Option<OwnedFd>) {
+        let mut bytes = Vec::new();
+        // One that sends a list without a file, or a huge one, is not worth more than a line.
+        let read = list.is_some_and(|list| File::from(list).take(1 << 24).read_to_end(&mut bytes).is_ok());
+        if !read {
+            log::warn!("the modules of generation {number} cannot be read");
+            return;
+        }
+        let paths: Vec<PathBuf> = bytes
+            .split(|byte| *byte == 0)
+            .filter(|path| !path.is_empty())
+            .map(|path| std::ffi::OsString::from_vec(path.to_vec()).into())
+            .collect();
+        let Some(generation) = self.generation(number) else { return };
+        let new: Vec<PathBuf> = paths.into_iter().filter(|path| !generation.modules.contains(path)).collect();
+        generation.modules.extend(new.iter().cloned());
+        if number == self.children.serving() {
+            let is_first = self.watch.descriptor().is_none();
+            self.watch.add_modules(&new);
+            if is_first {
+                self.watch_files();
+            }
+        }
+    }
+
+    pub(super) fn hear_files(&mut self) {
+        let seen = self.watch.look();
+        let now = monotonic_ms();
+        if let Some(path) = seen.changed {
+            let planned = self.planned.get_or_insert_with(|| Planned {
+                cause: format!("{} has changed", path.display()),
+                at: 0,
+                latest: now + PATIENCE,
+            });
+            planned.at = (now + QUIET).min(planned.latest);
+        }
+        for (path, what) in seen.touched {
+            let command = match what {
+                Touch::Reload => Command::Reload,
+                Touch::Chain => Command::ChainReload,
+                Touch::Workers => Command::ReloadWorkers,
+            };
+            self.obey(command, &format!("{} was touched", path.display()));
+        }
+    }
+
+    /// When that is. Not before the end of a reload under way: files that change all the time would let none come to its end.
+    pub(super) fn planned_at(&self) -> Option<u64> {
+        self.planned.as_ref().filter(|_| self.children.incoming().is_none()).map(|planned| planned.at)
+    }
+
+    /// Carries out a reload that was put off, when its time has come.
+    pub(super) fn reload_as_planned(&mut self) {
+        if self.planned_at().is_some_and(|at| at <= monotonic_ms())
+            && let Some(planned) = self.planned.take()
+        {
+            self.obey(Command::Reload, &planned.cause);
+        }
+    }
+
+    pub(super) fn hear_fifo(&mut self) {
+        for byte in self.fifos.read() {
+            if let Some(command) = command::letter(byte) {
+                self.obey(command, &format!("{} in the master fifo", char::from(byte).escape_default()));
+            }
+        }
+    }
+
+    /// Carries out a command; `cause` says where it came from.
+    pub(super) fn obey(&mut self, command: Command, cause: &str) {
+        match command {
+            Command::Reap => {}
+            Command::Nothing(why) => log::warn!("{cause} is ignored: {why}"),
+            Command::Status => self.tell_status(),
+            Command::Stop if !self.children.stopping() => {
+                log::info!("{cause}: stopping; requests in flight are answered first");
+                self.children.heard_signal(monotonic_ms());
+                self.children.stop();
+                self.close_listeners();
+            }
+            Command::Stop | Command::End => {
+                log::info!("{cause}: stopping at once");
+                self.children.end();
+            }
+            Command::Reload | Command::ChainReload | Command::ReloadWorkers if self.children.stopping() => {
+                log::warn!("{cause} is ignored: the server stops");
+            }
+            Command::Reload => {
+                self.children.heard_signal(monotonic_ms());
+                self.reload(cause, How::Together);
+            }
+            Command::ChainReload => self.reload(cause, How::Chain),
+            Command::ReloadWorkers => {
+                log::info!("{cause}: all workers are replaced");
+                self.children.replace_all();
+            }
+            Command::More | Command::Less | Command::GoCheap if self.children.stopping() => {}
+            Command::More => self.scale_to(self.children.target() + 1, cause),
+            Command::Less => self.scale_to(self.children.target().saturating_sub(1).max(1), cause),
+            Command::GoCheap => self.scale_to(0, cause),
+            Command::WritePidfile => self.write_pidfile(),
+            Command::Choose(slot) => match self.fifos.choose(slot) {
+                Some(path) => log::info!("{cause}: commands are read from {} now", path.display()),
+                None => log::warn!("{cause} is ignored: there is no such fifo"),
+            },
+        }
+    }
+
+    fn write_pidfile(&self) {
+        let serving = self.children.serving();
+        let settings = self.generations.iter().find(|known| known.number == serving).map(|known| &known.settings);
+        let Some(path) = settings.and_then(|settings| settings.pidfile.as_deref()) else {
+            log::warn!("there is no pidfile to write");
+            return;
+        };
+        match std::fs::write(path, format!("{}\n", crate::sys::process::own_id())) {
+            Ok(()) => log::info!("{} is written again", path.display()),
+            Err(error) => log::error!("pidfile = {}: {}", path.display(), crate::sys::describe(&error)),
+        }
+    }
+}
+
+/// Where the fifos of a configuration are.
+pub(super) fn fifo_paths(settings: &Settings, start_dir: &Path) -> Vec<PathBuf> {
+    let dir = settings.chdir.as_deref().unwrap_or(start_dir);
+    settings.triggers.fifos.iter().map(|path| dir.join(path)).collect()
+}

@@ -1,0 +1,148 @@
+//! SCGI on the wire.
+
+use crate::harness::differs;
+use crate::harness::http::{Framing, get};
+use crate::harness::scgi::{exchange, netstring, request};
+use crate::harness::server::{Setup, Speaks};
+
+const PATHS: &str =
+    "Without PATH_INFO it is made of DOCUMENT_URI or REQUEST_URI, less the mount point, which is SCRIPT_NAME.";
+
+#[test]
+fn variables_reach_the_application() {
+    let server = Setup::scgi("basic").start();
+    let more = [("PATH_INFO", "/environ"), ("SCRIPT_NAME", "")];
+    let page = exchange(server.endpoint(), "GET", "/environ?a=%20b", b"", &more).expect(200).json();
+    for (name, value) in [
+        ("REQUEST_METHOD", "GET"),
+        ("SCRIPT_NAME", ""),
+        ("PATH_INFO", "/environ"),
+        ("QUERY_STRING", "a=%20b"),
+        ("REQUEST_URI", "/environ?a=%20b"),
+        ("SERVER_PROTOCOL", "HTTP/1.1"),
+        ("REMOTE_ADDR", "192.0.2.7"),
+        ("REMOTE_PORT", "4711"),
+        ("SERVER_NAME", "front.example"),
+        ("SERVER_PORT", "80"),
+        ("HTTP_HOST", "front.example"),
+        ("DOCUMENT_ROOT", "/srv/www"),
+        ("SCGI", "1"),
+        ("CONTENT_LENGTH", "0"),
+        ("wsgi.url_scheme", "http"),
+    ] {
+        assert_eq!(page[name], value, "{name}");
+    }
+}
+
+#[test]
+fn the_response_begins_with_a_status_field_and_ends_with_the_connection() {
+    let server = Setup::scgi("basic").start();
+    let mut client = server.connect();
+    client.send(request("GET", "/", b"", &[("PATH_INFO", "/")]));
+    let response = client.response().expect(200);
+    assert_eq!((response.version.as_str(), response.reason.as_str()), ("Status:", "OK"));
+    for name in ["Connection", "Transfer-Encoding", "Date"] {
+        assert_eq!(response.field(name), None);
+    }
+    client.expect_closed();
+}
+
+#[test]
+fn responses_are_not_chunked() {
+    let server = Setup::scgi("responses").start();
+    let response = exchange(server.endpoint(), "GET", "/generator", b"", &[("PATH_INFO", "/generator")]).expect(200);
+    assert_eq!(response.framing, Framing::UntilClose);
+    assert_eq!(response.text(), "first second third");
+}
+
+#[test]
+fn bodies_are_read_by_their_length() {
+    for buffering in ["65536", "0"] {
+        let server = Setup::scgi("basic").set("post-buffering", buffering).start();
+        for size in [0, 1, 100, 65_535, 65_536, 3_000_000] {
+            let body: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
+            let response = exchange(server.endpoint(), "POST", "/echo", &body, &[("PATH_INFO", "/echo")]).expect(200);
+            assert_eq!(response.body, body, "{size} bytes, post-buffering {buffering}");
+        }
+    }
+}
+
+#[test]
+fn requests_may_come_byte_by_byte() {
+    let server = Setup::scgi("basic").start();
+    let mut client = server.connect();
+    for byte in request("POST", "/echo", b"abc", &[("PATH_INFO", "/echo")]) {
+        client.send([byte]);
+    }
+    assert_eq!(client.response().expect(200).body, b"abc");
+}
+
+#[test]
+fn without_path_info_the_path_is_that_of_the_target() {
+    differs(PATHS, || {
+        let server = Setup::scgi("basic").start();
+        // nginx's scgi_params: DOCUMENT_URI, decoded. Its fastcgi_params: SCRIPT_NAME with the whole path.
+        let page = |more: &[(&str, &str)]| {
+            let response = exchange(server.endpoint(), "GET", "/environ/a%20b?c", b"", more).expect(200);
+            let page = response.json();
+            (page["SCRIPT_NAME"].to_string(), page["PATH_INFO"].to_string())
+        };
+        let expected = ("\"\"".to_owned(), "\"/environ/a b\"".to_owned());
+        assert_eq!(page(&[("DOCUMENT_URI", "/environ/a b")]), expected);
+        assert_eq!(page(&[("DOCUMENT_URI", "/environ/a b"), ("SCRIPT_NAME", "/environ/a b")]), expected);
+        assert_eq!(page(&[("DOCUMENT_URI", ""), ("SCRIPT_NAME", "/environ/a b")]), expected);
+    });
+}
+
+#[test]
+fn without_path_info_script_name_is_the_mount_point() {
+    differs(PATHS, || {
+        let server = Setup::scgi("basic").set("mount", "/site=basic").start();
+        let response = exchange(server.endpoint(), "GET", "/site/environ", b"", &[("SCRIPT_NAME", "/site/environ")]);
+        let page = response.expect(200).json();
+        assert_eq!((&page["SCRIPT_NAME"], &page["PATH_INFO"]), (&"/site".into(), &"/environ".into()));
+        let page = exchange(server.endpoint(), "GET", "/environ", b"", &[]).expect(200).json();
+        assert_eq!((&page["SCRIPT_NAME"], &page["PATH_INFO"]), (&"".into(), &"/environ".into()));
+    });
+}
+
+#[test]
+fn broken_requests_get_an_answer() {
+    differs("A broken SCGI request is answered with 400 or 431, and not dropped without a word.", || {
+        let server = Setup::scgi("basic").start();
+        for (bytes, status) in [
+            (b"GET / HTTP/1.1\r\n\r\n".to_vec(), 400),
+            (netstring(&[("SCGI", "1"), ("CONTENT_LENGTH", "0"), ("REQUEST_METHOD", "GET")]), 400),
+            (netstring(&[("CONTENT_LENGTH", "0"), ("REQUEST_METHOD", "GET")]), 400),
+            (b"99999999:".to_vec(), 431),
+        ] {
+            let mut client = server.connect();
+            let response = client.send(bytes).response();
+            assert_eq!((response.status, response.version.as_str()), (status, "Status:"));
+            client.expect_closed();
+        }
+    });
+}
+
+#[test]
+fn a_body_above_the_limit_gets_413() {
+    differs("A body above `limit-post` is refused with 413, chunked or not.", || {
+        let server = Setup::scgi("basic").set("limit-post", "1000").start();
+        exchange(server.endpoint(), "POST", "/echo", &[b'x'; 1001], &[]).expect(413);
+        exchange(server.endpoint(), "POST", "/echo", &[b'x'; 1000], &[]).expect(200);
+    });
+}
+
+#[test]
+fn each_socket_has_its_own_protocol() {
+    let server = Setup::scgi("basic").listen("http-socket", Speaks::Http).start();
+    let vars = [("PATH_INFO", "/environ")];
+    exchange(server.endpoint(), "GET", "/environ", b"", &vars).expect(200);
+    server.endpoint_at(1).connect().send(get("/environ")).response().expect(200);
+}
+
+#[test]
+fn the_protocol_of_plain_sockets() {
+    let server = Setup::of("basic").set("protocol", "scgi").listen("socket", Speaks::Scgi).start();
+    exchange(server.endpoint(), "GET", "/", b"", &[("PATH_INFO", "/")]).expect(200);
+}
