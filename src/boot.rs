@@ -468,6 +468,7 @@ fn worker_options(settings: &Settings) -> worker::Options {
         response_buffer: settings.response_buffer,
         timeouts: settings.timeouts.clone(),
         quota: quota(&settings.recycle),
+        measures_busyness: settings.cheaper.algorithm == config::Algorithm::Busyness,
         host_name: user::host_name(),
         access: settings.log_requests.then(|| Arc::new(format)),
     }

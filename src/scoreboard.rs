@@ -25,6 +25,8 @@ const TX_BYTES: usize = 5;
 const IDLE: usize = 6;
 const CONNECTIONS: usize = 7;
 const PROMISED: usize = 8;
+const BUSY: usize = 9;
+const WAITING: usize = 10;
 
 const THREAD_WORDS: usize = 40;
 const SEQUENCE: usize = 0;
@@ -222,6 +224,7 @@ impl<'a> WorkerSlot<'a> {
         self.words[PID].store(pid as u64, Ordering::Relaxed);
         self.words[CONNECTIONS].store(0, Ordering::Relaxed);
         self.words[PROMISED].store(0, Ordering::Relaxed);
+        self.set_waiting(0);
         self.set_idle(false);
         self.set_state(State::Starting);
     }
@@ -277,6 +280,32 @@ impl<'a> WorkerSlot<'a> {
     /// Connections that the worker has, or finds in its mailbox.
     pub fn connections(self) -> u64 {
         self.words[CONNECTIONS].load(Ordering::Relaxed) + self.words[PROMISED].load(Ordering::Relaxed)
+    }
+
+    /// Says how many complete requests wait for an app thread.
+    pub fn set_waiting(self, count: usize) {
+        self.words[WAITING].store(count as u64, Ordering::Relaxed);
+    }
+
+    /// Complete requests that wait for an app thread.
+    pub fn waiting(self) -> u64 {
+        self.words[WAITING].load(Ordering::Relaxed)
+    }
+
+    /// A request took so long.
+    pub fn add_busy(self, ms: u64) {
+        self.words[BUSY].fetch_add(ms, Ordering::Relaxed);
+    }
+
+    /// Milliseconds that the threads of this slot have spent in requests, those that run at `now_ms` included.
+    pub fn busy_ms(self, now_ms: u64) -> u64 {
+        let running = (0..self.threads()).filter_map(|core| self.thread(core).started());
+        self.words[BUSY].load(Ordering::Relaxed) + running.map(|began| now_ms.saturating_sub(began)).sum::<u64>()
+    }
+
+    /// App threads that are in a request.
+    pub fn busy_threads(self) -> usize {
+        (0..self.threads()).filter(|core| self.thread(*core).started().is_some()).count()
     }
 
     /// Requests served by all processes of this slot.
@@ -357,6 +386,11 @@ impl ThreadSlot<'_> {
         self.words[STARTED].store(0, Ordering::Release);
         let served = self.words[SERVED].load(Ordering::Relaxed);
         self.words[SERVED].store(served + 1, Ordering::Relaxed);
+    }
+
+    /// When the request that is being served began.
+    fn started(self) -> Option<u64> {
+        Some(self.words[STARTED].load(Ordering::Relaxed)).filter(|began| *began != 0)
     }
 
     /// Requests that this thread has served.

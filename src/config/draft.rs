@@ -96,6 +96,10 @@ impl<'a> Draft<'a> {
         self.warnings.push(Warning::new(&s.origin, message));
     }
 
+    pub(super) fn warn_whole(&mut self, message: impl Into<String>) {
+        self.warnings.push(Warning::new(&Origin::Whole, message));
+    }
+
     pub(super) fn flag(&mut self, s: &Setting) -> bool {
         if !is_bool(&s.value) {
             let message = format!("{} = {} is read as true; false is written false, off, no or 0", s.key, s.value);

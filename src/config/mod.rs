@@ -5,6 +5,7 @@
 
 mod apply;
 mod blocks;
+mod cheaper;
 pub mod draft;
 pub mod error;
 mod expand;
@@ -17,6 +18,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
+pub use cheaper::{Algorithm, Busyness, Cheaper};
 pub use error::{Error, Origin, Warning};
 pub use lifecycle::{MemoryLimits, Recycle, Touch, Triggers};
 pub use load::{Argument, Facts, Loaded, Lookup, User, load};
@@ -158,6 +160,8 @@ pub struct Settings {
     pub log_format: Option<String>,
     /// When workers are replaced.
     pub recycle: Recycle,
+    /// How many workers there are when.
+    pub cheaper: Cheaper,
     /// What the master reloads on.
     pub triggers: Triggers,
     /// `procname*` and `auto-procname`.
@@ -215,6 +219,7 @@ impl Default for Settings {
             log_requests: true,
             log_format: None,
             recycle: Recycle::default(),
+            cheaper: Cheaper::default(),
             triggers: Triggers::default(),
             process_names: ProcessNames::default(),
             places: HashMap::new(),

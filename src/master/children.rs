@@ -25,8 +25,10 @@ const SAME_SIGNAL: Millis = 500;
 /// What a generation is to be like.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Workers.
+    /// Workers at most.
     pub workers: u32,
+    /// Workers at first.
+    pub first: u32,
     /// How long a worker that was told to retire may take (`worker-reload-mercy`).
     pub mercy: Millis,
     /// No worker that is younger is recycled.
@@ -45,6 +47,11 @@ impl From<&Settings> for Plan {
         let recycle = &settings.recycle;
         Plan {
             workers: settings.processes,
+            first: match &settings.cheaper {
+                cheaper if cheaper.cheap => 0,
+                cheaper if cheaper.least > 0 => cheaper.initial,
+                _ => settings.processes,
+            },
             mercy: ms(recycle.mercy),
             min_lifetime: ms(recycle.min_lifetime),
             max_lifetime: ms(recycle.max_lifetime),
@@ -57,7 +64,7 @@ impl From<&Settings> for Plan {
 /// So many workers, and for the rest the defaults.
 impl From<u32> for Plan {
     fn from(workers: u32) -> Plan {
-        Plan { workers, ..Plan::from(&Settings::default()) }
+        Plan { workers, first: workers, ..Plan::from(&Settings::default()) }
     }
 }
 
@@ -180,6 +187,8 @@ struct Generation {
     number: u32,
     /// All its workers have been ready at the same time.
     complete: bool,
+    /// Workers that it is to have now: numbers 1 to this.
+    target: u32,
     plan: Plan,
     attempts: Attempts,
     /// In a chain reload: workers 1 to this number have taken the places of old ones.
@@ -188,7 +197,8 @@ struct Generation {
 
 impl Generation {
     fn new(number: u32, plan: Plan) -> Generation {
-        Generation { number, complete: false, attempts: Attempts::new(plan.workers), plan, chained: None }
+        let (attempts, target) = (Attempts::new(plan.workers), plan.first);
+        Generation { number, complete: false, target, attempts, plan, chained: None }
     }
 }
 
@@ -401,12 +411,25 @@ impl Children {
 
     /// Prepares generation `number`. One that was being prepared is given up.
     pub fn begin_reload(&mut self, number: u32, plan: impl Into<Plan>) {
-        self.incoming = Some(Generation::new(number, plan.into()));
+        let mut incoming = Generation::new(number, plan.into());
+        // As many as are needed just now.
+        incoming.target = incoming.target.max(self.serving.target.min(incoming.plan.workers));
+        self.incoming = Some(incoming);
     }
 
     /// Gives the generation up that is being prepared.
     pub fn abort_reload(&mut self) {
         self.incoming = None;
+    }
+
+    /// How many workers the generation that serves is to have now.
+    pub fn target(&self) -> u32 {
+        self.serving.target
+    }
+
+    /// From now on the generation that serves is to have workers 1 to `target`.
+    pub fn set_target(&mut self, target: u32) {
+        self.serving.target = target.min(self.serving.plan.workers);
     }
 
     /// Stops in order: every worker retires.
@@ -445,7 +468,10 @@ impl Children {
     }
 
     fn is_complete(&self, generation: &Generation) -> bool {
-        generation.attempts.ids().all(|id| self.holder(generation.number, id).is_some_and(|w| w.phase == Phase::Ready))
+        let is_ready = |id| self.holder(generation.number, id).is_some_and(|worker| worker.phase == Phase::Ready);
+        let has_zygote =
+            || self.zygotes.iter().any(|zygote| zygote.generation == generation.number && zygote.ready_at.is_some());
+        (1..=generation.target).all(is_ready) && (generation.target > 0 || has_zygote())
     }
 
     fn promote(&mut self, out: &mut Vec<Action>) {
@@ -478,12 +504,14 @@ impl Children {
             .collect();
         let stopping = self.stopping();
         let kept = self.kept_for_now();
+        let (serving, target) = (self.serving.number, self.serving.target);
         for worker in &mut self.workers {
             if worker.phase == Phase::Retiring {
                 continue;
             }
             let gone = !current.contains(&Some(worker.generation)) && !kept.contains(&worker.key);
-            if !(stopping || gone || replaced.contains(&worker.key)) {
+            let surplus = worker.generation == serving && worker.id > target;
+            if !(stopping || gone || surplus || replaced.contains(&worker.key)) {
                 continue;
             }
             let mercy = if worker.phase == Phase::Ready { worker.mercy } else { YOUNG_MERCY };

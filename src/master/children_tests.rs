@@ -377,3 +377,55 @@ fn a_birth_announced_after_the_word_of_the_newborn_is_the_same_worker() {
     assert_eq!((children.key_of(77), children.worker(key).unwrap().phase), (Some(key), Phase::Ready));
     assert!(!children.expects_births());
 }
+
+/// A plan for at most `workers` workers, `first` at first.
+fn plan(workers: u32, first: u32) -> Plan {
+    Plan { first, ..Plan::from(workers) }
+}
+
+#[test]
+fn fewer_workers_are_wanted_the_last_ones_retire() {
+    let mut world = World::serving(4);
+    let (third, fourth) = (world.key(3), world.key(4));
+    world.children.set_target(2);
+    world.settle();
+    assert_eq!(world.retired(), [third, fourth]);
+    world.children.worker_died(third, world.now);
+    world.settle();
+    assert_eq!(world.forks(), 0);
+    world.children.set_target(9);
+    world.settle();
+    assert_eq!((world.forks(), world.children.target()), (2, 4));
+}
+
+#[test]
+fn a_server_that_starts_small_is_complete_with_its_first_workers() {
+    let mut world = World::serving(plan(4, 1));
+    assert_eq!(world.children.workers().len(), 1);
+    world.children.set_target(3);
+    world.settle();
+    assert_eq!(world.forks(), 2);
+    // A reload needs as many as there were.
+    world.children.begin_reload(2, plan(4, 1));
+    world.settle();
+    assert_eq!((world.children.serving(), world.children.target(), world.forks()), (2, 3, 5));
+}
+
+#[test]
+fn a_server_without_workers_has_its_application_ready() {
+    let mut world = World::new(plan(2, 0));
+    assert_eq!(world.children.decide(world.now), [Action::SpawnZygote { generation: 1 }]);
+    world.children.zygote_spawned(1, world.now);
+    assert!(world.children.decide(world.now).is_empty() && !world.children.booted());
+    world.children.zygote_ready(1, world.now);
+    world.settle();
+    assert!(world.children.booted());
+    assert_eq!(world.forks(), 0);
+    world.children.set_target(2);
+    world.settle();
+    assert_eq!(world.forks(), 2);
+    world.children.set_target(0);
+    world.settle();
+    assert_eq!(world.retired().len(), 2);
+    assert_eq!(world.children.deadline(world.now), Some(world.now + MERCY));
+}

@@ -17,6 +17,12 @@ pub enum Command {
     ReloadWorkers,
     /// Write the state of the server to the log.
     Status,
+    /// One worker more.
+    More,
+    /// One worker less.
+    Less,
+    /// All workers go until somebody connects.
+    GoCheap,
     /// Write the pid file again.
     WritePidfile,
     /// Listen to another fifo.
@@ -76,6 +82,9 @@ pub fn letter(byte: u8) -> Option<Command> {
         b'w' | b'W' => Command::ReloadWorkers,
         b'c' => Command::ChainReload,
         b's' => Command::Status,
+        b'+' => Command::More,
+        b'-' => Command::Less,
+        b'C' => Command::GoCheap,
         b'P' => Command::WritePidfile,
         b'p' => Command::Nothing(NO_PAUSE),
         b'l' | b'L' => Command::Nothing("the log cannot be reopened yet"),

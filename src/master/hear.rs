@@ -172,6 +172,7 @@ impl Master {
             board.slot(worker.id, worker.lane).set_state(State::Empty);
         }
         let (bad, text) = words::last_words(&worker, end, current.as_ref(), now);
+        self.forward_letters();
         let early = matches!(worker.phase, Phase::Asked | Phase::Starting);
         if early && self.generation_failed(worker.generation, &text) {
             return;

@@ -10,6 +10,8 @@ mod fifo;
 mod hear;
 mod memory;
 mod reload;
+mod resize;
+mod scaling;
 mod triggers;
 mod watch;
 mod words;
@@ -37,6 +39,7 @@ use crate::sys::signal::{Blocked, Signal};
 
 use children::{Action, Children};
 use fifo::Fifos;
+use resize::Resize;
 use triggers::Planned;
 use watch::Watch;
 
@@ -127,6 +130,7 @@ struct Master {
     watch: Watch,
     fifos: Fifos,
     planned: Option<Planned>,
+    resize: Resize,
     /// When memory is looked at next.
     next_sample: u64,
     code: Option<u8>,
@@ -189,6 +193,7 @@ pub fn run(start: Start) -> Outcome {
         watch: Watch::default(),
         fifos,
         planned: None,
+        resize: Resize::new(monotonic_ms()),
         next_sample: 0,
         code: None,
     };
@@ -213,6 +218,7 @@ impl Master {
         loop {
             self.look_at_memory();
             self.reload_as_planned();
+            self.resize();
             let actions = self.children.decide(monotonic_ms());
             let acted = !actions.is_empty();
             for action in actions {
@@ -223,7 +229,7 @@ impl Master {
             }
             self.tidy();
             let now = monotonic_ms();
-            let times = [self.children.deadline(now), self.memory_due(), self.planned_at()];
+            let times = [self.children.deadline(now), self.memory_due(), self.planned_at(), self.resize_at(now)];
             // What was done may call for more, as when a reload is given up.
             let times = times.into_iter().chain([acted.then_some(now)]);
             let limit = times.flatten().min().map(|at| Duration::from_millis(at.saturating_sub(now)));
@@ -247,6 +253,8 @@ impl Master {
         let own = [self.watch.descriptor(), self.fifos.descriptor()];
         fds.extend(own.iter().flatten());
         let own = own.map(|fd| fd.is_some());
+        let doors = self.doors_to_watch();
+        fds.extend(doors.iter().map(|listener| listener.fd.as_fd()));
         let readable = fd::wait_readable(&fds, limit)?;
         let mut readable = readable.into_iter();
         // Signals first: what else is heard may be the echo of one that went to the whole group.
@@ -260,6 +268,10 @@ impl Master {
             self.hear_worker(key);
         }
         let [files, fifo] = own.map(|watched| watched && readable.next() == Some(true));
+        let knocks = readable.any(|readable| readable);
+        if knocks {
+            self.wake_up();
+        }
         if files {
             self.hear_files();
         }
@@ -320,8 +332,10 @@ impl Master {
             Action::Complete { generation } => {
                 if let Some(generation) = self.generations.iter().find(|known| known.number == generation) {
                     let took = words::duration(monotonic_ms() - generation.began);
-                    let workers = words::count(generation.settings.processes.into(), "worker");
-                    log::info!("{workers} ready after {took}");
+                    match self.children.target() {
+                        0 => log::info!("ready after {took}; the first connection starts the workers (cheap)"),
+                        target => log::info!("{} ready after {took}", words::count(target.into(), "worker")),
+                    }
                 }
             }
             Action::Chained { generation, id } => {
@@ -421,8 +435,8 @@ impl Master {
         match how {
             Retire::Stop => 0,
             Retire::Replaced => {
-                let known = self.generations.iter().find(|known| known.number == serving);
-                known.map_or(0, |generation| generation.settings.processes)
+                let known = self.generations.iter().any(|known| known.number == serving);
+                if known { self.children.target() } else { 0 }
             }
         }
     }

@@ -185,7 +185,7 @@ impl Master {
             .collect();
         let generation = &self.generations[index];
         let took = words::duration(monotonic_ms() - generation.began);
-        let workers = words::count(generation.settings.processes.into(), "worker");
+        let workers = words::count(self.children.target().into(), "worker");
         log::info!("reload done after {took}: generation {number} serves with {workers}, the old workers retire");
         for listener in &generation.listeners {
             if !old.iter().any(|known| same_file(known, listener)) {

@@ -133,6 +133,10 @@ impl Master {
                 log::info!("{cause}: all workers are replaced");
                 self.children.replace_all();
             }
+            Command::More | Command::Less | Command::GoCheap if self.children.stopping() => {}
+            Command::More => self.scale_to(self.children.target() + 1, cause),
+            Command::Less => self.scale_to(self.children.target().saturating_sub(1).max(1), cause),
+            Command::GoCheap => self.scale_to(0, cause),
             Command::WritePidfile => self.write_pidfile(),
             Command::Choose(slot) => match self.fifos.choose(slot) {
                 Some(path) => log::info!("{cause}: commands are read from {} now", path.display()),

@@ -146,6 +146,24 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?)
 }
 
+/// Connections to a TCP listener that wait to be accepted.
+///
+/// # Errors
+/// The system's; for other sockets.
+pub fn listen_queue(listener: impl AsFd) -> io::Result<u64> {
+    // SAFETY: plain numbers, for which zero is a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    let place = (&raw mut info).cast();
+    let fd = listener.as_fd().as_raw_fd();
+    // SAFETY: `place` has room for `len` bytes; the kernel writes no more.
+    if unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, place, &mut len) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // In a listener this field holds the length of its queue.
+    Ok(u64::from(info.tcpi_unacked))
+}
+
 /// Makes a named pipe for its owner alone and opens it for reading, without waiting. Open for writing too: it never
 /// comes to its end when a writer goes.
 ///
@@ -270,6 +288,16 @@ mod tests {
         assert_eq!(wait_readable(&[b.as_fd(), c.as_fd()], None).unwrap(), [true, false]);
         drop(a);
         assert!(wait_readable(&[b.as_fd()], None).unwrap()[0]);
+    }
+
+    #[test]
+    fn the_queue_of_a_listener_is_counted() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert_eq!(listen_queue(&listener).unwrap(), 0);
+        let address = listener.local_addr().unwrap();
+        let _waiting = [0; 2].map(|_| std::net::TcpStream::connect(address).unwrap());
+        assert_eq!(listen_queue(&listener).unwrap(), 2);
+        assert!(listen_queue(&message_pair().unwrap().0).is_err());
     }
 
     #[test]

@@ -8,18 +8,15 @@ use std::io;
 use std::sync::Arc;
 
 use super::Worker;
-use super::clock::{self, Millis, NEVER, after, now};
+use super::clock::{Millis, NEVER, after, now};
 use super::exchange::Response;
-use super::incoming::{Broken, Incoming, SharedBody, Streamed};
+use super::incoming::{Incoming, SharedBody};
 use super::migrate::{self, Letter};
 use super::output::Io;
 use crate::gateway::{Body, Local, Peer};
 use crate::net::stream::Stream;
 use crate::protocol::Protocol;
-use crate::protocol::body::admit;
-use crate::protocol::http::head;
-use crate::protocol::request::{BodyLength, Parsed, Refusal, Request};
-use crate::protocol::{response, scgi, uwsgi};
+use crate::protocol::request::{BodyLength, Request};
 
 /// Bytes read at once; a request that fits is read with one system call.
 const READ: usize = 32 * 1024;
@@ -71,7 +68,7 @@ pub(super) enum Step {
     Close,
 }
 
-enum Filled {
+pub(super) enum Filled {
     Some,
     Nothing,
     /// The client has ended its side.
@@ -86,9 +83,9 @@ pub(super) struct Work {
     pub(super) input: Vec<u8>,
     pub(super) filled: usize,
     /// Bytes that the parser has seen without finding the end of the head.
-    scanned: usize,
+    pub(super) scanned: usize,
     pub(super) request: Request,
-    incoming: Option<Incoming>,
+    pub(super) incoming: Option<Incoming>,
     pub(super) body: Option<Body>,
     pub(super) streamed: Option<SharedBody>,
     pub(super) response: Response,
@@ -257,7 +254,7 @@ impl Connection {
         &self.worker.locals[self.listener]
     }
 
-    fn protocol(&self) -> Protocol {
+    pub(super) fn protocol(&self) -> Protocol {
         self.local().protocol
     }
 
@@ -344,7 +341,7 @@ impl Connection {
         }
     }
 
-    fn fill(&mut self, spare: &mut Spare) -> Filled {
+    pub(super) fn fill(&mut self, spare: &mut Spare) -> Filled {
         let work = self.work.get_or_insert_with(|| spare.take());
         if work.filled + SLACK > work.input.len() {
             let size = (work.input.len() * 2).max(READ);
@@ -364,169 +361,6 @@ impl Connection {
                 Filled::Nothing
             }
             Err(_) => Filled::Gone,
-        }
-    }
-
-    fn read_head(&mut self, spare: &mut Spare) -> Option<Step> {
-        if let Some(work) = &mut self.work
-            && work.filled > work.scanned
-        {
-            return self.parse_head();
-        }
-        if !self.readable {
-            return Some(Step::Wait);
-        }
-        match self.fill(spare) {
-            Filled::Some => {
-                if self.phase == Phase::Idle {
-                    self.phase = Phase::Head;
-                    self.deadline = after(now(), self.worker.options.timeouts.head);
-                }
-                None
-            }
-            Filled::Nothing => Some(Step::Wait),
-            Filled::End if self.phase == Phase::Head => {
-                self.refuse_unfinished("head");
-                None
-            }
-            Filled::End | Filled::Gone => Some(Step::Close),
-        }
-    }
-
-    fn parse_head(&mut self) -> Option<Step> {
-        let protocol = self.protocol();
-        let limits = self.worker.options.limits;
-        let logged = self.worker.options.access.is_some();
-        let work = self.work_mut();
-        let parsed = match protocol {
-            Protocol::Http => head::parse(&work.input[..work.filled], work.scanned, &limits, &mut work.request),
-            Protocol::Scgi => scgi::parse(&work.input[..work.filled], &limits, &mut work.request),
-            // Its sockets are not opened yet: configuration refuses them.
-            Protocol::FastCgi => Parsed::Refused(Refusal::new(501, "FastCGI is not served")),
-            Protocol::Uwsgi => match uwsgi::parse(&work.input[..work.filled], &limits, &mut work.request) {
-                uwsgi::Packet::Request => Parsed::Complete,
-                uwsgi::Packet::Partial => Parsed::Partial,
-                uwsgi::Packet::Refused(refusal) => Parsed::Refused(refusal),
-                uwsgi::Packet::Ping => {
-                    self.reply_raw(&uwsgi::PONG);
-                    return None;
-                }
-                uwsgi::Packet::Unsupported { modifier1 } => {
-                    log::warn!(
-                        "{}: uwsgi modifier1 {modifier1} is not supported (0, 30 and 100 are), answered with 501",
-                        self.who()
-                    );
-                    self.refuse(501);
-                    return None;
-                }
-            },
-        };
-        match parsed {
-            Parsed::Complete => {
-                if logged {
-                    work.started = clock::micros();
-                }
-                self.begin_body()
-            }
-            Parsed::Partial => {
-                work.scanned = work.filled;
-                None
-            }
-            Parsed::Refused(refusal) => {
-                self.refuse_for(refusal);
-                None
-            }
-        }
-    }
-
-    fn begin_body(&mut self) -> Option<Step> {
-        let options = Arc::clone(&self.worker);
-        let options = &options.options;
-        let io = Arc::clone(&self.io);
-        let work = self.work_mut();
-        let (length, head_len) = (work.request.body, work.request.head_len);
-        if matches!(length, BodyLength::Absent | BodyLength::Length(0)) {
-            self.phase = Phase::Application;
-            return Some(Step::Request);
-        }
-        let limit = options.body_limit();
-        if let Err(refusal) = admit(length, limit) {
-            self.refuse_for(refusal);
-            return None;
-        }
-        let arrived = work.filled - head_len;
-        let continue_due = work.request.expect_continue && arrived == 0;
-        let Some(threshold) = options.post_buffering else {
-            let raw = work.input[head_len..work.filled].to_vec();
-            work.filled = head_len;
-            let timeout = options.timeouts.body;
-            let body = SharedBody::new(Streamed::new(io, length, limit, raw, continue_due, timeout));
-            work.body = Some(Body::Stream(Box::new(body.clone())));
-            work.streamed = Some(body);
-            self.phase = Phase::Application;
-            return Some(Step::Request);
-        };
-        match Incoming::new(length, limit, threshold) {
-            Ok(incoming) => work.incoming = Some(incoming),
-            Err(broken) => {
-                self.refuse_broken(broken);
-                return None;
-            }
-        }
-        self.phase = Phase::Body;
-        self.deadline = after(now(), options.timeouts.body);
-        if continue_due {
-            self.pending = true;
-            let mut queue = self.io.queue();
-            queue.push(response::CONTINUE);
-            queue.flush(&self.io.stream);
-        }
-        None
-    }
-
-    fn read_body(&mut self) -> Option<Step> {
-        let work = self.work_mut();
-        let head_len = work.request.head_len;
-        if work.filled > head_len {
-            let incoming = work.incoming.as_mut().expect("a body is collected in this phase");
-            match incoming.feed(&work.input[head_len..work.filled]) {
-                Ok((consumed, done)) => {
-                    work.input.copy_within(head_len + consumed..work.filled, head_len);
-                    work.filled -= consumed;
-                    if done {
-                        let whole = work.incoming.take().map(Incoming::into_body);
-                        match whole {
-                            Some(Ok(body)) => work.body = Some(body),
-                            Some(Err(broken)) => {
-                                self.refuse_broken(broken);
-                                return None;
-                            }
-                            None => {}
-                        }
-                        self.phase = Phase::Application;
-                        return Some(Step::Request);
-                    }
-                }
-                Err(broken) => {
-                    self.refuse_broken(broken);
-                    return None;
-                }
-            }
-        }
-        if !self.readable {
-            return Some(Step::Wait);
-        }
-        match self.fill(&mut Spare::default()) {
-            Filled::Some => {
-                self.deadline = after(now(), self.worker.options.timeouts.body);
-                None
-            }
-            Filled::Nothing => Some(Step::Wait),
-            Filled::End => {
-                self.refuse_unfinished("body");
-                None
-            }
-            Filled::Gone => Some(Step::Close),
         }
     }
 
@@ -666,67 +500,6 @@ impl Connection {
                 _ => {}
             }
         }
-    }
-
-    fn refuse_broken(&mut self, broken: Broken) {
-        match broken {
-            Broken::Refused(refusal) => self.refuse_for(refusal),
-            Broken::Disk(error) => {
-                log::error!(
-                    "{}: the request's body cannot be stored in a temporary file in {} ({error}), answered with 500; \
-                     make room there or set TMPDIR",
-                    self.who(),
-                    std::env::temp_dir().display()
-                );
-                self.refuse(500);
-            }
-        }
-    }
-
-    fn refuse_for(&mut self, refusal: Refusal) {
-        let advice = match refusal.status {
-            431 => "; buffer-size raises the limit",
-            413 => "; limit-post is the limit",
-            _ => "",
-        };
-        log::info!("{}: {} (answered with {}){advice}", self.who(), refusal.reason, refusal.status);
-        self.refuse(refusal.status);
-    }
-
-    /// A client that has ended its side in the middle of a request may still wait for an answer (RFC 9112 section 8).
-    fn refuse_unfinished(&mut self, what: &str) {
-        log::debug!("{}: the client ended within the {what} of a request (answered with 400)", self.who());
-        self.refuse(400);
-    }
-
-    /// Answers with an error of our own and closes.
-    fn refuse(&mut self, status: u16) {
-        let date = clock::date();
-        let protocol = self.protocol();
-        let facts = response::Facts {
-            version: crate::protocol::request::Version::Http11,
-            head_request: false,
-            protocol,
-            keep_alive: false,
-            total: None,
-            date: &date,
-        };
-        let mut out = Vec::with_capacity(256);
-        response::plain_error(status, &facts, &mut out);
-        self.reply_raw(&out);
-        // The body was not read: whatever of it still comes must not turn the answer into a reset.
-        self.readable = true;
-    }
-
-    fn reply_raw(&mut self, bytes: &[u8]) {
-        self.pending = true;
-        self.io.queue().push(bytes);
-        self.last = true;
-        self.phase = Phase::Drain;
-        self.deadline = after(now(), self.worker.options.timeouts.write);
-        let work = self.work_mut();
-        work.request.clear();
-        work.incoming = None;
     }
 
     /// No deadline while the application has it.

@@ -1,20 +1,25 @@
 //! The worker process: it owns connections, runs requests on its app threads, and retires when told.
 //!
-//! - `reactor`: who waits for whom; the connections, the events, the deadlines.
-//! - `connection`, `incoming`: a client's bytes become requests. `exchange`, `output`: responses become bytes.
+//! - `reactor`: who waits for whom; the connections, the events, the deadlines. `doors`: the listening sockets. `moves` and
+//!   `migrate`: connections that go to other workers.
+//! - `connection`, `reading`, `incoming`: a client's bytes become requests. `exchange`, `output`: responses become bytes.
 //! - `threads`: app threads, and the standby thread that does the I/O while all of them are in the application.
+//! - `access`: the request line. `quota`: when this worker should be replaced. `clock`: time.
 //!
 //! The rules these keep are in `src/README.md`, "Life of a worker".
 
 mod access;
 mod clock;
 mod connection;
+mod doors;
 mod exchange;
 mod incoming;
 mod migrate;
+mod moves;
 mod output;
 mod quota;
 mod reactor;
+mod reading;
 mod threads;
 
 #[cfg(test)]
@@ -61,6 +66,8 @@ pub struct Options {
     pub timeouts: Timeouts,
     /// After which it asks to be replaced.
     pub quota: Quota,
+    /// Whether the master wants to know how long requests took.
+    pub measures_busyness: bool,
     /// SERVER_NAME over HTTP.
     pub host_name: String,
     /// The request line; none: requests are not logged.

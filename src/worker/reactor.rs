@@ -4,12 +4,13 @@
 //! It is a value that one thread at a time drives. Only *waiting* for events needs the driver's role; whatever
 //! is known already may be taken by any thread, and whoever adds to it takes from it before it
 //! sleeps. epoll_wait runs outside the lock, reading and parsing too: under the lock there are only moves.
+//! `doors` accepts, `moves` gives connections to other workers.
 //! No Python reference is ever dropped under it (connections are dropped by the thread that took them).
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,27 +22,20 @@ use slab::Slab;
 use super::Worker;
 use super::clock::{Millis, NEVER, now};
 use super::connection::{Connection, Phase, Spare, Step};
-use super::migrate::{Letter, MAX_HOPS};
+use super::doors::Door;
 use crate::control::{FromWorker, MAX_MESSAGE, Retire, ToWorker};
-use crate::gateway::Peer;
-use crate::mailbox::MAX_LETTER;
-use crate::net::address::Address;
 use crate::net::listener::Listener;
-use crate::net::stream::{Stream, peer_names};
 use crate::sys;
 
 const CONTROL: usize = usize::MAX - 1;
 const SIGNALS: usize = usize::MAX - 2;
 const WAKER: usize = usize::MAX - 3;
-const MAILBOX: usize = usize::MAX - 4;
+pub(super) const MAILBOX: usize = usize::MAX - 4;
 /// Listener `n` has the token `LISTENERS - n`.
-const LISTENERS: usize = usize::MAX - 1024;
+pub(super) const LISTENERS: usize = usize::MAX - 1024;
 
 /// Events fetched by one epoll_wait.
 const BATCH: usize = 256;
-
-/// How long accepting pauses when descriptors have run out.
-const ACCEPT_PAUSE: Millis = 100;
 
 /// How soon a request that waits for an app thread is offered to other workers again.
 const RELIEF: Duration = Duration::from_millis(1);
@@ -56,13 +50,13 @@ enum Driver {
 
 /// Something happened to what `token` names.
 #[derive(Clone, Copy, Debug)]
-struct Event {
-    token: usize,
-    what: What,
+pub(super) struct Event {
+    pub(super) token: usize,
+    pub(super) what: What,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum What {
+pub(super) enum What {
     /// Bytes came, or there is room for some. `half_closed`: nothing more will come.
     Ready { half_closed: bool },
     /// A deadline passed.
@@ -79,15 +73,7 @@ impl What {
     }
 }
 
-/// A listening socket as this worker sees it.
-struct Door {
-    /// None once it is closed here.
-    listener: Option<Arc<Listener>>,
-    /// It is in the epoll instance.
-    watched: bool,
-}
-
-struct Slot {
+pub(super) struct Slot {
     /// Here while it waits; away while a thread has it.
     connection: Option<Box<Connection>>,
     /// It became ready while it was away.
@@ -96,31 +82,31 @@ struct Slot {
     timer: Millis,
 }
 
-struct State {
-    slots: Slab<Slot>,
-    events: VecDeque<Event>,
+pub(super) struct State {
+    pub(super) slots: Slab<Slot>,
+    pub(super) events: VecDeque<Event>,
     /// Connections that have more to do and let others go first: their turn is after the next look for events.
     again: Vec<usize>,
     /// Complete requests that wait for an app thread.
-    requests: VecDeque<Box<Connection>>,
+    pub(super) requests: VecDeque<Box<Connection>>,
     timers: BinaryHeap<Reverse<(Millis, usize)>>,
     driver: Driver,
     /// When the driver that waits now wakes at the latest.
     wakes_at: Millis,
     /// App threads asleep on the condition variable.
-    asleep: usize,
+    pub(super) asleep: usize,
     /// Open connections, those that no slot knows included.
-    live: usize,
+    pub(super) live: usize,
     retiring: Option<Retire>,
     /// Workers 1 to this number take over connections that wait here.
-    heirs: u32,
+    pub(super) heirs: u32,
     /// False when a successor reads the mailbox instead.
     reads_mailbox: bool,
     /// Listeners whose queue is served to its end before they are closed.
-    draining: VecDeque<usize>,
-    doors: Vec<Door>,
+    pub(super) draining: VecDeque<usize>,
+    pub(super) doors: Vec<Door>,
     /// When listeners that were left out for want of descriptors are watched again.
-    pause: Option<Millis>,
+    pub(super) pause: Option<Millis>,
 }
 
 struct Poller {
@@ -130,11 +116,11 @@ struct Poller {
 
 pub(super) struct Reactor {
     poller: Mutex<Poller>,
-    registry: Registry,
-    epoll: RawFd,
+    pub(super) registry: Registry,
+    pub(super) epoll: RawFd,
     waker: mio::Waker,
     state: Mutex<State>,
-    wake: Condvar,
+    pub(super) wake: Condvar,
     signals: Mutex<Option<OwnedFd>>,
 }
 
@@ -230,7 +216,7 @@ impl Reactor {
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -263,6 +249,7 @@ impl Reactor {
                     let retiring = state.retiring.is_some();
                     drop(state);
                     worker.slot().set_idle(!retiring);
+                    worker.slot().set_waiting(0);
                     self.wait(timeout, Driver::Thread);
                     worker.slot().set_idle(false);
                 }
@@ -335,6 +322,7 @@ impl Reactor {
                         (a, b) => a.or(b),
                     };
                     state.tell_idle(worker);
+                    worker.slot().set_waiting(state.requests.len());
                     drop(state);
                     self.wait(timeout, Driver::Standby);
                     return true;
@@ -347,143 +335,6 @@ impl Reactor {
                 }
             }
         }
-    }
-
-    /// Gives a complete request to a sleeping app thread, or to another worker when there is none; else it waits here.
-    fn hand_out(&self, worker: &Arc<Worker>, connection: Box<Connection>) {
-        let mut state = self.lock();
-        if state.asleep > state.requests.len() {
-            state.requests.push_back(connection);
-            self.wake.notify_one();
-            return;
-        }
-        drop(state);
-        if let Err(connection) = self.move_away(worker, connection) {
-            self.keep_request(connection);
-        }
-    }
-
-    /// A request that nobody else takes waits here. An app thread may have gone to sleep since the last look.
-    fn keep_request(&self, connection: Box<Connection>) {
-        let mut state = self.lock();
-        state.requests.push_back(connection);
-        if state.asleep > 0 {
-            self.wake.notify_one();
-        }
-    }
-
-    /// Requests that wait for an app thread go to other workers as those become idle.
-    pub(super) fn relieve(&self, worker: &Arc<Worker>) {
-        loop {
-            let mut state = self.lock();
-            if state.requests.len() <= state.asleep {
-                return;
-            }
-            // The youngest: the others are nearer to their turn here.
-            let Some(connection) = state.requests.pop_back() else { return };
-            drop(state);
-            if let Err(connection) = self.move_away(worker, connection) {
-                self.keep_request(connection);
-                return;
-            }
-        }
-    }
-
-    /// Gives a connection to a worker that is idle. It comes back when there is none or it cannot move.
-    fn move_away(&self, worker: &Arc<Worker>, connection: Box<Connection>) -> Result<(), Box<Connection>> {
-        let alone = worker.mailboxes.len() < 2 && !worker.is_retiring();
-        if alone || connection.hops >= MAX_HOPS {
-            return Err(connection);
-        }
-        let Some(letter) = connection.letter(connection.hops + 1) else { return Err(connection) };
-        let heirs = self.lock().heirs;
-        let target = match worker.scoreboard.claim_idle(worker.id) {
-            Some(idle) => idle,
-            // Its successor, who came to serve.
-            None if worker.id <= heirs => worker.id,
-            None => return Err(connection),
-        };
-        self.post(worker, connection, target, &letter)
-    }
-
-    /// A retiring worker gives connections that wait for a request to the others, so that no client meets a close. It comes
-    /// back, in a hurry, when nobody takes it.
-    fn bequeath(&self, mut connection: Box<Connection>) -> Option<Box<Connection>> {
-        let worker = Arc::clone(&connection.worker);
-        let heirs = self.lock().heirs;
-        if heirs > 0
-            && matches!(connection.phase, Phase::Idle | Phase::Head)
-            && let Some(letter) = connection.letter(connection.hops)
-        {
-            // Its own number first: that is where its successor is.
-            for step in 0..heirs {
-                let target = (worker.id - 1 + step) % heirs + 1;
-                match self.post(&worker, connection, target, &letter) {
-                    Ok(()) => return None,
-                    Err(kept) => connection = kept,
-                }
-            }
-        }
-        connection.hurry(now());
-        Some(connection)
-    }
-
-    /// Puts a connection into a mailbox and forgets it.
-    fn post(
-        &self,
-        worker: &Arc<Worker>,
-        mut connection: Box<Connection>,
-        target: u32,
-        letter: &[u8],
-    ) -> Result<(), Box<Connection>> {
-        // The registration belongs to the open file, which lives on elsewhere: its events would haunt this worker.
-        if let Some(token) = connection.token.take() {
-            let _ = self.registry.deregister(&mut SourceFd(&connection.io.stream.as_raw_fd()));
-            self.lock().slots.remove(token);
-        }
-        // First, so that it is not kept before it is given.
-        worker.scoreboard.promise(target);
-        match worker.mailboxes.put(target, letter, connection.io.stream.as_fd()) {
-            Ok(()) => {
-                // Not cut, whoever still holds the descriptor here: it lives on elsewhere.
-                drop(connection);
-                self.closed(worker, self.lock());
-                Ok(())
-            }
-            Err(error) => {
-                worker.scoreboard.withdraw_promise(target);
-                log::debug!("worker {}: the mailbox of worker {target} takes nothing: {error}", worker.id);
-                Err(connection)
-            }
-        }
-    }
-
-    /// Takes one connection out of this worker's mailbox.
-    fn take_letter(&self, worker: &Arc<Worker>, spare: &mut Spare) -> Option<Box<Connection>> {
-        let mut buffer = vec![0; MAX_LETTER];
-        let (len, fd) = match worker.mailboxes.take(worker.id, &mut buffer) {
-            Ok(Some(found)) => found,
-            Ok(None) => return None,
-            Err(error) => {
-                log::error!("worker {}: a connection that another worker gave away is lost: {error}", worker.id);
-                return None;
-            }
-        };
-        worker.slot().keep_promise();
-        let mut state = self.lock();
-        state.live += 1;
-        worker.slot().set_connections(state.live);
-        state.events.push_back(Event { token: MAILBOX, what: What::Ready { half_closed: false } });
-        drop(state);
-        let Some(letter) = Letter::decode(&buffer[..len]) else {
-            log::error!("worker {}: a connection came with a letter that cannot be read, closed", worker.id);
-            self.lock().live -= 1;
-            return None;
-        };
-        let listener = worker.listener_named(letter.listener, letter.protocol);
-        let mut connection = Connection::adopt(worker, Stream::new(fd), listener, &letter);
-        let step = connection.step(spare);
-        self.settle(connection, step)
     }
 
     /// The standby thread has driven long enough: somebody else must, if anybody is free to.
@@ -566,7 +417,7 @@ impl Reactor {
     }
 
     /// Puts a connection where its step says; gives it back when it is a complete request.
-    fn settle(&self, mut connection: Box<Connection>, mut step: Step) -> Option<Box<Connection>> {
+    pub(super) fn settle(&self, mut connection: Box<Connection>, mut step: Step) -> Option<Box<Connection>> {
         loop {
             match step {
                 Step::Request => return Some(connection),
@@ -630,7 +481,7 @@ impl Reactor {
         }
     }
 
-    fn close(&self, connection: Box<Connection>) {
+    pub(super) fn close(&self, connection: Box<Connection>) {
         let token = connection.token;
         if Arc::strong_count(&connection.io) > 1 {
             // The application keeps a streamed body: the descriptor stays open, the connection must not.
@@ -650,7 +501,7 @@ impl Reactor {
     }
 
     /// One connection less.
-    fn closed(&self, worker: &Worker, mut state: MutexGuard<'_, State>) {
+    pub(super) fn closed(&self, worker: &Worker, mut state: MutexGuard<'_, State>) {
         state.live -= 1;
         worker.slot().set_connections(state.live);
         if state.is_done() {
@@ -660,110 +511,9 @@ impl Reactor {
     }
 
     /// The worker is done: everybody who waits must see it.
-    fn finish(&self) {
+    pub(super) fn finish(&self) {
         self.wake.notify_all();
         self.interrupt();
-    }
-
-    fn accept(&self, worker: &Arc<Worker>, spare: &mut Spare, index: usize) -> Option<Box<Connection>> {
-        let listener = self.lock().doors[index].listener.clone()?;
-        match sys::accept::accept(listener.fd.as_fd()) {
-            Ok((fd, address)) => {
-                {
-                    let mut state = self.lock();
-                    state.live += 1;
-                    worker.slot().set_connections(state.live);
-                    if worker.options.processes > 1 && state.doors[index].watched {
-                        // The kernel wakes exclusive waiters in the order they came and does not rotate them: without
-                        // going to the end of the line the first worker takes every connection of a burst.
-                        self.watch_door(&mut state, index, false);
-                        self.watch_door(&mut state, index, true);
-                    }
-                }
-                let (addr, port) = peer_names(&address);
-                let mut connection = Connection::new(worker, Stream::new(fd), index, Peer { addr, port });
-                // The first worker that gets a processor can empty the queue before the others that were woken run.
-                if worker.options.processes > 1
-                    && !worker.is_retiring()
-                    && let Some(lighter) = worker.scoreboard.lighter(worker.id)
-                    && let Some(letter) = connection.letter(0)
-                {
-                    match self.post(worker, connection, lighter, &letter) {
-                        Ok(()) => return None,
-                        Err(kept) => connection = kept,
-                    }
-                }
-                let step = connection.step(spare);
-                return self.settle(connection, step);
-            }
-            Err(error) => match error.raw_os_error() {
-                Some(libc::EAGAIN) => self.found_empty(index),
-                // The client was faster: nothing happened.
-                Some(libc::ECONNABORTED | libc::EINTR | libc::EPROTO) => {}
-                _ => self.pause_accepting(&listener.address, &error),
-            },
-        }
-        None
-    }
-
-    /// Nobody waits at a listener; if it is served to its end, that is its end.
-    fn found_empty(&self, index: usize) {
-        let mut state = self.lock();
-        if state.draining.front() != Some(&index) {
-            return;
-        }
-        state.draining.pop_front();
-        self.close_door(&mut state, index);
-        if state.is_done() {
-            drop(state);
-            self.finish();
-        }
-    }
-
-    /// No descriptors are left (or the like): those who wait stay in the queue until some are.
-    fn pause_accepting(&self, address: &Address, error: &io::Error) {
-        let mut state = self.lock();
-        if state.pause.is_none() {
-            let advice = if error.raw_os_error() == Some(libc::EMFILE) { " (max-fd raises the limit)" } else { "" };
-            log::error!("accepting on {address} failed: {error}; new connections wait in the listen queue{advice}");
-        }
-        state.pause = Some(now() + ACCEPT_PAUSE);
-        for index in 0..state.doors.len() {
-            self.watch_door(&mut state, index, false);
-        }
-        // A worker that stops does not wait for descriptors for ever.
-        for index in std::mem::take(&mut state.draining) {
-            self.close_door(&mut state, index);
-        }
-    }
-
-    fn resume_accepting(&self, state: &mut State) {
-        state.pause = None;
-        for index in 0..state.doors.len() {
-            self.watch_door(state, index, true);
-        }
-    }
-
-    fn watch_door(&self, state: &mut State, index: usize, watch: bool) {
-        let door = &mut state.doors[index];
-        let Some(listener) = &door.listener else { return };
-        if door.watched == watch {
-            return;
-        }
-        let fd = listener.fd.as_raw_fd();
-        let done = match watch {
-            true => sys::epoll::watch_listener(self.epoll, fd, LISTENERS - index),
-            false => sys::epoll::forget(self.epoll, fd),
-        };
-        match done {
-            Ok(()) => door.watched = watch,
-            Err(error) => log::error!("{} cannot be watched: {error}", listener.address),
-        }
-    }
-
-    fn close_door(&self, state: &mut State, index: usize) {
-        self.watch_door(state, index, false);
-        state.doors[index].listener = None;
     }
 
     fn read_control(&self, worker: &Arc<Worker>) {
@@ -947,7 +697,7 @@ impl State {
         self.slots.iter_mut().filter_map(|(_, slot)| slot.connection.take_if(idle)).collect()
     }
 
-    fn is_done(&self) -> bool {
+    pub(super) fn is_done(&self) -> bool {
         self.retiring.is_some() && self.live == 0 && self.draining.is_empty()
     }
 }

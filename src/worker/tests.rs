@@ -30,6 +30,7 @@ fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
         response_buffer: 1 << 20,
         timeouts: Timeouts { head: 10 * second, body: 30 * second, write: 60 * second, keep_alive: 75 * second },
         quota: super::Quota::default(),
+        measures_busyness: false,
         host_name: "host".into(),
         access: None,
     };
@@ -165,6 +166,25 @@ fn pipelined_requests_come_one_after_the_other() {
     client.socket.read_to_string(&mut all).unwrap();
     assert_eq!(all.matches("HTTP/1.1 200 OK\r\n").count(), 3, "{all}");
     assert!(all.ends_with("\r\n\r\n3"), "{all}");
+}
+
+#[test]
+fn a_client_with_many_requests_lets_others_go_first_now_and_then() {
+    let worker = worker(|_| {});
+    let mut client = Client::new(&worker, 0);
+    assert_eq!(client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n".repeat(100).as_bytes()), Step::Request);
+    let steps: Vec<Step> = (0..99)
+        .map(|_| match client.respond(b"1") {
+            Step::Again => {
+                assert_eq!(client.connection.meet(Some(false), &mut client.spare), Step::Request);
+                Step::Again
+            }
+            step => step,
+        })
+        .collect();
+    assert!(steps.iter().filter(|step| **step == Step::Again).count() >= 5, "{steps:?}");
+    assert!(steps.iter().filter(|step| **step == Step::Request).count() >= 80, "{steps:?}");
+    assert_eq!(client.respond(b"1"), Step::Wait);
 }
 
 #[test]

@@ -216,16 +216,20 @@ fn serve(
     connection.begin_response(core);
     let slot = worker.slot();
     let thread = slot.thread(core);
+    let began = clock::now();
     {
         let (request, head) = connection.request();
         let peer = connection.peer.addr.as_bytes();
-        thread.enter(clock::now(), request.method.of(head), request.target.of(head), peer);
+        thread.enter(began, request.method.of(head), request.target.of(head), peer);
     }
     let connection = app
         .serve(connection)
         .into_any()
         .downcast::<Connection>()
         .unwrap_or_else(|_| unreachable!("an exchange comes back as what it went in"));
+    if worker.options.measures_busyness {
+        slot.add_busy(clock::now().saturating_sub(began));
+    }
     thread.leave();
     access::record(worker, &connection, core);
     if let Some(limit) = worker.meter.after_request() {

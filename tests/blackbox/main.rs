@@ -7,6 +7,7 @@
 
 mod bodies;
 mod config;
+mod edges;
 mod fairness;
 mod harness;
 mod http;
@@ -16,6 +17,7 @@ mod processes;
 mod protocol_scgi;
 mod protocol_uwsgi;
 mod recycle;
+mod scaling;
 mod slow;
 mod startup;
 mod streams;

@@ -4,10 +4,10 @@ use super::super::Touch;
 use super::{FLAG, MOST, NO_JAIL, NUMBER, OCTAL, ONE_SHOT, OPTIONAL, OWNER, PATH, Row, TEXT};
 
 pub(super) const PROCESS: &[Row] = &[
-    Row::new("processes", NUMBER, "workers that serve requests (1)")
+    Row::new("processes", NUMBER, "workers that serve requests (1); auto: one for each processor")
         .also(&["workers"])
         .short('p')
-        .set(|d, s| d.fill_number(s, MOST, |x| &mut x.processes)),
+        .set(|d, s| d.processes(s)),
     Row::new("thunder-lock", FLAG, "serialize accept() across workers with a shared mutex")
         .always("the kernel wakes one worker for a connection"),
     Row::new("skip-atexit", FLAG, "workers leave with _exit(), no atexit handlers"),
@@ -50,7 +50,8 @@ pub(super) const PROCESS: &[Row] = &[
         .always("workers end by themselves when the master is gone"),
     Row::new("prio", TEXT, "setpriority for all processes"),
     Row::new("cpu-affinity", NUMBER, "CPUs per worker"),
-    Row::new("check-interval", NUMBER, "master cycle in seconds"),
+    Row::new("check-interval", NUMBER, "seconds between two looks for the cheaper options (1)")
+        .set(|d, s| d.settings.cheaper.every = d.seconds(s).unwrap_or(d.settings.cheaper.every)),
     Row::new("forkbomb-delay", NUMBER, "sleep when workers die too fast, 0 disables"),
     Row::new("force-cwd", TEXT, "override base cwd"),
     Row::new("close-on-exec", FLAG, "FD_CLOEXEC on connections")
@@ -154,27 +155,52 @@ pub(super) const LIMITS: &[Row] = &[
 ];
 
 pub(super) const CHEAPER: &[Row] = &[
-    Row::new("cheap", FLAG, "start with zero workers, spawn on first connection"),
-    Row::new("cheaper", NUMBER, "minimum active workers (enables adaptive mode)"),
-    Row::new("cheaper-initial", NUMBER, "workers at start"),
-    Row::new("cheaper-algo", TEXT, "spare, backlog, manual, busyness"),
-    Row::new("cheaper-step", NUMBER, "workers spawned at a time"),
-    Row::new("cheaper-overload", NUMBER, "cycles (spare) or backlog (backlog) threshold"),
+    Row::new("cheap", FLAG, "start without workers; the first connection starts them")
+        .set(|d, s| d.settings.cheaper.cheap = d.flag(s)),
+    Row::new("cheaper", NUMBER, "the fewest workers; more, up to processes, when they are needed")
+        .set(|d, s| d.fill_number(s, FEWEST, |x| &mut x.cheaper.least)),
+    Row::new("cheaper-initial", NUMBER, "workers at the start")
+        .set(|d, s| d.fill_number(s, FEWEST, |x| &mut x.cheaper.initial)),
+    Row::new("cheaper-algo", TEXT, "what decides: spare, backlog, busyness or manual (spare)")
+        .set(|d, s| d.cheaper_algo(s)),
+    Row::new("cheaper-step", NUMBER, "workers added at a time (1)")
+        .set(|d, s| d.fill_number(s, MOST, |x| &mut x.cheaper.step)),
+    Row::new(
+        "cheaper-overload",
+        NUMBER,
+        "looks without a free worker, or waiting requests (backlog), before one is added (3)",
+    )
+    .set(|d, s| d.fill_number(s, FEWEST, |x| &mut x.cheaper.overload)),
     Row::new("cheaper-algo-list", FLAG, "list algorithms").also(&["cheaper-algos-list", "cheaper-list"]),
-    Row::new("cheaper-rss-limit-soft", NUMBER, "bytes; above it no new workers (needs memory-report)"),
-    Row::new("cheaper-rss-limit-hard", NUMBER, "bytes; above it one worker is stopped per cycle"),
-    Row::new("idle", NUMBER, "seconds without requests before all workers stop"),
-    Row::new("die-on-idle", FLAG, "exit instead of going cheap"),
-    Row::new("cheaper-busyness-max", NUMBER, "busyness % above which workers are added"),
-    Row::new("cheaper-busyness-min", NUMBER, "busyness % below which workers are removed"),
-    Row::new("cheaper-busyness-multiplier", NUMBER, "cycles of idleness before cheaping"),
-    Row::new("cheaper-busyness-penalty", NUMBER, "added to multiplier on flapping"),
-    Row::new("cheaper-busyness-verbose", FLAG, "log decisions"),
-    Row::new("cheaper-busyness-backlog-alert", NUMBER, "backlog that triggers emergency spawn"),
-    Row::new("cheaper-busyness-backlog-multiplier", NUMBER, "cycles emergency workers stay"),
-    Row::new("cheaper-busyness-backlog-step", NUMBER, "emergency workers at a time"),
-    Row::new("cheaper-busyness-backlog-nonzero", NUMBER, "seconds of non-zero backlog before emergency spawn"),
+    Row::new("cheaper-rss-limit-soft", NUMBER, "bytes of resident memory in all workers; beyond, none is added")
+        .set(|d, s| d.fill_number(s, 0..=u64::MAX, |x| &mut x.cheaper.soft_resident)),
+    Row::new("cheaper-rss-limit-hard", NUMBER, "bytes of resident memory in all workers; beyond, workers are removed")
+        .set(|d, s| d.fill_number(s, 0..=u64::MAX, |x| &mut x.cheaper.hard_resident)),
+    Row::new("idle", NUMBER, "seconds without a request before all workers go, until the next connection")
+        .set(|d, s| d.fill_seconds(s, |x| &mut x.cheaper.idle)),
+    Row::new("die-on-idle", FLAG, "stop the server when it is idle")
+        .set(|d, s| d.settings.cheaper.die_on_idle = d.flag(s)),
+    Row::new("cheaper-busyness-max", NUMBER, "percent of busyness above which workers are added (50)")
+        .set(|d, s| d.fill_number(s, PERCENT, |x| &mut x.cheaper.busyness.max)),
+    Row::new("cheaper-busyness-min", NUMBER, "percent of busyness below which workers are removed (25)")
+        .set(|d, s| d.fill_number(s, PERCENT, |x| &mut x.cheaper.busyness.min)),
+    Row::new("cheaper-busyness-multiplier", NUMBER, "periods of little work before a worker is removed (10)")
+        .set(|d, s| d.fill_number(s, FEWEST, |x| &mut x.cheaper.busyness.multiplier)),
+    Row::new("cheaper-busyness-penalty", NUMBER, "added to the multiplier when a removed worker is missed (2)")
+        .set(|d, s| d.fill_number(s, FEWEST, |x| &mut x.cheaper.busyness.penalty)),
+    Row::new("cheaper-busyness-verbose", FLAG, "log decisions").always("each decision is logged with its reason"),
+    Row::new("cheaper-busyness-backlog-alert", NUMBER, "waiting requests that call for more workers at once (33)")
+        .set(|d, s| d.fill_number(s, FEWEST, |x| &mut x.cheaper.busyness.backlog_alert)),
+    Row::new("cheaper-busyness-backlog-multiplier", NUMBER, "periods that nobody is removed after that (3)")
+        .set(|d, s| d.fill_number(s, FEWEST, |x| &mut x.cheaper.busyness.backlog_multiplier)),
+    Row::new("cheaper-busyness-backlog-step", NUMBER, "workers added then (1)")
+        .set(|d, s| d.fill_number(s, MOST, |x| &mut x.cheaper.busyness.backlog_step)),
+    Row::new("cheaper-busyness-backlog-nonzero", NUMBER, "seconds that requests may wait without a break (60)")
+        .set(|d, s| d.fill_seconds(s, |x| &mut x.cheaper.busyness.backlog_nonzero)),
 ];
+
+const FEWEST: std::ops::RangeInclusive<u64> = 0..=65535;
+const PERCENT: std::ops::RangeInclusive<u64> = 0..=100;
 
 pub(super) const PRIVILEGES: &[Row] = &[
     Row::new("umask", OCTAL, "file mode creation mask").set(|d, s| d.umask(s)),

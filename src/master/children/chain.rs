@@ -21,7 +21,7 @@ impl Children {
     /// Lets the chain go on behind the worker that has become ready.
     pub(super) fn chain(&mut self, out: &mut Vec<Action>) {
         let Some((number, wanted, Some(mut chained))) =
-            self.incoming.as_ref().map(|incoming| (incoming.number, incoming.plan.workers, incoming.chained))
+            self.incoming.as_ref().map(|incoming| (incoming.number, incoming.target, incoming.chained))
         else {
             return;
         };
@@ -50,7 +50,7 @@ impl Children {
             Some(chained) => id <= chained + 1,
             None => generation.number != self.serving.number || id > self.chained(),
         };
-        wanted && self.holder(generation.number, id).is_none()
+        wanted && id <= generation.target && self.holder(generation.number, id).is_none()
     }
 
     /// Workers of a chain reload that was given up, whose numbers nobody of the serving generation bears yet.
@@ -59,7 +59,7 @@ impl Children {
         let kept = |worker: &&Worker| {
             worker.generation > serving.number
                 && worker.phase == Phase::Ready
-                && serving.attempts.ids().contains(&worker.id)
+                && worker.id <= serving.target
                 && !self.is_ready(serving.number, worker.id)
         };
         self.workers.iter().filter(kept).map(|worker| worker.key).collect()

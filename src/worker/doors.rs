@@ -1,0 +1,132 @@
+//! The listening sockets of a worker: accepting, leaving out for a while, closing.
+//!
+//! They are watched level-triggered and exclusively: the kernel wakes one worker for a new connection. An exclusive wake-up
+//! that came to this worker came to no other, so it is never declined: who cannot be served here moves on.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+
+use super::Worker;
+use super::clock::{Millis, now};
+use super::connection::{Connection, Spare};
+use super::reactor::{LISTENERS, Reactor, State};
+use crate::gateway::Peer;
+use crate::net::address::Address;
+use crate::net::listener::Listener;
+use crate::net::stream::{Stream, peer_names};
+use crate::sys;
+
+/// How long accepting pauses when descriptors have run out.
+const ACCEPT_PAUSE: Millis = 100;
+
+/// A listening socket as this worker sees it.
+pub(super) struct Door {
+    /// None once it is closed here.
+    pub(super) listener: Option<Arc<Listener>>,
+    /// It is in the epoll instance.
+    pub(super) watched: bool,
+}
+
+impl Reactor {
+    pub(super) fn accept(&self, worker: &Arc<Worker>, spare: &mut Spare, index: usize) -> Option<Box<Connection>> {
+        let listener = self.lock().doors[index].listener.clone()?;
+        match sys::accept::accept(listener.fd.as_fd()) {
+            Ok((fd, address)) => {
+                {
+                    let mut state = self.lock();
+                    state.live += 1;
+                    worker.slot().set_connections(state.live);
+                    if worker.options.processes > 1 && state.doors[index].watched {
+                        // The kernel wakes exclusive waiters in the order they came and does not rotate them: without
+                        // going to the end of the line the first worker takes every connection of a burst.
+                        self.watch_door(&mut state, index, false);
+                        self.watch_door(&mut state, index, true);
+                    }
+                }
+                let (addr, port) = peer_names(&address);
+                let mut connection = Connection::new(worker, Stream::new(fd), index, Peer { addr, port });
+                // The first worker that gets a processor can empty the queue before the others that were woken run.
+                if worker.options.processes > 1
+                    && !worker.is_retiring()
+                    && let Some(lighter) = worker.scoreboard.lighter(worker.id)
+                    && let Some(letter) = connection.letter(0)
+                {
+                    match self.post(worker, connection, lighter, &letter) {
+                        Ok(()) => return None,
+                        Err(kept) => connection = kept,
+                    }
+                }
+                let step = connection.step(spare);
+                return self.settle(connection, step);
+            }
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN) => self.found_empty(index),
+                // The client was faster: nothing happened.
+                Some(libc::ECONNABORTED | libc::EINTR | libc::EPROTO) => {}
+                _ => self.pause_accepting(&listener.address, &error),
+            },
+        }
+        None
+    }
+
+    /// Nobody waits at a listener; if it is served to its end, that is its end.
+    pub(super) fn found_empty(&self, index: usize) {
+        let mut state = self.lock();
+        if state.draining.front() != Some(&index) {
+            return;
+        }
+        state.draining.pop_front();
+        self.close_door(&mut state, index);
+        if state.is_done() {
+            drop(state);
+            self.finish();
+        }
+    }
+
+    /// No descriptors are left (or the like): those who wait stay in the queue until some are.
+    pub(super) fn pause_accepting(&self, address: &Address, error: &io::Error) {
+        let mut state = self.lock();
+        if state.pause.is_none() {
+            let advice = if error.raw_os_error() == Some(libc::EMFILE) { " (max-fd raises the limit)" } else { "" };
+            log::error!("accepting on {address} failed: {error}; new connections wait in the listen queue{advice}");
+        }
+        state.pause = Some(now() + ACCEPT_PAUSE);
+        for index in 0..state.doors.len() {
+            self.watch_door(&mut state, index, false);
+        }
+        // A worker that stops does not wait for descriptors for ever.
+        for index in std::mem::take(&mut state.draining) {
+            self.close_door(&mut state, index);
+        }
+    }
+
+    pub(super) fn resume_accepting(&self, state: &mut State) {
+        state.pause = None;
+        for index in 0..state.doors.len() {
+            self.watch_door(state, index, true);
+        }
+    }
+
+    pub(super) fn watch_door(&self, state: &mut State, index: usize, watch: bool) {
+        let door = &mut state.doors[index];
+        let Some(listener) = &door.listener else { return };
+        if door.watched == watch {
+            return;
+        }
+        let fd = listener.fd.as_raw_fd();
+        let done = match watch {
+            true => sys::epoll::watch_listener(self.epoll, fd, LISTENERS - index),
+            false => sys::epoll::forget(self.epoll, fd),
+        };
+        match done {
+            Ok(()) => door.watched = watch,
+            Err(error) => log::error!("{} cannot be watched: {error}", listener.address),
+        }
+    }
+
+    pub(super) fn close_door(&self, state: &mut State, index: usize) {
+        self.watch_door(state, index, false);
+        state.doors[index].listener = None;
+    }
+}
