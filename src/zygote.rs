@@ -17,6 +17,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::config::hooks::Phase;
 use crate::control::{FromWorker, FromZygote, MAX_MESSAGE, ToZygote};
 use crate::exit;
 use crate::interpreter::{self, Spec};
@@ -46,6 +47,8 @@ pub struct Zygote {
     pub apps: LoadSpec,
     /// Whether the workers import for themselves.
     pub lazy: bool,
+    /// Runs the hooks of a phase.
+    pub hooks: Box<dyn Fn(Phase) -> Result<(), String>>,
     /// How modules are watched for changes; none: not at all.
     pub watched: Option<Watched>,
     /// After so long the stack of an import goes to the log. None: never.
@@ -86,6 +89,10 @@ pub fn run(zygote: Zygote, worker: impl FnOnce(Birth, Load) -> u8) -> u8 {
         log::warn!("programs started by the application will have the server's limit of descriptors: {error}");
     }
     log::info!("CPython {}", Python::version_str().split(' ').next().unwrap_or_default());
+    if let Err(cause) = (zygote.hooks)(Phase::PreApp) {
+        tell(&zygote.control, &FromZygote::StartFailed(cause));
+        return exit::ERROR;
+    }
     let apps = match zygote.lazy {
         true => None,
         false => match import(&zygote.apps, zygote.import_timeout) {
@@ -99,6 +106,10 @@ pub fn run(zygote: Zygote, worker: impl FnOnce(Birth, Load) -> u8) -> u8 {
             }
         },
     };
+    if let Err(cause) = (zygote.hooks)(Phase::PostApp) {
+        tell(&zygote.control, &FromZygote::StartFailed(cause));
+        return exit::ERROR;
+    }
     if let Err(error) = Python::attach(interpreter::freeze) {
         log::warn!("the garbage collector cannot be frozen: {error}");
     }

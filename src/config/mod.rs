@@ -10,6 +10,7 @@ pub mod draft;
 pub mod error;
 mod expand;
 mod gather;
+pub mod hooks;
 pub mod ini;
 mod lifecycle;
 mod load;
@@ -160,6 +161,8 @@ pub struct Settings {
     pub log_format: Option<String>,
     /// When workers are replaced.
     pub recycle: Recycle,
+    /// `hook-*` and `exec-*`, in the order written.
+    pub hooks: Vec<hooks::Hook>,
     /// How many workers there are when.
     pub cheaper: Cheaper,
     /// What the master reloads on.
@@ -219,6 +222,7 @@ impl Default for Settings {
             log_requests: true,
             log_format: None,
             recycle: Recycle::default(),
+            hooks: Vec::new(),
             cheaper: Cheaper::default(),
             triggers: Triggers::default(),
             process_names: ProcessNames::default(),

@@ -131,6 +131,8 @@ struct Master {
     fifos: Fifos,
     planned: Option<Planned>,
     resize: Resize,
+    /// Processes of the control group killed for want of memory, as of the last look.
+    oom_kills: Option<u64>,
     /// When memory is looked at next.
     next_sample: u64,
     code: Option<u8>,
@@ -194,6 +196,7 @@ pub fn run(start: Start) -> Outcome {
         fifos,
         planned: None,
         resize: Resize::new(monotonic_ms()),
+        oom_kills: crate::sys::cgroup::oom_kills(),
         next_sample: 0,
         code: None,
     };

@@ -10,6 +10,7 @@ mod config;
 mod edges;
 mod fairness;
 mod harness;
+mod hooks;
 mod http;
 mod listeners;
 mod options;
