@@ -4,6 +4,7 @@
 //!     floor ADDRESS           ADDRESS is HOST:PORT or a path; there each connection ends with its response
 //!
 //! It says `ready` when it listens.
+#![allow(clippy::print_stdout)]
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
