@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::daemons::Care;
 use super::options::{self, Action, Row};
 use super::*;
 
@@ -84,6 +85,10 @@ fn errors(lines: &str) -> Vec<String> {
 }
 
 type Check = fn(&Settings) -> bool;
+
+fn has_daemon(settings: &Settings, care: Care) -> bool {
+    settings.daemons == [daemons::Daemon { command: "x".into(), care }]
+}
 
 /// One line for each supported option, and what it does.
 const EFFECTS: &[(&str, &str, Check)] = &[
@@ -187,6 +192,11 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("hook-accepting", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::Accepting)),
     ("hook-accepting1", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::Accepting1)),
     ("hook-master-start", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::MasterStart)),
+    ("attach-daemon", "x", |s| has_daemon(s, Care::Attached)),
+    ("attach-control-daemon", "x", |s| has_daemon(s, Care::Control)),
+    ("smart-attach-daemon", "/p,5 x", |s| has_daemon(s, Care::Smart("/p".into()))),
+    ("smart-attach-daemon2", "/p x", |s| has_daemon(s, Care::Smart2("/p".into()))),
+    ("reload-mercy", "9", |s| s.reload_mercy.as_secs() == 9),
     ("worker-reload-mercy", "9", |s| s.recycle.mercy.as_secs() == 9),
     ("log-format", "%(method)", |s| s.log_format.as_deref() == Some("%(method)")),
     ("auto-procname", "true", |s| s.process_names.auto),

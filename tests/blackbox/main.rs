@@ -7,6 +7,7 @@
 
 mod bodies;
 mod config;
+mod daemons;
 mod edges;
 mod fairness;
 mod harness;
