@@ -382,9 +382,13 @@ fn run_zygote(task: Task, start_dir: &Path) -> u8 {
     for (name, value) in &settings.env {
         process::set_variable(name, value);
     }
-    let around_app = Arc::clone(&settings);
+    let around_import = |phase| {
+        let settings = Arc::clone(&settings);
+        Box::new(move || hooks::run(&settings.hooks, phase))
+    };
     let zygote = Zygote {
-        hooks: Box::new(move |phase| hooks::run(&around_app.hooks, phase)),
+        before_import: around_import(Phase::PreApp),
+        after_import: around_import(Phase::PostApp),
         generation,
         control,
         master,

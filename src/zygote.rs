@@ -17,7 +17,6 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::config::hooks::Phase;
 use crate::control::{FromWorker, FromZygote, MAX_MESSAGE, ToZygote};
 use crate::exit;
 use crate::interpreter::{self, Spec};
@@ -47,8 +46,10 @@ pub struct Zygote {
     pub apps: LoadSpec,
     /// Whether the workers import for themselves.
     pub lazy: bool,
-    /// Runs the hooks of a phase.
-    pub hooks: Box<dyn Fn(Phase) -> Result<(), String>>,
+    /// What is to be done before the import; what stopped it, if it fails.
+    pub before_import: Box<dyn Fn() -> Result<(), String>>,
+    /// The same, after the import.
+    pub after_import: Box<dyn Fn() -> Result<(), String>>,
     /// How modules are watched for changes; none: not at all.
     pub watched: Option<Watched>,
     /// After so long the stack of an import goes to the log. None: never.
@@ -89,7 +90,7 @@ pub fn run(zygote: Zygote, worker: impl FnOnce(Birth, Load) -> u8) -> u8 {
         log::warn!("programs started by the application will have the server's limit of descriptors: {error}");
     }
     log::info!("CPython {}", Python::version_str().split(' ').next().unwrap_or_default());
-    if let Err(cause) = (zygote.hooks)(Phase::PreApp) {
+    if let Err(cause) = (zygote.before_import)() {
         tell(&zygote.control, &FromZygote::StartFailed(cause));
         return exit::ERROR;
     }
@@ -106,7 +107,7 @@ pub fn run(zygote: Zygote, worker: impl FnOnce(Birth, Load) -> u8) -> u8 {
             }
         },
     };
-    if let Err(cause) = (zygote.hooks)(Phase::PostApp) {
+    if let Err(cause) = (zygote.after_import)() {
         tell(&zygote.control, &FromZygote::StartFailed(cause));
         return exit::ERROR;
     }
