@@ -5,6 +5,7 @@
 //! reactor, that shares the trunk's socket and output queue. Records are queued whole under the queue's lock, so they
 //! never mix. When a branch is over, its END_REQUEST is queued and the trunk is told by an event.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -61,7 +62,7 @@ pub(super) struct Mux {
     family: Arc<Family>,
     answers: Vec<u8>,
     /// Requests that are complete, until the reactor takes them.
-    born: Vec<Box<Connection>>,
+    born: VecDeque<Box<Connection>>,
     /// The web server sends nothing more.
     ended: bool,
 }
@@ -79,10 +80,8 @@ impl Branch {
         self.aborted.load(Ordering::Relaxed)
     }
 
-    /// The response is over; gives the token of the trunk, which must be told.
-    pub(super) fn end(&self) -> usize {
-        lock(&self.family.running).retain(|running| running.id != self.id);
-        lock(&self.family.ended).push(self.id);
+    /// The trunk's place in the reactor: it must be told when this is over.
+    pub(super) fn trunk(&self) -> usize {
         self.family.token.load(Ordering::Relaxed)
     }
 
@@ -103,6 +102,9 @@ impl Branch {
 
     /// The records that end the request. `cut`: the response is not whole.
     pub(super) fn finish(&self, cut: bool) -> Vec<u8> {
+        // Before they can be sent: the web server may use the id again as soon as it has them.
+        lock(&self.family.running).retain(|running| running.id != self.id);
+        lock(&self.family.ended).push(self.id);
         let mut out = Vec::with_capacity(24);
         if cut {
             self.family.broken.store(true, Ordering::Relaxed);
@@ -129,9 +131,16 @@ impl Mux {
             coming: Vec::new(),
             family: Arc::default(),
             answers: Vec::new(),
-            born: Vec::new(),
+            born: VecDeque::new(),
             ended: false,
         })
+    }
+
+    /// Requests whose end is on its way to the web server: their ids may come again.
+    fn forget_ended(&mut self) {
+        for id in lock(&self.family.ended).drain(..) {
+            self.demux.end(id);
+        }
     }
 
     fn take_coming(&mut self, id: u16) -> Option<Box<Work>> {
@@ -140,7 +149,7 @@ impl Mux {
     }
 
     /// Requests that are complete. `token`: where they find the trunk.
-    pub(super) fn take_born(&mut self, token: usize) -> Vec<Box<Connection>> {
+    pub(super) fn take_born(&mut self, token: usize) -> VecDeque<Box<Connection>> {
         self.family.token.store(token, Ordering::Relaxed);
         std::mem::take(&mut self.born)
     }
@@ -189,9 +198,7 @@ impl Connection {
     }
 
     fn serve_mux(&mut self, mux: &mut Mux, spare: &mut Spare) -> Step {
-        for id in lock(&mux.family.ended).drain(..) {
-            mux.demux.end(id);
-        }
+        mux.forget_ended();
         let mut turns = 0;
         while self.readable && !mux.ended && !mux.demux.is_over() {
             turns += 1;
@@ -200,6 +207,7 @@ impl Connection {
             }
             match self.fill(spare) {
                 Filled::Some => {
+                    mux.forget_ended();
                     if self.take_records(mux).is_err() {
                         return Step::Close;
                     }
@@ -296,7 +304,7 @@ impl Connection {
                         }
                         work.body = Some(body);
                         let branch = self.branch(mux, id, work);
-                        mux.born.push(branch);
+                        mux.born.push_back(branch);
                     }
                     Some(Err(broken)) => self.refuse_branch(mux, id, &broken),
                     None => {}

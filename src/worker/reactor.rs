@@ -322,7 +322,7 @@ impl Reactor {
 
     /// A request of a FastCGI connection is over: the connection must be told.
     fn end_branch(&self, connection: Box<Connection>) -> MutexGuard<'_, State> {
-        let trunk = connection.branch.as_ref().map(|branch| branch.end());
+        let trunk = connection.branch.as_ref().map(|branch| branch.trunk());
         let worker = Arc::clone(&connection.worker);
         drop(connection);
         let mut state = self.lock();
@@ -467,15 +467,21 @@ impl Reactor {
                 }
                 continue;
             };
-            let mut born = connection.mux.as_mut().map(|mux| mux.take_born(token)).unwrap_or_default();
+            let born = connection.mux.as_mut().map(|mux| mux.take_born(token)).unwrap_or_default();
             let worker = Arc::clone(&connection.worker);
             let mut state = self.lock();
             // Requests of a FastCGI connection: one is run here, others wait for a thread.
             state.live += born.len();
-            let first = born.pop();
+            let mut born = born.into_iter();
+            let first = born.next();
             if first.is_some() {
                 worker.slot().set_connections(state.live);
-                state.requests.extend(born);
+                for other in born {
+                    state.requests.push_back(other);
+                    if state.asleep > 0 {
+                        self.wake.notify_one();
+                    }
+                }
             }
             if step == Step::Again {
                 state.slots[token].connection = Some(connection);
