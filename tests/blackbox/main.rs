@@ -7,9 +7,11 @@
 
 mod bodies;
 mod config;
+mod daemons;
 mod edges;
 mod fairness;
 mod harness;
+mod hooks;
 mod http;
 mod listeners;
 mod options;
