@@ -216,6 +216,14 @@ impl Drop for Watchdog<'_> {
 
 /// Threads do not survive a fork.
 fn warn_of_threads() {
+    // A thread that was joined is counted until the system has done away with it.
+    let known = Python::attach(interpreter::other_threads).len() + 1;
+    for _ in 0..20 {
+        if process::thread_count() <= known {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let all = process::thread_count() - 1;
     if all == 0 {
         return;
