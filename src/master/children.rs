@@ -326,6 +326,10 @@ impl Children {
 
     /// A zygote forked worker `id`. Gives its key; none when nobody waits for it.
     pub fn forked(&mut self, generation: u32, id: u32, pid: i32) -> Option<u32> {
+        // Its own word came first, and another one of its number is asked for already.
+        if let Some(known) = self.workers.iter().find(|worker| worker.generation == generation && worker.pid == pid) {
+            return Some(known.key);
+        }
         let worker = self.workers.iter_mut().find(|w| w.generation == generation && w.id == id && w.pid == 0)?;
         worker.pid = pid;
         if worker.phase == Phase::Asked {
@@ -486,6 +490,7 @@ impl Children {
             && let Some(mut incoming) = self.incoming.take()
         {
             incoming.complete = true;
+            incoming.chained = None;
             out.push(Action::Promote { generation: incoming.number });
             self.serving = incoming;
         }

@@ -395,6 +395,22 @@ fn plan(workers: u32, first: u32) -> Plan {
 }
 
 #[test]
+fn births_announced_late_are_not_taken_for_those_of_successors() {
+    let mut children = Children::new(plan(2, 1));
+    children.decide(0);
+    children.zygote_spawned(1, 0);
+    children.zygote_ready(1, 0);
+    children.decide(0);
+    children.worker_ready(1, 77, 1);
+    children.set_target(0);
+    children.decide(1);
+    children.set_target(1);
+    assert!(matches!(children.decide(1)[..], [Action::Fork { key: 2, id: 1, .. }]));
+    assert_eq!(children.forked(1, 1, 77), Some(1));
+    assert_eq!(children.forked(1, 1, 78), Some(2));
+}
+
+#[test]
 fn fewer_workers_are_wanted_the_last_ones_retire() {
     let mut world = World::serving(4);
     let (third, fourth) = (world.key(3), world.key(4));

@@ -125,6 +125,19 @@ mod tests {
     }
 
     #[test]
+    fn a_chain_reload_after_another_forks_no_more_workers_than_the_first() {
+        let mut world = World::serving(3);
+        for generation in 2..4 {
+            let before = world.forks();
+            world.healthy = false;
+            world.children.begin_chain_reload(generation, 3);
+            world.settle();
+            (1..=3).for_each(|id| start(&mut world, generation, id));
+            assert_eq!((world.forks() - before, world.children.serving()), (3, generation));
+        }
+    }
+
+    #[test]
     fn an_old_worker_that_dies_is_replaced_by_its_like_until_the_chain_comes_to_it() {
         let mut world = World::serving(2);
         let old = [1, 2].map(|id| world.key(id));
