@@ -15,8 +15,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::cli::{self, Command};
 use crate::config::{self, Argument, Facts, ProcessNames, Recycle, Settings};
 use crate::logging::access::Format;
-use crate::master::{self, Hooks, Start, Task};
-use crate::net::listener::{self, Listener, SocketFile};
+use crate::master::{self, Hooks, Sockets, Start, Task};
+use crate::net::listener::{self, SocketFile};
 use crate::protocol::http::head::Limits;
 use crate::sys::process::{self, Fork};
 use crate::sys::{self, fd, user};
@@ -245,8 +245,8 @@ fn serve(
         return exit::ERROR;
     }
     let mut made = Made { pid: process::own_id(), pidfile: None };
-    let listeners = match open_sockets(&settings, &passed, &start_dir) {
-        Ok(listeners) => listeners,
+    let sockets = match open_sockets(&settings, &passed, &start_dir) {
+        Ok(sockets) => sockets,
         Err(errors) => {
             errors.iter().for_each(|error| log::error!("{error}"));
             return exit::ERROR;
@@ -254,16 +254,15 @@ fn serve(
     };
     if let Err(error) = settle(&settings, &mut made) {
         log::error!("{error}");
-        let files: Vec<_> = listeners.into_iter().filter_map(|listener| listener.unlink).collect();
-        made.remove(&files);
+        made.remove(&sockets.files());
         return exit::ERROR;
     }
-    introduce(&settings, &listeners);
+    introduce(&settings, &sockets);
     let entitle = |settings: &Settings| rename(title(&settings.process_names, &Role::Master));
     entitle(&settings);
     let home_dir = start_dir.clone();
     let hooks = Hooks { read, fork, entitle, zygote: Box::new(move |task| run_zygote(task, &home_dir)) };
-    let outcome = master::run(Start { settings, listeners, passed, start_dir, hooks });
+    let outcome = master::run(Start { settings, sockets, passed, start_dir, hooks });
     if outcome.code != exit::OK || outcome.vacuum {
         made.remove(&outcome.files);
     }
@@ -271,14 +270,13 @@ fn serve(
     outcome.code
 }
 
-fn open_sockets(settings: &Settings, passed: &[RawFd], start_dir: &Path) -> Result<Vec<Listener>, Vec<String>> {
+fn open_sockets(settings: &Settings, passed: &[RawFd], start_dir: &Path) -> Result<Sockets, Vec<String>> {
     master::enter(settings, start_dir).map_err(|error| vec![error])?;
     let (options, warning) = master::bind_options(settings);
     if let Some(warning) = warning {
         log::warn!("{warning}");
     }
-    let wanted = listener::with_systemd(&settings.sockets, passed, settings.inherited_protocol);
-    listener::open(&wanted, &[], &options)
+    master::open(settings, passed, &[], &options)
 }
 
 fn settle(settings: &Settings, made: &mut Made) -> Result<(), String> {
@@ -309,9 +307,12 @@ fn place_of_user(settings: &Settings) -> &str {
     settings.place(if settings.uid.is_some() { "uid" } else { "gid" })
 }
 
-fn introduce(settings: &Settings, listeners: &[Listener]) {
-    for listener in listeners {
+fn introduce(settings: &Settings, sockets: &Sockets) {
+    for listener in &sockets.listeners {
         log::info!("{}", master::listens(listener));
+    }
+    for (report, listener) in &sockets.doors {
+        log::info!("{} on {}", report.option(), listener.address);
     }
     log::info!(
         "processes: {}, threads in each: {}{}",
@@ -469,6 +470,7 @@ fn worker_options(settings: &Settings) -> worker::Options {
         timeouts: settings.timeouts.clone(),
         quota: quota(&settings.recycle),
         measures_busyness: settings.cheaper.algorithm == config::Algorithm::Busyness,
+        keeps_time: settings.reports.any(),
         host_name: user::host_name(),
         access: settings.log_requests.then(|| Arc::new(format)),
     }

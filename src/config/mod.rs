@@ -14,6 +14,7 @@ pub mod ini;
 mod lifecycle;
 mod load;
 pub mod options;
+mod reports;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ pub use cheaper::{Algorithm, Busyness, Cheaper};
 pub use error::{Error, Origin, Warning};
 pub use lifecycle::{MemoryLimits, Recycle, Touch, Triggers};
 pub use load::{Argument, Facts, Loaded, Lookup, User, load};
+pub use reports::{Report, Reports};
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -164,6 +166,8 @@ pub struct Settings {
     pub cheaper: Cheaper,
     /// What the master reloads on.
     pub triggers: Triggers,
+    /// `stats`, `metrics-socket` and theirs.
+    pub reports: Reports,
     /// `procname*` and `auto-procname`.
     pub process_names: ProcessNames,
     /// Where each option was written that was not left at its default, see [`Settings::place`].
@@ -221,6 +225,7 @@ impl Default for Settings {
             recycle: Recycle::default(),
             cheaper: Cheaper::default(),
             triggers: Triggers::default(),
+            reports: Reports::default(),
             process_names: ProcessNames::default(),
             places: HashMap::new(),
         }
