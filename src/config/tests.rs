@@ -348,7 +348,7 @@ fn what_is_odd_but_legal_is_named() {
         ("processes = 4  # four", "is read as 4"),
         ("chdir = /srv ; here", "the value of chdir is \"/srv ; here\""),
         ("callable = \"app\"", "the quotes are part"),
-        ("harakiri = 20\nstats = :1", "not act on yet: harakiri (app.ini:4), stats (app.ini:5)"),
+        ("log-slow = 20\nlog-4xx = true", "not act on yet: log-slow (app.ini:4), log-4xx (app.ini:5)"),
         ("http_socket = :1", "did you mean \"http-socket\"?"),
         ("proceses = 2", "did you mean \"processes\"?"),
         ("my-own = 2", "unknown option \"my-own\" is ignored"),

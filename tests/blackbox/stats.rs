@@ -198,7 +198,12 @@ fn minified_without_cores_and_over_http() {
     assert!(!told.contains("\"cores\""), "{told}");
     drop(server);
     let server = telling("basic").set("stats-http", "true").start();
-    let told = text(&server);
+    wait_until("statistics are told", || server.path("stats.sock").exists());
+    let mut client = UnixStream::connect(server.path("stats.sock")).expect("connected");
+    // uWSGI waits for a request then.
+    client.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("sent");
+    let mut told = String::new();
+    client.read_to_string(&mut told).expect("to its end");
     let (head, body) = told.split_once("\r\n\r\n").expect("a head");
     assert_eq!(
         head,
