@@ -32,6 +32,9 @@ pub struct Stats {
     pub gid: u32,
     /// Where the master is.
     pub cwd: String,
+    /// Programs beside the workers, where there are any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub daemons: Vec<Daemon>,
     /// Always empty: there are no locks.
     pub locks: Vec<()>,
     /// Listening sockets.
@@ -46,6 +49,17 @@ pub struct Stats {
     pub retiring: u64,
     /// How reloads went.
     pub reloads: Reloads,
+}
+
+/// A program that runs beside the workers.
+#[derive(Clone, Debug, Serialize)]
+pub struct Daemon {
+    /// Its command line.
+    pub cmd: String,
+    /// 0 when it does not run.
+    pub pid: i32,
+    /// How often it was started again.
+    pub respawns: u64,
 }
 
 /// A listening socket.

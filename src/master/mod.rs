@@ -6,6 +6,7 @@
 mod attempts;
 pub mod children;
 pub mod command;
+mod daemons;
 mod desk;
 mod fifo;
 mod hear;
@@ -41,6 +42,7 @@ use crate::sys::process::{self, End, Fork};
 use crate::sys::signal::{Blocked, Signal};
 
 use children::{Action, Children};
+use daemons::Daemons;
 use desk::{Desk, Door};
 use fifo::Fifos;
 use resize::Resize;
@@ -158,6 +160,9 @@ struct Master {
     resize: Resize,
     desk: Desk,
     reloads: Reloads,
+    daemons: Daemons,
+    /// Processes of the control group killed for want of memory, as of the last look.
+    oom_kills: Option<u64>,
     /// When memory is looked at next.
     next_sample: u64,
     code: Option<u8>,
@@ -226,11 +231,14 @@ pub fn run(start: Start) -> Outcome {
         resize: Resize::new(monotonic_ms()),
         desk: Desk::default(),
         reloads: Reloads::default(),
+        daemons: Daemons::default(),
+        oom_kills: crate::sys::cgroup::oom_kills(),
         next_sample: 0,
         code: None,
     };
     master.watch_files();
     master.open_desk();
+    master.want_daemons(true);
     let code = master.work();
     master.fifos.remove();
     master.close_desk();
@@ -253,11 +261,18 @@ impl Master {
             self.look_at_memory();
             self.reload_as_planned();
             self.resize();
+            self.care_for_daemons();
             let actions = self.children.decide(monotonic_ms());
-            let acted = !actions.is_empty();
+            let mut acted = !actions.is_empty();
             for action in actions {
                 if action == Action::Finished {
-                    return self.code.unwrap_or(exit::OK);
+                    if self.daemons.are_gone() {
+                        return self.code.unwrap_or(exit::OK);
+                    }
+                    // Workers may have needed them until now.
+                    self.want_daemons(false);
+                    acted = false;
+                    continue;
                 }
                 self.perform(action);
             }
@@ -270,6 +285,7 @@ impl Master {
                 self.planned_at(),
                 self.resize_at(now),
                 self.desk.deadline(),
+                self.daemons_at(),
             ];
             // What was done may call for more, as when a reload is given up.
             let times = times.into_iter().chain([acted.then_some(now)]);
@@ -427,6 +443,11 @@ impl Master {
                     scoreboard: Arc::clone(&generation.scoreboard),
                 };
                 self.forget();
+                // It holds no requests, and an import that hangs does not see that the master is gone. What it forks is not
+                // meant: the setting is not inherited.
+                if let Err(error) = process::die_with_parent(master) {
+                    log::warn!("the zygote may outlive the master: {error}");
+                }
                 // A panic must not unwind into the master's own work.
                 let outcome = catch_unwind(AssertUnwindSafe(|| (self.hooks.zygote)(task)));
                 process::exit_now(outcome.unwrap_or(exit::ERROR));

@@ -134,6 +134,7 @@ impl Master {
             uid,
             gid,
             cwd: std::env::current_dir().map(|dir| dir.display().to_string()).unwrap_or_default(),
+            daemons: self.daemons.told(),
             generation: serving,
             ready: self.is_ready(),
             reloads: self.reloads,

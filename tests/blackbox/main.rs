@@ -7,13 +7,16 @@
 
 mod bodies;
 mod config;
+mod daemons;
 mod edges;
 mod fairness;
 mod harness;
+mod hooks;
 mod http;
 mod listeners;
 mod options;
 mod processes;
+mod protocol_fastcgi;
 mod protocol_scgi;
 mod protocol_uwsgi;
 mod recycle;

@@ -96,12 +96,13 @@ fn every_key_is_there_in_its_place() {
 #[test]
 fn requests_are_counted() {
     let server = telling("basic").start();
+    let number = |stats: &Value, key: &str| stats["workers"][0][key].as_u64().expect("a number");
+    // A request is counted when its client has had the answer already: so is the one that found the server ready.
+    wait_until("the first one is counted", || number(&stats(&server), "requests") == 1);
     let before = stats(&server);
     for _ in 0..3 {
         server.get("/").expect(200);
     }
-    let number = |stats: &Value, key: &str| stats["workers"][0][key].as_u64().expect("a number");
-    // A request is counted when its client has had the answer already.
     wait_until("three more are counted", || number(&stats(&server), "requests") == number(&before, "requests") + 3);
     let after = stats(&server);
     let worker = &after["workers"][0];
@@ -166,6 +167,17 @@ fn memory_is_told() {
         let worker = stats(&server)["workers"][0].clone();
         assert!(worker["rss"].as_u64() > Some(1 << 20) && worker["vsz"].as_u64() > worker["rss"].as_u64(), "{worker}");
     });
+}
+
+#[test]
+fn daemons_are_told() {
+    let setup = telling("basic").set("attach-daemon", "sleep 1000");
+    let server = setup.start();
+    wait_until("it runs", || stats(&server)["daemons"][0]["pid"].as_u64() > Some(0));
+    let told = text(&server);
+    let daemon = serde_json::from_str::<Value>(&told).expect("JSON")["daemons"][0].clone();
+    expect_keys(daemon.as_object().expect("an object"), &told, "cmd:s pid:n respawns:n");
+    assert_eq!(daemon["cmd"], "sleep 1000");
 }
 
 #[test]
