@@ -32,6 +32,7 @@ const AVERAGE: usize = 17;
 const BORN: usize = 18;
 const BIRTHS: usize = 19;
 const BEFORE: usize = 20;
+const HARAKIRIS: usize = 21;
 
 const THREAD_WORDS: usize = 48;
 const SEQUENCE: usize = 0;
@@ -255,6 +256,16 @@ impl<'a> WorkerSlot<'a> {
     /// Requests that the process has served.
     pub fn requests_of_life(self) -> u64 {
         self.requests().load(Ordering::Relaxed).saturating_sub(self.words[BEFORE].load(Ordering::Relaxed))
+    }
+
+    /// A request ran longer than `harakiri` allows.
+    pub fn add_harakiri(self) {
+        self.words[HARAKIRIS].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests that ran longer than `harakiri` allows.
+    pub fn harakiris(self) -> u64 {
+        self.words[HARAKIRIS].load(Ordering::Relaxed)
     }
 
     /// A request took so many microseconds, from its first byte to the end of its response.

@@ -238,7 +238,7 @@ impl Worker {
             requests: sum(|slot| slot.requests().load(Ordering::Relaxed)),
             delta_requests: of_process(|slot| slot.requests_of_life()),
             exceptions: sum(|slot| slot.exceptions().load(Ordering::Relaxed)),
-            harakiri_count: 0,
+            harakiri_count: sum(|slot| slot.harakiris()),
             signals: 0,
             signal_queue: 0,
             status: match holder {
@@ -387,10 +387,11 @@ mod tests {
             slot.add_request();
             slot.add_tx_bytes(10);
             slot.add_duration(1000);
+            slot.add_harakiri();
         }
         new.thread(1).enter(4_000, b"GET", b"/slow?q=1", b"10.0.0.1");
         let worker = Worker::new(&board, 1, holder(), false, NOW).with_apps(&[App::default()]);
-        assert_eq!((worker.requests, worker.delta_requests, worker.tx), (2, 1, 20));
+        assert_eq!((worker.requests, worker.delta_requests, worker.tx, worker.harakiri_count), (2, 1, 20, 2));
         assert_eq!((worker.respawn_count, worker.running_time, worker.avg_rt), (2, 2000, 500));
         assert_eq!((worker.status, worker.accepting, worker.busy_threads), ("busy", 1, 1));
         assert_eq!((worker.rss, worker.vsz, worker.apps[0].requests), (4096, 8192, 2));

@@ -60,6 +60,8 @@ impl Stats {
         let durations = self.workers.iter().map(|w| (label("worker", w.id), seconds(w.running_time)));
         let help = "Time that requests took, from their first byte to the end of the response.";
         out.metric("request_seconds_total", counter, help, durations);
+        let help = "Requests that ran longer than harakiri allows.";
+        out.metric("harakiris_total", counter, help, workers(|w| w.harakiri_count));
         let aborted = |w: &Worker| w.cores.iter().flatten().map(|core| core.write_errors).sum();
         let help = "Responses that their clients did not wait for.";
         out.metric("responses_cut_total", counter, help, workers(aborted));
