@@ -23,7 +23,10 @@ const LARGE: usize = 16 * 1024;
 const SMALL: usize = 4 * 1024;
 
 /// So many collected bytes are written without waiting for more.
-const ENOUGH: usize = 32 * 1024;
+const ENOUGH: usize = 60 * 1024;
+
+/// Longest frame of a chunk: 16 hexadecimal digits and two line ends.
+const CHUNK_FRAME: usize = 20;
 
 /// The response of the running request.
 #[derive(Debug, Default)]
@@ -142,16 +145,16 @@ impl Connection {
         }
         let mut queue = self.io.queue();
         queue.push(first);
-        if chunked {
-            let mut prefix = Vec::with_capacity(18);
-            response::chunk_prefix(piece.len(), &mut prefix);
-            queue.push(&prefix);
-            if piece.len() >= LARGE {
-                queue.push_kept(keep(), 0);
-            } else {
-                queue.push(piece);
-            }
+        if chunked && piece.len() >= LARGE {
+            queue.append(CHUNK_FRAME, |out| response::chunk_prefix(piece.len(), out));
+            queue.push_kept(keep(), 0);
             queue.push(response::CHUNK_SUFFIX);
+        } else if chunked {
+            queue.append(piece.len() + CHUNK_FRAME, |out| {
+                response::chunk_prefix(piece.len(), out);
+                out.extend_from_slice(piece);
+                out.extend_from_slice(response::CHUNK_SUFFIX);
+            });
         } else {
             queue.push(piece);
         }
@@ -214,10 +217,9 @@ impl Connection {
         if !std::mem::replace(&mut work.response.announced, true) {
             self.worker.announce_output(core, Arc::clone(&self.io));
         }
-        // It may sleep, also if it knows: while an app thread drives, nothing else keeps it awake.
-        self.worker.standby.hurry();
-        // Looked at only now: either it finds the announcement before it waits, or it is found waiting.
-        if self.worker.standby_waits() && !self.io.flush() {
+        // It may sleep, also if it knows: while an app thread drives, nothing else keeps it awake. Either it finds the
+        // announcement before it waits, or it is found waiting.
+        if self.worker.standby.hurry() && !self.io.flush() {
             self.worker.reactor.interrupt();
         }
     }
