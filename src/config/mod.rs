@@ -16,6 +16,7 @@ pub mod ini;
 mod lifecycle;
 mod load;
 pub mod options;
+mod reports;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ pub use cheaper::{Algorithm, Busyness, Cheaper};
 pub use error::{Error, Origin, Warning};
 pub use lifecycle::{MemoryLimits, Recycle, Touch, Triggers};
 pub use load::{Argument, Facts, Loaded, Lookup, User, load};
+pub use reports::{Report, Reports};
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -172,6 +174,8 @@ pub struct Settings {
     pub cheaper: Cheaper,
     /// What the master reloads on.
     pub triggers: Triggers,
+    /// `stats`, `metrics-socket` and theirs.
+    pub reports: Reports,
     /// `procname*` and `auto-procname`.
     pub process_names: ProcessNames,
     /// Where each option was written that was not left at its default, see [`Settings::place`].
@@ -232,6 +236,7 @@ impl Default for Settings {
             hooks: Vec::new(),
             cheaper: Cheaper::default(),
             triggers: Triggers::default(),
+            reports: Reports::default(),
             process_names: ProcessNames::default(),
             places: HashMap::new(),
         }

@@ -70,6 +70,8 @@ pub struct Options {
     pub quota: Quota,
     /// Whether the master wants to know how long requests took.
     pub measures_busyness: bool,
+    /// Whether somebody may ask how long requests take.
+    pub keeps_time: bool,
     /// SERVER_NAME over HTTP.
     pub host_name: String,
     /// The request line; none: requests are not logged.
@@ -194,6 +196,7 @@ pub fn run(context: Context, load: impl FnOnce() -> Result<Arc<wsgi::Apps>, Stri
     let Context { id, generation, control, listeners, mailboxes, scoreboard, options, wsgi } = context;
     let slot = scoreboard.worker(id);
     slot.reset(std::process::id() as i32, generation);
+    slot.begin_life(clock::wall().as_secs());
     let threads = options.threads.max(1) as usize;
     let locals = listeners.iter().enumerate().map(|(index, listener)| local(index, listener, &options)).collect();
     let addresses = listeners.iter().map(|listener| listener.address.to_string()).collect();

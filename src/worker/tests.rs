@@ -31,6 +31,7 @@ fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
         timeouts: Timeouts { head: 10 * second, body: 30 * second, write: 60 * second, keep_alive: 75 * second },
         quota: super::Quota::default(),
         measures_busyness: false,
+        keeps_time: false,
         host_name: "host".into(),
         access: None,
     };

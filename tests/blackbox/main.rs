@@ -23,6 +23,7 @@ mod recycle;
 mod scaling;
 mod slow;
 mod startup;
+mod stats;
 mod streams;
 mod threads;
 mod triggers;
