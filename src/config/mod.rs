@@ -20,7 +20,7 @@ mod tests;
 
 pub use cheaper::{Algorithm, Busyness, Cheaper};
 pub use error::{Error, Origin, Warning};
-pub use lifecycle::{MemoryLimits, Recycle, Touch, Triggers};
+pub use lifecycle::{Harakiri, MemoryLimits, Recycle, Touch, Triggers};
 pub use load::{Argument, Facts, Loaded, Lookup, User, load};
 
 use std::collections::HashMap;
@@ -160,6 +160,8 @@ pub struct Settings {
     pub log_format: Option<String>,
     /// When workers are replaced.
     pub recycle: Recycle,
+    /// When requests are stopped.
+    pub harakiri: Harakiri,
     /// How many workers there are when.
     pub cheaper: Cheaper,
     /// What the master reloads on.
@@ -219,6 +221,7 @@ impl Default for Settings {
             log_requests: true,
             log_format: None,
             recycle: Recycle::default(),
+            harakiri: Harakiri::default(),
             cheaper: Cheaper::default(),
             triggers: Triggers::default(),
             process_names: ProcessNames::default(),

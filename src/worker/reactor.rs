@@ -353,6 +353,12 @@ impl Reactor {
         self.lock().is_done()
     }
 
+    /// Whether a retiring worker has nothing left but so many connections.
+    pub(super) fn has_only(&self, connections: usize) -> bool {
+        let state = self.lock();
+        state.live <= connections && state.draining.is_empty()
+    }
+
     /// Ends a wait for events at once.
     pub(super) fn interrupt(&self) {
         // A waker fails only when its eventfd is full of wake-ups: then the wait ends as well.

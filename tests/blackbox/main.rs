@@ -9,6 +9,7 @@ mod bodies;
 mod config;
 mod edges;
 mod fairness;
+mod harakiri;
 mod harness;
 mod http;
 mod listeners;
