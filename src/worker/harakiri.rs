@@ -3,7 +3,8 @@
 //! The standby thread watches, without Python: at the deadline it answers with 504, or cuts the connection when the head
 //! is out. A thread of its own then waits for the interpreter, takes the stack and raises an exception in the
 //! application. What does not end by that costs the worker: the master is told once, and when nothing but stuck
-//! requests is left of a retiring worker it exits with them.
+//! requests is left of a retiring worker it exits with them. Their request lines are never written; the entries of
+//! harakiri stand for them.
 //!
 //! Who answers is decided by one atomic, taken by the first of application and watcher. The lock of a watch is held for
 //! moves and non-blocking writes only, so that a thread attached to Python may wait for it.
@@ -27,6 +28,9 @@ use crate::wsgi::{Interrupt, Struck};
 
 /// How often a worker with a stuck request looks whether that is all it has.
 const STUCK_TICK: Millis = 100;
+
+/// The longest time without a look while a request runs; epoll_wait knows no much longer ones.
+const LONGEST_PAUSE: Millis = 3_600_000;
 
 /// The clock of deadlines may be late by so much.
 const GRAIN: Millis = 5;
@@ -187,7 +191,7 @@ impl Harakiri {
             (Some(a), Some(b)) => a.min(b),
             (a, b) => a.or(b)?,
         };
-        Some(Duration::from_millis(pause + GRAIN))
+        Some(Duration::from_millis(pause.min(LONGEST_PAUSE) + GRAIN))
     }
 
     /// Looks at the deadlines. Only the standby thread calls it.
@@ -360,5 +364,41 @@ impl Connection {
             response.fields = 0;
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn harakiri(limit: u64) -> Harakiri {
+        let limits = Limits { limit: Duration::from_secs(limit), grace: Duration::from_secs(2), verbose: false };
+        Harakiri::new(&limits, 2)
+    }
+
+    #[test]
+    fn nobody_looks_while_nothing_runs() {
+        let harakiri = harakiri(5);
+        assert_eq!(harakiri.pause(false), None);
+        // About to run, and not known yet.
+        assert_eq!(harakiri.pause(true), Some(Duration::from_millis(5000 + GRAIN)));
+    }
+
+    #[test]
+    fn the_pause_ends_with_the_first_deadline_and_before_any_that_begins_in_it() {
+        let harakiri = harakiri(5);
+        harakiri.watches[0].due.store(now() + 100_000, Ordering::Relaxed);
+        assert_eq!(harakiri.pause(true), Some(Duration::from_millis(5000 + GRAIN)));
+        harakiri.watches[1].due.store(1, Ordering::Relaxed);
+        assert_eq!(harakiri.pause(true), Some(Duration::from_millis(GRAIN)));
+    }
+
+    #[test]
+    fn one_of_application_and_watcher_answers() {
+        let harakiri = harakiri(5);
+        assert!(harakiri.application_answers(0));
+        assert!(!harakiri.application_answers(0));
+        harakiri.watches[1].head.store(WATCHER, Ordering::Relaxed);
+        assert!(!harakiri.application_answers(1));
     }
 }

@@ -164,3 +164,55 @@ fn one_stack(format: &Bound<'_, PyAny>, frame: &Bound<'_, PyAny>) -> PyResult<St
     }
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::fake;
+    use super::*;
+
+    fn steps(py: Python<'_>) -> PyResult<()> {
+        py.run(c"for n in range(100): str(n)", None, None)
+    }
+
+    #[test]
+    fn only_the_request_that_was_meant_is_hit_and_only_inside() {
+        fake::python();
+        Python::attach(|py| {
+            let interrupt = Interrupt::of_this_thread(py);
+            interrupt.begin(1);
+            assert!(matches!(interrupt.strike(2, false), Struck::Over));
+            let inside = Inside::enter(Some(&interrupt)).unwrap();
+            assert!(matches!(interrupt.strike(1, true), Struck::At(_)));
+            let error = steps(py).unwrap_err();
+            assert!(error.is_instance_of::<HarakiriError>(py));
+            drop(inside);
+
+            interrupt.begin(2);
+            let inside = Inside::enter(Some(&interrupt)).unwrap();
+            // Set, and taken back before any Python code runs.
+            let mut state = interrupt.lock();
+            state.set = true;
+            raw::set_async_exception(interrupt.ident, Some(&py.get_type::<HarakiriError>()));
+            drop(state);
+            drop(inside);
+            steps(py).unwrap();
+        });
+    }
+
+    #[test]
+    fn a_request_struck_outside_does_not_go_inside_but_to_close() {
+        fake::python();
+        Python::attach(|py| {
+            let interrupt = Interrupt::of_this_thread(py);
+            interrupt.begin(1);
+            assert!(matches!(interrupt.strike(1, false), Struck::At(_)));
+            steps(py).unwrap();
+            let refused = Inside::enter(Some(&interrupt)).err().unwrap();
+            assert!(refused.is_instance_of::<HarakiriError>(py));
+            drop(Inside::to_close(Some(&interrupt)));
+            interrupt.strike(1, false);
+            interrupt.begin(2);
+            assert!(Inside::enter(Some(&interrupt)).is_ok());
+        });
+    }
+}

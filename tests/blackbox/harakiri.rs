@@ -8,7 +8,8 @@ use crate::harness::server::{Server, Setup, Speaks};
 use crate::harness::{differs, uwsgi, wait_until};
 
 const RECOVERS: &str = "`harakiri` answers with 504 and raises an exception in the one thread that is late; the worker is replaced only when that does not help.";
-const SHOWS: &str = "`harakiri` logs the Python stack of the thread that is late, with `harakiri-verbose` of all threads.";
+const SHOWS: &str =
+    "`harakiri` logs the Python stack of the thread that is late, with `harakiri-verbose` of all threads.";
 
 fn late() -> Setup {
     Setup::http("late").set("harakiri", "1").set("min-worker-lifetime", "0").allow("harakiri: ").allow("Traceback")
@@ -115,14 +116,14 @@ fn requests_that_wait_for_the_interpreter_are_answered_too() {
 #[test]
 fn requests_beside_a_stuck_one_are_finished() {
     differs(RECOVERS, || {
-        let server = Setup::http("late").set("harakiri", "6").set("harakiri-graceful-timeout", "0");
+        let server = Setup::http("late").set("harakiri", "4").set("harakiri-graceful-timeout", "0");
         let server = server.set("threads", "2").allow("harakiri: ").start();
         let mut stuck = server.connect();
         stuck.send(get("/sleep"));
         wait_until_entered(&server, 1);
         let worker = std::fs::read_to_string(server.path("entered")).unwrap_or_default();
         wait_until("half of its time is over", {
-            let end = Instant::now() + Duration::from_secs(3);
+            let end = Instant::now() + Duration::from_secs(2);
             move || Instant::now() > end
         });
         let held = Held::begin(&server, "beside");
@@ -187,7 +188,7 @@ fn the_next_request_is_never_hit() {
         let worker = pid(&server);
         let expected = server.get("/next_one").expect(200).text();
         let (mut late, mut in_time) = (0, 0);
-        for round in 0..8 {
+        for round in 0..6 {
             // From well before to well after the deadline, all at once: threads change requests just when it strikes.
             let mut clients: Vec<Client> = (0..4).map(|_| server.connect()).collect();
             for (number, client) in clients.iter_mut().enumerate() {
