@@ -13,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::cli::{self, Command};
+use crate::config::hooks::Phase;
 use crate::config::{self, Argument, Facts, ProcessNames, Recycle, Settings};
 use crate::logging::access::Format;
 use crate::master::{self, Hooks, Start, Task};
@@ -22,7 +23,7 @@ use crate::sys::process::{self, Fork};
 use crate::sys::{self, fd, user};
 use crate::worker::Quota;
 use crate::zygote::{self, Zygote};
-use crate::{exit, interpreter, logging, worker, wsgi};
+use crate::{exit, hooks, interpreter, logging, worker, wsgi};
 
 /// Variables by which systemd passes sockets. They are meant for this process alone.
 const SYSTEMD_VARIABLES: [&str; 3] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
@@ -244,6 +245,13 @@ fn serve(
         log::error!("{}: {error}", place_of_user(&settings));
         return exit::ERROR;
     }
+    // Before the sockets, so that they can make folders for them.
+    for phase in [Phase::Asap, Phase::PreJail, Phase::PostJail, Phase::InJail, Phase::AsRoot] {
+        if let Err(error) = hooks::run(&settings.hooks, phase) {
+            log::error!("{error}");
+            return exit::ERROR;
+        }
+    }
     let mut made = Made { pid: process::own_id(), pidfile: None };
     let listeners = match open_sockets(&settings, &passed, &start_dir) {
         Ok(listeners) => listeners,
@@ -252,7 +260,10 @@ fn serve(
             return exit::ERROR;
         }
     };
-    if let Err(error) = settle(&settings, &mut made) {
+    let settled = settle(&settings, &mut made)
+        .and_then(|()| hooks::run(&settings.hooks, Phase::AsUser))
+        .and_then(|()| hooks::run(&settings.hooks, Phase::MasterStart));
+    if let Err(error) = settled {
         log::error!("{error}");
         let files: Vec<_> = listeners.into_iter().filter_map(|listener| listener.unlink).collect();
         made.remove(&files);
@@ -263,9 +274,13 @@ fn serve(
     entitle(&settings);
     let home_dir = start_dir.clone();
     let hooks = Hooks { read, fork, entitle, zygote: Box::new(move |task| run_zygote(task, &home_dir)) };
+    let at_exit = settings.hooks.clone();
     let outcome = master::run(Start { settings, listeners, passed, start_dir, hooks });
     if outcome.code != exit::OK || outcome.vacuum {
         made.remove(&outcome.files);
+    }
+    if let Err(error) = hooks::run(&at_exit, Phase::AtExit) {
+        log::error!("{error}");
     }
     log::info!("stopped");
     outcome.code
@@ -367,7 +382,13 @@ fn run_zygote(task: Task, start_dir: &Path) -> u8 {
     for (name, value) in &settings.env {
         process::set_variable(name, value);
     }
+    let around_import = |phase| {
+        let settings = Arc::clone(&settings);
+        Box::new(move || hooks::run(&settings.hooks, phase))
+    };
     let zygote = Zygote {
+        before_import: around_import(Phase::PreApp),
+        after_import: around_import(Phase::PostApp),
         generation,
         control,
         master,
@@ -397,6 +418,13 @@ fn run_zygote(task: Task, start_dir: &Path) -> u8 {
                 processes: settings.processes,
                 manage_script_name: settings.manage_script_name,
             },
+        };
+        let id = context.id;
+        let load = move || {
+            let apps = load()?;
+            let first = if id == 1 { hooks::run(&settings.hooks, Phase::Accepting1) } else { Ok(()) };
+            first.and_then(|()| hooks::run(&settings.hooks, Phase::Accepting))?;
+            Ok(apps)
         };
         worker::run(context, load)
     })

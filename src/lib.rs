@@ -10,6 +10,7 @@ pub mod control;
 pub mod exit;
 mod extension;
 pub mod gateway;
+pub mod hooks;
 pub mod interpreter;
 pub mod logging;
 pub mod mailbox;

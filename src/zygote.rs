@@ -46,6 +46,10 @@ pub struct Zygote {
     pub apps: LoadSpec,
     /// Whether the workers import for themselves.
     pub lazy: bool,
+    /// What is to be done before the import; what stopped it, if it fails.
+    pub before_import: Box<dyn Fn() -> Result<(), String>>,
+    /// The same, after the import.
+    pub after_import: Box<dyn Fn() -> Result<(), String>>,
     /// How modules are watched for changes; none: not at all.
     pub watched: Option<Watched>,
     /// After so long the stack of an import goes to the log. None: never.
@@ -86,6 +90,10 @@ pub fn run(zygote: Zygote, worker: impl FnOnce(Birth, Load) -> u8) -> u8 {
         log::warn!("programs started by the application will have the server's limit of descriptors: {error}");
     }
     log::info!("CPython {}", Python::version_str().split(' ').next().unwrap_or_default());
+    if let Err(cause) = (zygote.before_import)() {
+        tell(&zygote.control, &FromZygote::StartFailed(cause));
+        return exit::ERROR;
+    }
     let apps = match zygote.lazy {
         true => None,
         false => match import(&zygote.apps, zygote.import_timeout) {
@@ -99,6 +107,10 @@ pub fn run(zygote: Zygote, worker: impl FnOnce(Birth, Load) -> u8) -> u8 {
             }
         },
     };
+    if let Err(cause) = (zygote.after_import)() {
+        tell(&zygote.control, &FromZygote::StartFailed(cause));
+        return exit::ERROR;
+    }
     if let Err(error) = Python::attach(interpreter::freeze) {
         log::warn!("the garbage collector cannot be frozen: {error}");
     }
@@ -202,13 +214,25 @@ impl Drop for Watchdog<'_> {
     }
 }
 
+/// How often, and how far apart, the threads are counted again that Python does not know.
+const LEAVING_LOOKS: u32 = 20;
+const LEAVING_PAUSE: Duration = Duration::from_millis(1);
+
 /// Threads do not survive a fork.
 fn warn_of_threads() {
-    let all = process::thread_count() - 1;
+    let mut all = process::thread_count() - 1;
+    let mut names = Python::attach(interpreter::other_threads);
+    // The watchdog's thread has said good-bye to Python, but may still be on its way out.
+    for _ in 0..LEAVING_LOOKS {
+        if all <= names.len() {
+            break;
+        }
+        std::thread::sleep(LEAVING_PAUSE);
+        all = process::thread_count() - 1;
+    }
     if all == 0 {
         return;
     }
-    let mut names = Python::attach(interpreter::other_threads);
     if names.len() < all {
         names.push(format!("{} that Python does not know", all - names.len()));
     }

@@ -6,10 +6,12 @@
 mod apply;
 mod blocks;
 mod cheaper;
+pub mod daemons;
 pub mod draft;
 pub mod error;
 mod expand;
 mod gather;
+pub mod hooks;
 pub mod ini;
 mod lifecycle;
 mod load;
@@ -162,6 +164,12 @@ pub struct Settings {
     pub recycle: Recycle,
     /// When requests are stopped.
     pub harakiri: Harakiri,
+    /// `attach-daemon` and its like.
+    pub daemons: Vec<daemons::Daemon>,
+    /// `reload-mercy`: how long those may take to end (3 s).
+    pub reload_mercy: Duration,
+    /// `hook-*` and `exec-*`, in the order written.
+    pub hooks: Vec<hooks::Hook>,
     /// How many workers there are when.
     pub cheaper: Cheaper,
     /// What the master reloads on.
@@ -222,6 +230,9 @@ impl Default for Settings {
             log_format: None,
             recycle: Recycle::default(),
             harakiri: Harakiri::default(),
+            daemons: Vec::new(),
+            reload_mercy: Duration::from_secs(3),
+            hooks: Vec::new(),
             cheaper: Cheaper::default(),
             triggers: Triggers::default(),
             process_names: ProcessNames::default(),

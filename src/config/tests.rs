@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::daemons::Care;
 use super::options::{self, Action, Row};
 use super::*;
 
@@ -85,6 +86,10 @@ fn errors(lines: &str) -> Vec<String> {
 
 type Check = fn(&Settings) -> bool;
 
+fn has_daemon(settings: &Settings, care: Care) -> bool {
+    settings.daemons == [daemons::Daemon { command: "x".into(), care }]
+}
+
 /// One line for each supported option, and what it does.
 const EFFECTS: &[(&str, &str, Check)] = &[
     ("processes", "4", |s| s.processes == 4),
@@ -96,6 +101,7 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("http11-socket", ":81", |s| socket(s, "0.0.0.0:81", Protocol::Http)),
     ("http", "[::1]:81", |s| socket(s, "[::1]:81", Protocol::Http)),
     ("scgi-socket", "127.0.0.1:4000", |s| socket(s, "127.0.0.1:4000", Protocol::Scgi)),
+    ("fastcgi-socket", "127.0.0.1:4000", |s| socket(s, "127.0.0.1:4000", Protocol::FastCgi)),
     ("protocol", "scgi", |s| s.inherited_protocol == Protocol::Scgi),
     ("protocol", "http", |s| s.inherited_protocol == Protocol::Http),
     ("listen", "1024", |s| s.listen == 1024),
@@ -169,6 +175,32 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("cheaper-busyness-backlog-multiplier", "9", |s| s.cheaper.busyness.backlog_multiplier == 9),
     ("cheaper-busyness-backlog-step", "9", |s| s.cheaper.busyness.backlog_step == 9),
     ("cheaper-busyness-backlog-nonzero", "9", |s| s.cheaper.busyness.backlog_nonzero.as_secs() == 9),
+    ("hook-asap", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::Asap)),
+    ("exec-asap", "true", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::Asap)),
+    ("hook-pre-jail", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::PreJail)),
+    ("exec-pre-jail", "true", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::PreJail)),
+    ("hook-post-jail", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::PostJail)),
+    ("exec-post-jail", "true", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::PostJail)),
+    ("hook-in-jail", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::InJail)),
+    ("exec-in-jail", "true", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::InJail)),
+    ("hook-as-root", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::AsRoot)),
+    ("exec-as-root", "true", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::AsRoot)),
+    ("hook-as-user", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::AsUser)),
+    ("exec-as-user", "true", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::AsUser)),
+    ("hook-as-user-atexit", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::AtExit)),
+    ("exec-as-user-atexit", "true", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::AtExit)),
+    ("hook-pre-app", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::PreApp)),
+    ("exec-pre-app", "true", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::PreApp)),
+    ("hook-post-app", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::PostApp)),
+    ("exec-post-app", "true", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::PostApp)),
+    ("hook-accepting", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::Accepting)),
+    ("hook-accepting1", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::Accepting1)),
+    ("hook-master-start", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::MasterStart)),
+    ("attach-daemon", "x", |s| has_daemon(s, Care::Attached)),
+    ("attach-control-daemon", "x", |s| has_daemon(s, Care::Control)),
+    ("smart-attach-daemon", "/p,5 x", |s| has_daemon(s, Care::Smart("/p".into()))),
+    ("smart-attach-daemon2", "/p x", |s| has_daemon(s, Care::Smart2("/p".into()))),
+    ("reload-mercy", "9", |s| s.reload_mercy.as_secs() == 9),
     ("worker-reload-mercy", "9", |s| s.recycle.mercy.as_secs() == 9),
     ("log-format", "%(method)", |s| s.log_format.as_deref() == Some("%(method)")),
     ("auto-procname", "true", |s| s.process_names.auto),
@@ -275,8 +307,8 @@ fn bad_values_say_what_would_be_good() {
         ("processes = ${N}", "written $(NAME)"),
         ("processes = $(NOPE)", "no such variable in the environment: NOPE"),
         ("processes = %(nope)", "no setting of this name: nope"),
-        ("protocol = fastcgi", "fastcgi is not supported yet"),
-        ("protocol = x", "uwsgi, http or scgi"),
+        ("protocol = fastcgi-nph", "fastcgi-nph is not supported yet"),
+        ("protocol = x", "uwsgi, http, fastcgi or scgi"),
         ("uid = nobody-here", "a user of this system"),
         ("gid = nobody-here", "a group of this system"),
         ("chown-socket = web:nobody-here", "a group of this system"),
@@ -324,9 +356,9 @@ fn files_and_sections_that_are_missing_are_errors() {
 
 #[test]
 fn nothing_to_serve_and_no_application_say_what_to_add() {
-    let errors = Site::new("[uwsgi]\nfastcgi-socket = :1\npaste = config:a.ini\n").errors();
+    let errors = Site::new("[uwsgi]\nfastcgi-nph-socket = :1\npaste = config:a.ini\n").errors();
     assert_eq!(errors.len(), 2);
-    assert!(errors[0].contains("http-socket = ") && errors[0].contains("fastcgi-socket is not supported yet"));
+    assert!(errors[0].contains("http-socket = ") && errors[0].contains("fastcgi-nph-socket is not supported yet"));
     assert!(errors[1].contains("module = ") && errors[1].contains("paste is not supported yet"));
     let errors = Site::new("[uwsgi]\nhttp_socket = :1\nmodul = a\n").errors();
     assert!(errors[0].contains("app.ini:2: did you mean \"http-socket\" by \"http_socket\"?"), "{errors:?}");

@@ -1,5 +1,6 @@
 //! What a signal to the master, or a letter in its fifo, means.
 
+use crate::config::hooks::{Deed, Function, Hook};
 use crate::sys::signal::Signal;
 
 /// What the operator wants.
@@ -70,6 +71,19 @@ pub fn meaning(signal: Signal) -> Option<Command> {
     })
 }
 
+/// What the configuration wants `signal` to mean (`hook-master-start = unix_signal:...`); the last one counts.
+pub fn chosen(hooks: &[Hook], signal: Signal) -> Option<Command> {
+    let mut found = hooks.iter().rev().filter_map(|hook| match hook.deed {
+        Deed::Signal(number, function) if number == signal as i32 => Some(function),
+        _ => None,
+    });
+    Some(match found.next()? {
+        Function::Stop => Command::Stop,
+        Function::End => Command::End,
+        Function::Reload => Command::Reload,
+    })
+}
+
 /// The meaning of a letter in the fifo; none for white space, which `echo` adds.
 pub fn letter(byte: u8) -> Option<Command> {
     Some(match byte {
@@ -110,6 +124,18 @@ mod tests {
     fn term_stops() {
         assert_eq!(meaning(Signal::SIGTERM), Some(Command::Stop));
         assert_eq!(meaning(Signal::SIGTSTP), Some(Command::Nothing("pausing is not supported yet")));
+    }
+
+    #[test]
+    fn the_configuration_chooses_what_a_signal_means() {
+        let hook = |number, function| Hook {
+            phase: crate::config::hooks::Phase::MasterStart,
+            deed: Deed::Signal(number, function),
+            shown: String::new(),
+        };
+        let hooks = [hook(1, Function::Reload), hook(10, Function::Reload), hook(10, Function::End)];
+        assert_eq!(chosen(&hooks, Signal::SIGUSR1), Some(Command::End));
+        assert_eq!(chosen(&hooks, Signal::SIGTERM), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::{Master, Zygote, words};
 use crate::control::{FromWorker, FromZygote, MAX_MESSAGE};
 use crate::exit;
 use crate::scoreboard::State;
+use crate::sys::cgroup;
 use crate::sys::clock::monotonic_ms;
 use crate::sys::fd::{self, Received};
 use crate::sys::process::{self, End};
@@ -15,7 +16,8 @@ impl Master {
     pub(super) fn hear_signals(&mut self) {
         while let Some((signal, sender)) = self.signals.as_ref().and_then(Blocked::next) {
             let from = if sender == 0 { String::new() } else { format!(" from process {sender}") };
-            if let Some(command) = command::meaning(signal) {
+            let chosen = self.serving_generation().and_then(|known| command::chosen(&known.settings.hooks, signal));
+            if let Some(command) = chosen.or_else(|| command::meaning(signal)) {
                 self.obey(command, &format!("{signal}{from}"));
             }
         }
@@ -127,6 +129,7 @@ impl Master {
             } else if let Some(key) = self.children.key_of(pid) {
                 self.hear_worker(key);
                 self.bury_worker(key, end);
+            } else if self.bury_daemon(pid, end) {
             } else if self.children.expects_births() {
                 self.unclaimed.push((pid, end));
             } else {
@@ -172,7 +175,10 @@ impl Master {
             board.slot(worker.id, worker.lane).reset(0, 0);
             board.slot(worker.id, worker.lane).set_state(State::Empty);
         }
-        let (bad, text) = words::last_words(&worker, end, current.as_ref(), now);
+        let (bad, mut text) = words::last_words(&worker, end, current.as_ref(), now);
+        if matches!(end, End::Killed(9, _)) && self.ran_out_of_memory() {
+            text.push_str("; the system killed it for want of memory (oom_kill in the cgroup's memory.events)");
+        }
         self.forward_letters();
         let early = matches!(worker.phase, Phase::Asked | Phase::Starting);
         if early && self.generation_failed(worker.generation, &text) {
@@ -183,6 +189,13 @@ impl Master {
         } else {
             log::info!("{text}");
         }
+    }
+
+    /// Whether the system has killed a process of ours for want of memory since the last time it was asked.
+    fn ran_out_of_memory(&mut self) -> bool {
+        let now = cgroup::oom_kills();
+        let before = std::mem::replace(&mut self.oom_kills, now);
+        now > before
     }
 
     /// An application or an interpreter that says why it cannot start. At the first boot that is the end.

@@ -6,6 +6,7 @@
 mod attempts;
 pub mod children;
 pub mod command;
+mod daemons;
 mod fifo;
 mod hear;
 mod memory;
@@ -38,6 +39,7 @@ use crate::sys::process::{self, End, Fork};
 use crate::sys::signal::{Blocked, Signal};
 
 use children::{Action, Children};
+use daemons::Daemons;
 use fifo::Fifos;
 use resize::Resize;
 use triggers::Planned;
@@ -131,6 +133,9 @@ struct Master {
     fifos: Fifos,
     planned: Option<Planned>,
     resize: Resize,
+    daemons: Daemons,
+    /// Processes of the control group killed for want of memory, as of the last look.
+    oom_kills: Option<u64>,
     /// When memory is looked at next.
     next_sample: u64,
     code: Option<u8>,
@@ -194,10 +199,13 @@ pub fn run(start: Start) -> Outcome {
         fifos,
         planned: None,
         resize: Resize::new(monotonic_ms()),
+        daemons: Daemons::default(),
+        oom_kills: crate::sys::cgroup::oom_kills(),
         next_sample: 0,
         code: None,
     };
     master.watch_files();
+    master.want_daemons(true);
     let code = master.work();
     master.fifos.remove();
     let serving = master.children.serving();
@@ -219,17 +227,30 @@ impl Master {
             self.look_at_memory();
             self.reload_as_planned();
             self.resize();
+            self.care_for_daemons();
             let actions = self.children.decide(monotonic_ms());
-            let acted = !actions.is_empty();
+            let mut acted = !actions.is_empty();
             for action in actions {
                 if action == Action::Finished {
-                    return self.code.unwrap_or(exit::OK);
+                    if self.daemons.are_gone() {
+                        return self.code.unwrap_or(exit::OK);
+                    }
+                    // Workers may have needed them until now.
+                    self.want_daemons(false);
+                    acted = false;
+                    continue;
                 }
                 self.perform(action);
             }
             self.tidy();
             let now = monotonic_ms();
-            let times = [self.children.deadline(now), self.memory_due(), self.planned_at(), self.resize_at(now)];
+            let times = [
+                self.children.deadline(now),
+                self.memory_due(),
+                self.planned_at(),
+                self.resize_at(now),
+                self.daemons_at(),
+            ];
             // What was done may call for more, as when a reload is given up.
             let times = times.into_iter().chain([acted.then_some(now)]);
             let limit = times.flatten().min().map(|at| Duration::from_millis(at.saturating_sub(now)));
@@ -383,6 +404,11 @@ impl Master {
                     scoreboard: Arc::clone(&generation.scoreboard),
                 };
                 self.forget();
+                // It holds no requests, and an import that hangs does not see that the master is gone. What it forks is not
+                // meant: the setting is not inherited.
+                if let Err(error) = process::die_with_parent(master) {
+                    log::warn!("the zygote may outlive the master: {error}");
+                }
                 // A panic must not unwind into the master's own work.
                 let outcome = catch_unwind(AssertUnwindSafe(|| (self.hooks.zygote)(task)));
                 process::exit_now(outcome.unwrap_or(exit::ERROR));

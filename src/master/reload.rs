@@ -206,6 +206,7 @@ impl Master {
             }
         }
         self.watch_files();
+        self.want_daemons(true);
     }
 
     /// A generation that was prepared is given up: what was bound for it alone is closed and removed, an inherited

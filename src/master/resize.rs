@@ -54,7 +54,7 @@ fn awake(generation: &Generation) -> u32 {
 }
 
 impl Master {
-    fn serving_generation(&self) -> Option<&Generation> {
+    pub(super) fn serving_generation(&self) -> Option<&Generation> {
         let serving = self.children.serving();
         self.generations.iter().find(|known| known.number == serving)
     }

@@ -37,6 +37,8 @@ pub(super) struct Scaler {
     removed_lately: bool,
     /// Periods in which nobody is removed.
     alert: u32,
+    /// The last time a worker was wanted there was too little memory for it.
+    refused: bool,
     /// Looks at which requests waited.
     waiting_looks: u64,
 }
@@ -64,9 +66,14 @@ impl Scaler {
         let (wanted, why) = decision?;
         let wanted = wanted.clamp(rules.least.min(sample.most), sample.most);
         if wanted > sample.target && rules.soft_resident > 0 && sample.resident > rules.soft_resident {
-            log::debug!("no worker is added: the others have {} bytes of memory", sample.resident);
+            // Every look would come to the same.
+            if !std::mem::replace(&mut self.refused, true) {
+                let bytes = sample.resident;
+                log::info!("{why}; no worker is added: they have {bytes} bytes of memory (cheaper-rss-limit-soft)");
+            }
             return None;
         }
+        self.refused = false;
         (wanted != sample.target).then_some((wanted, why))
     }
 

@@ -2,6 +2,7 @@
 //! folder, each with the fact it relies on; nothing here knows anything else of the project.
 
 pub mod accept;
+pub mod cgroup;
 pub mod clock;
 pub mod epoll;
 pub mod fd;

@@ -121,6 +121,51 @@ pub fn send_signal(id: i32, signal: Signal) -> bool {
     id > 0 && kill(Pid::from_raw(id), signal).is_ok()
 }
 
+/// Sends a signal to all processes of the group that process `id` leads.
+pub fn signal_group(id: i32, signal: Signal) {
+    if id > 1 {
+        let _ = nix::sys::signal::killpg(Pid::from_raw(id), signal);
+    }
+}
+
+/// Whether there is a process `id`.
+pub fn lives(id: i32) -> bool {
+    id > 0 && !matches!(kill(Pid::from_raw(id), None), Err(nix::Error::ESRCH))
+}
+
+/// The system kills this process when its parent, which must be `parent`, is gone. To be called after the last change of the
+/// user: that clears it.
+///
+/// # Errors
+/// The system's.
+pub fn die_with_parent(parent: i32) -> io::Result<()> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if parent_id() != parent {
+        // It was faster.
+        exit_now(1);
+    }
+    Ok(())
+}
+
+/// Starts a shell command in a session of its own, with nothing to read. If it is `attached` the system kills it when this
+/// process is gone.
+///
+/// # Errors
+/// The system's.
+pub fn spawn_shell(command: &str, attached: bool) -> io::Result<i32> {
+    use std::os::unix::process::CommandExt;
+    let mut shell = std::process::Command::new("/bin/sh");
+    shell.args(["-c", command]).stdin(std::process::Stdio::null());
+    let parent = own_id();
+    let prepare = move || {
+        nix::unistd::setsid()?;
+        if attached { die_with_parent(parent) } else { Ok(()) }
+    };
+    // SAFETY: system calls alone, which may be made between fork and exec.
+    unsafe { shell.pre_exec(prepare) };
+    shell.spawn().map(|child| child.id() as i32)
+}
+
 /// Memory of a process in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::clock::{self, after, now};
 use super::connection::{Connection, Phase};
 use super::incoming::SharedBody;
+use super::mux::Branch;
 use crate::gateway::{Body, Exchange, Kept, Local, Payload, Peer, Sent};
 use crate::protocol::Protocol;
 use crate::protocol::request::{Request, Version};
@@ -130,6 +131,12 @@ impl Connection {
             *remaining -= piece.len() as u64;
         }
         let complete = whole || response.remaining == Some(0);
+        if let Some(branch) = &self.branch {
+            // The end of the request goes out with it, unless there is more to come.
+            let records = branch.stdout(first, piece);
+            return self.put_records(&records, complete);
+        }
+        let response = &self.work().response;
         let chunked = response.framing == Some(BodyFraming::Chunked) && !piece.is_empty();
         if !chunked && (complete || piece.len() >= LARGE) {
             if self.io.send(first, piece, keep).is_err() {
@@ -163,6 +170,33 @@ impl Connection {
             self.work_mut().response.gone = true;
         } else if waiting > 0 {
             self.announce();
+        }
+    }
+
+    /// Collects records of a FastCGI request.
+    fn put_records(&mut self, records: &[u8], complete: bool) {
+        let response_buffer = self.worker.options.response_buffer;
+        let mut queue = self.io.queue();
+        queue.push(records);
+        if !complete && (queue.len() >= ENOUGH.min(response_buffer) || self.worker.standby_waits()) {
+            queue.flush(&self.io.stream);
+        }
+        let (gone, waiting) = (queue.is_gone(), queue.len());
+        drop(queue);
+        if gone {
+            self.work_mut().response.gone = true;
+        } else if waiting > 0 && !complete {
+            self.announce();
+        }
+    }
+
+    /// Queues the end of a FastCGI request and writes out what there is.
+    fn finish_records(&mut self) {
+        if let Some(branch) = &self.branch {
+            let end = branch.finish(self.cut);
+            let mut queue = self.io.queue();
+            queue.push(&end);
+            queue.flush(&self.io.stream);
         }
     }
 
@@ -231,6 +265,10 @@ impl Exchange for Connection {
     }
 
     fn send(&mut self, head: &mut Head, piece: Payload<'_>, total: Option<u64>) -> Sent {
+        if self.branch.as_ref().is_some_and(Branch::is_aborted) {
+            self.work_mut().response.gone = true;
+            return Sent::Gone;
+        }
         let first = !self.work().response.head_sent;
         if first {
             if !self.may_answer() {
@@ -332,6 +370,7 @@ impl Exchange for Connection {
             }
             _ => {}
         }
+        self.finish_records();
         self.end();
     }
 
@@ -348,7 +387,10 @@ impl Exchange for Connection {
             response.status = status;
             response.head_bytes = out.len() as u64;
             self.pending = true;
-            self.io.queue().push(&out);
+            match &self.branch {
+                Some(branch) => self.io.queue().push(&branch.stdout(&out, b"")),
+                None => self.io.queue().push(&out),
+            }
             self.last = true;
         } else if self.work().response.remaining != Some(0)
             && self.work().response.framing != Some(BodyFraming::Nothing)
@@ -356,6 +398,7 @@ impl Exchange for Connection {
             self.last = true;
             self.cut = true;
         }
+        self.finish_records();
         self.end();
     }
 

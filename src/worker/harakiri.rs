@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use super::clock::{Millis, now};
 use super::connection::Connection;
+use super::mux::Branch;
 use super::output::Io;
 use super::{Worker, exchange};
 use crate::control::FromWorker;
@@ -90,6 +91,7 @@ struct Running {
     protocol: Option<Protocol>,
     head_request: bool,
     streamed: bool,
+    branch: Option<Branch>,
     method: Vec<u8>,
     target: Vec<u8>,
     peer: String,
@@ -139,6 +141,7 @@ impl Harakiri {
         running.io = Some(Arc::clone(&connection.io));
         running.protocol = Some(connection.protocol());
         running.streamed = connection.work().streamed.is_some();
+        running.branch.clone_from(&connection.branch);
         let (request, head) = connection.request();
         running.head_request = request.is_head(head);
         running.method.clear();
@@ -177,6 +180,7 @@ impl Harakiri {
         let mut running = watch.running();
         watch.due.store(0, Ordering::Release);
         running.io = None;
+        running.branch = None;
         running.stuck = false;
         running.stopped.take()
     }
@@ -247,14 +251,19 @@ impl Harakiri {
             Ok(_) => {
                 let answer = exchange::plain_answer(504, protocol, running.head_request);
                 let head = memchr::memmem::find(&answer, b"\r\n\r\n").map_or(answer.len(), |at| at + 4);
+                let (bytes, end) = match &running.branch {
+                    Some(branch) => (branch.stdout(&answer, b""), branch.finish(false)),
+                    None => (answer.clone(), Vec::new()),
+                };
                 let mut queue = io.queue();
-                queue.push(&answer);
+                queue.push(&bytes);
+                queue.push(&end);
                 let all = queue.flush(&io.stream);
                 drop(queue);
-                if all {
-                    io.stream.finish_writing();
-                } else {
+                if !all {
                     worker.announce_output(core, Arc::clone(&io));
+                } else if running.branch.is_none() {
+                    io.stream.finish_writing();
                 }
                 if running.streamed {
                     io.stream.finish_reading();
@@ -263,6 +272,9 @@ impl Harakiri {
                 (Stopped::Answered { head_bytes, body_bytes }, "it is answered with 504")
             }
             Err(head) => {
+                if let Some(branch) = &running.branch {
+                    branch.finish(true);
+                }
                 io.queue().give_up();
                 if head == APPLICATION_UNTIL_CLOSE {
                     io.stream.abort()
@@ -272,6 +284,9 @@ impl Harakiri {
                 (Stopped::Cut, "its response had begun, the connection is cut")
             }
         };
+        if let Some(branch) = &running.branch {
+            worker.reactor.tell_trunk(branch.trunk());
+        }
         running.stopped = Some(stopped);
         // Whoever was sent out for an earlier request may still have his own.
         running.told = Arc::default();

@@ -4,6 +4,7 @@
 //!     floor ADDRESS           ADDRESS is HOST:PORT or a path; there each connection ends with its response
 //!
 //! It says `ready` when it listens.
+#![allow(clippy::print_stdout)]
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -90,7 +91,6 @@ fn serve(address: &str) -> io::Result<()> {
     }
 }
 
-#[allow(clippy::print_stdout)]
 fn main() {
     let Some(address) = std::env::args().nth(1) else {
         eprintln!("floor: an address is missing");

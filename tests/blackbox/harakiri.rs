@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::harness::held::Held;
 use crate::harness::http::{Client, get, post};
 use crate::harness::server::{Server, Setup, Speaks};
-use crate::harness::{differs, uwsgi, wait_until};
+use crate::harness::{differs, fastcgi, uwsgi, wait_until};
 
 const RECOVERS: &str = "`harakiri` answers with 504 and raises an exception in the one thread that is late; the worker is replaced only when that does not help.";
 const SHOWS: &str =
@@ -227,6 +227,27 @@ fn over_the_uwsgi_protocol_it_is_a_504_as_well() {
         let mut client = server.connect();
         client.send(uwsgi::request("GET", "/loop", &[]));
         assert_eq!(client.response().expect(504).status, 504);
+    });
+}
+
+#[test]
+fn over_fastcgi_only_the_late_request_is_answered_with_504() {
+    differs(RECOVERS, || {
+        let server = Setup::fastcgi("late").set("harakiri", "1").set("threads", "2");
+        let server = server.allow("harakiri: ").allow("Traceback").start();
+        let mut records = fastcgi::Records::new(server.connect());
+        for id in [1, 2] {
+            records.client.send(fastcgi::request(id, "GET", "/loop", b"", true));
+            let (out, _) = records.response(id);
+            assert!(out.starts_with(b"Status: 504"), "{}", out.escape_ascii());
+        }
+        records.client.send(fastcgi::request(3, "GET", "/pid", b"", true));
+        assert!(records.response(3).0.starts_with(b"Status: 200"));
+        let mut alone = fastcgi::Records::new(server.connect());
+        alone.client.send(fastcgi::request(1, "GET", "/sleep", b"", false));
+        assert!(alone.response(1).0.starts_with(b"Status: 504"));
+        alone.client.expect_closed();
+        server.wait_for_log(&["is replaced", "harakiri"]);
     });
 }
 

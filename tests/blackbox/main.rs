@@ -7,14 +7,17 @@
 
 mod bodies;
 mod config;
+mod daemons;
 mod edges;
 mod fairness;
 mod harakiri;
 mod harness;
+mod hooks;
 mod http;
 mod listeners;
 mod options;
 mod processes;
+mod protocol_fastcgi;
 mod protocol_scgi;
 mod protocol_uwsgi;
 mod recycle;

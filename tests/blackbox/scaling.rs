@@ -43,7 +43,11 @@ fn wait_for_workers(server: &Server, count: usize) {
 }
 
 fn cheaper(processes: &str) -> Setup {
-    Setup::http("basic").set("processes", processes).set("cheaper", "1").set("cheaper-overload", "1")
+    Setup::http("basic")
+        .set("processes", processes)
+        .set("cheaper", "1")
+        .set("cheaper-overload", "1")
+        .set("check-interval", "1")
 }
 
 #[test]
@@ -55,9 +59,7 @@ fn workers_come_when_none_is_free_and_go_when_they_are_not_needed() {
     let two = Held::begin(&server, "two");
     wait_for_workers(&server, 3);
     let three = Held::begin(&server, "three");
-    for held in [one, two, three] {
-        held.release();
-    }
+    [one, two, three].into_iter().for_each(|held| drop(held.release()));
     wait_for_workers(&server, 1);
     server.get("/pid").expect(200);
 }
@@ -95,8 +97,77 @@ fn backlog_adds_workers_for_requests_that_wait() {
 }
 
 #[test]
+fn two_workers_come_at_a_time_if_wanted() {
+    let server = cheaper("3").set("cheaper-step", "2").start();
+    let held = Held::begin(&server, "a");
+    wait_for_workers(&server, 3);
+    held.release();
+}
+
+#[test]
+fn the_worker_with_the_highest_number_goes() {
+    let line = "The worker that cheaper removes is the one with the highest number; a worker with a free thread counts as free.";
+    differs(line, || {
+        let server = cheaper("2").set("cheaper-initial", "2").set("threads", "2").start();
+        // The second worker has a thread left: both are free.
+        let held = Held::begin(&server, "a");
+        server.wait_for_log(&["2 of 2 workers are free"]);
+        server.wait_for_log(&["worker 2", "retired"]);
+        held.release();
+    });
+}
+
+#[test]
+fn memory_limits_the_number_of_workers() {
+    // In bytes: any worker has more.
+    let server = cheaper("3")
+        .set("cheaper-initial", "3")
+        .set("memory-report", "true")
+        .set("cheaper-rss-limit-hard", "1000")
+        .set("cheaper-rss-limit-soft", "1000")
+        .start();
+    wait_for_workers(&server, 1);
+    if subject() == Subject::Rsgi {
+        server.wait_for_log(&["cheaper-rss-limit-hard"]);
+        let held = Held::begin(&server, "a");
+        server.wait_for_log(&["no worker is added", "cheaper-rss-limit-soft"]);
+        assert_eq!(workers(&server), 1);
+        held.release();
+    }
+}
+
+#[test]
+fn a_queue_is_an_emergency_for_busyness() {
+    let line = "`cheaper-algo = backlog` counts requests that wait in workers too, so it works on unix sockets.";
+    for (option, value) in [("cheaper-busyness-backlog-alert", "1"), ("cheaper-busyness-backlog-nonzero", "1")] {
+        differs(line, || {
+            let server = cheaper("3")
+                .unset("cheaper-overload")
+                .set("cheaper-overload", "100")
+                .set("cheaper-algo", "busyness")
+                .set(option, value)
+                .set("cheaper-busyness-backlog-step", "2")
+                .set("cheaper-busyness-backlog-multiplier", "1")
+                .listen_unix("http-socket", "app.sock", crate::harness::server::Speaks::Http)
+                .start();
+            let names = ["a", "b", "c", "d"];
+            let held: Vec<Held> = names.iter().map(|name| Held::send(&server, name)).collect();
+            server.wait_for_log(&["wait", "3 workers from now on"]);
+            names.iter().for_each(|name| std::fs::write(server.path(&format!("{name}.go")), "").expect("the file"));
+            held.into_iter().for_each(|one| drop(one.release()));
+        });
+    }
+}
+
+#[test]
 fn busyness_adds_workers_for_work() {
-    let server = cheaper("2").set("cheaper-algo", "busyness").set("cheaper-busyness-multiplier", "1").start();
+    let server = cheaper("2")
+        .set("cheaper-algo", "busyness")
+        .set("cheaper-busyness-multiplier", "1")
+        .set("cheaper-busyness-max", "40")
+        .set("cheaper-busyness-min", "10")
+        .set("cheaper-busyness-penalty", "1")
+        .start();
     let held = Held::begin(&server, "a");
     wait_for_workers(&server, 2);
     held.release();
@@ -146,9 +217,11 @@ fn plus_and_minus_in_the_fifo_change_the_number_of_workers() {
 
 #[test]
 fn as_many_workers_as_processors() {
-    let server = Setup::http("basic").set("processes", "auto").start();
-    let processors = std::thread::available_parallelism().expect("a number").get();
-    wait_for_workers(&server, processors);
+    differs("`processes = auto` starts a worker for each processor that the container may use.", || {
+        let server = Setup::http("basic").set("processes", "auto").start();
+        let processors = std::thread::available_parallelism().expect("a number").get();
+        wait_for_workers(&server, processors);
+    });
 }
 
 #[test]

@@ -126,19 +126,35 @@ fn a_change_in_a_folder_reloads() {
 #[test]
 fn a_changed_module_reloads() {
     differs("`py-auto-reload` and the `touch-*` options are told of changes by the kernel, at once.", || {
-        for lazy in ["false", "true"] {
+        let names = ["py-auto-reload", "py-autoreload", "python-auto-reload", "python-autoreload"];
+        for (option, lazy) in names.into_iter().zip(["false", "true", "false", "true"]) {
             let setup = with_file().file("part.py", "TEXT = b'old'\n").file(
             "served.py",
             "import part\n\ndef application(environ, start_response):\n    start_response('200 OK', [('Content-Length', '3')])\n    return [part.TEXT]\n",
         );
             let folder = setup.path("").display().to_string();
-            let server = setup.set("py-autoreload", "1").set("lazy-apps", lazy).set("pythonpath", folder).start();
+            let server = setup.set(option, "1").set("lazy-apps", lazy).set("pythonpath", folder).start();
             assert_eq!(server.get("/").text(), "old");
             write(&server.path("part.py"), "TEXT = b'new'\n");
             wait_for_answer(&server, "new");
             write(&server.path("served.py"), &says("one"));
             wait_for_answer(&server, "one");
         }
+    });
+}
+
+#[test]
+fn a_module_that_is_to_be_ignored_is() {
+    differs("`py-auto-reload` and the `touch-*` options are told of changes by the kernel, at once.", || {
+        let setup = with_file().file("part.py", "").file("served.py", format!("import part\n{}", says("old")));
+        let folder = setup.path("").display().to_string();
+        let server =
+            setup.set("py-auto-reload", "1").set("py-auto-reload-ignore", "part").set("pythonpath", folder).start();
+        write(&server.path("part.py"), "x = 1\n");
+        write(&server.path("served.py"), &says("new"));
+        wait_for_answer(&server, "new");
+        server.wait_for_log(&["served.py has changed: reloading"]);
+        assert!(!server.log().contains("part.py has changed"), "{}", server.log());
     });
 }
 
@@ -200,6 +216,18 @@ fn an_import_that_hangs_is_given_up() {
 }
 
 #[test]
+fn an_import_that_hangs_ends_with_the_master() {
+    differs("A reload whose import takes longer than `reload-import-timeout` (60 s) is given up.", || {
+        let server = with_file().allow("the master is gone").start();
+        write(&server.path("served.py"), "open('inside', 'w').close()\nimport threading\nthreading.Event().wait()\n");
+        server.signal(Signal::SIGHUP);
+        wait_until("the import hangs", || server.path("inside").exists());
+        server.signal(Signal::SIGKILL);
+        server.expect_killed();
+    });
+}
+
+#[test]
 fn letters_in_the_fifo_are_commands() {
     let mut server = with_file().set("master-fifo", "fifo").start();
     write(&server.path("served.py"), &says("new"));
@@ -207,18 +235,50 @@ fn letters_in_the_fifo_are_commands() {
     wait_for_answer(&server, "new");
     if subject() == Subject::Rsgi {
         server.wait_for_log(&["reload done"]);
-        command(&server, "cz");
+        command(&server, "c");
         server.wait_for_log(&["chain reload"]);
-        server.wait_for_log(&["z in the master fifo", "no command"]);
         command(&server, "s\n");
         server.wait_for_log(&["status:"]);
     }
     command(&server, "q");
     server.wait();
-    if subject() == Subject::Rsgi {
-        assert!(!server.path("fifo").exists());
-    }
     server.expect_end();
+}
+
+#[test]
+fn the_fifo_goes_with_the_server_and_spares_other_files() {
+    let line =
+        "The master fifo is removed at the end, and a file that is no fifo is never removed to make place for it.";
+    differs(line, || {
+        let mut server = with_file().set("master-fifo", "fifo").start();
+        command(&server, "q");
+        server.wait();
+        assert!(!server.path("fifo").exists());
+        server.expect_end();
+        let ended = with_file().file("fifo", "precious").set("master-fifo", "fifo").run();
+        ended.expect(1, &["master-fifo", "no fifo"]);
+        assert_eq!(fs::read(ended.path("fifo")).expect("the file"), b"precious");
+    });
+}
+
+#[test]
+fn brutal_reloads_lose_no_request_either() {
+    let line = "`R` and `W` in the master fifo reload as gently as `r` and `w`; a letter without a command is named in the log.";
+    differs(line, || {
+        let server = Setup::http("basic").set("master-fifo", "fifo").start();
+        for letter in ["R", "W"] {
+            let mut held = server.connect();
+            held.send(crate::harness::http::get(&format!("/wait/{letter}")));
+            wait_until("the request is inside", || server.path(&format!("{letter}.in")).exists());
+            let old = fs::read_to_string(server.path(&format!("{letter}.in"))).expect("a pid");
+            command(&server, letter);
+            wait_until("another worker serves", || server.get("/pid").text() != old);
+            fs::write(server.path(&format!("{letter}.go")), "").expect("the file");
+            assert_eq!(held.response().expect(200).text(), old);
+        }
+        command(&server, "z");
+        server.wait_for_log(&["z in the master fifo", "no command"]);
+    });
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Many instances: the emperor, legions, and hooks of the life cycle.
 
+use super::super::hooks::Phase;
 use super::{FLAG, NUMBER, Row, TEXT};
 
 pub(super) const EMPEROR: &[Row] = &[
@@ -73,21 +74,33 @@ pub(super) const LEGION: &[Row] = &[
 ];
 
 pub(super) const HOOKS: &[Row] = &[
-    Row::new("hook-asap", TEXT, "hook action right after config parsing"),
-    Row::new("hook-pre-jail", TEXT, "hook action before jailing"),
-    Row::new("hook-post-jail", TEXT, "hook action after jailing"),
-    Row::new("hook-in-jail", TEXT, "hook action inside the jail"),
-    Row::new("hook-as-root", TEXT, "hook action just before dropping privileges"),
-    Row::new("hook-as-user", TEXT, "hook action just after dropping privileges"),
-    Row::new("hook-as-user-atexit", TEXT, "hook action in the master at exit"),
-    Row::new("hook-pre-app", TEXT, "hook action before app loading"),
-    Row::new("hook-post-app", TEXT, "hook action after app loading"),
+    Row::new("hook-asap", TEXT, "hook action right after config parsing").listed().set(|d, s| d.hook(s, Phase::Asap)),
+    Row::new("hook-pre-jail", TEXT, "hook action before jailing").listed().set(|d, s| d.hook(s, Phase::PreJail)),
+    Row::new("hook-post-jail", TEXT, "hook action after jailing").listed().set(|d, s| d.hook(s, Phase::PostJail)),
+    Row::new("hook-in-jail", TEXT, "hook action inside the jail").listed().set(|d, s| d.hook(s, Phase::InJail)),
+    Row::new("hook-as-root", TEXT, "hook action just before dropping privileges")
+        .listed()
+        .set(|d, s| d.hook(s, Phase::AsRoot)),
+    Row::new("hook-as-user", TEXT, "hook action just after dropping privileges")
+        .listed()
+        .set(|d, s| d.hook(s, Phase::AsUser)),
+    Row::new("hook-as-user-atexit", TEXT, "hook action in the master at exit")
+        .listed()
+        .set(|d, s| d.hook(s, Phase::AtExit)),
+    Row::new("hook-pre-app", TEXT, "hook action before app loading").listed().set(|d, s| d.hook(s, Phase::PreApp)),
+    Row::new("hook-post-app", TEXT, "hook action after app loading").listed().set(|d, s| d.hook(s, Phase::PostApp)),
     Row::new("hook-post-fork", TEXT, "hook action at phase post-fork"),
-    Row::new("hook-accepting", TEXT, "hook action at phase accepting"),
-    Row::new("hook-accepting1", TEXT, "hook action at phase accepting1"),
+    Row::new("hook-accepting", TEXT, "hook action in each worker before it accepts")
+        .listed()
+        .set(|d, s| d.hook(s, Phase::Accepting)),
+    Row::new("hook-accepting1", TEXT, "hook action in the first worker before it accepts")
+        .listed()
+        .set(|d, s| d.hook(s, Phase::Accepting1)),
     Row::new("hook-accepting-once", TEXT, "hook action at phase accepting-once"),
     Row::new("hook-accepting1-once", TEXT, "hook action at phase accepting1-once"),
-    Row::new("hook-master-start", TEXT, "hook action at phase master-start"),
+    Row::new("hook-master-start", TEXT, "hook action in the master when it begins its work")
+        .listed()
+        .set(|d, s| d.hook(s, Phase::MasterStart)),
     Row::new("hook-touch", TEXT, "hook action at phase touch"),
     Row::new("hook-emperor-start", TEXT, "hook action at phase emperor-start"),
     Row::new("hook-emperor-stop", TEXT, "hook action at phase emperor-stop"),
@@ -98,15 +111,33 @@ pub(super) const HOOKS: &[Row] = &[
     Row::new("hook-as-mule", TEXT, "hook action at phase as-mule"),
     Row::new("hook-as-gateway", TEXT, "hook action at phase as-gateway"),
     Row::new("after-request-hook", TEXT, "C symbol called after each request").also(&["after-request-call"]),
-    Row::new("exec-asap", TEXT, "shell command (must exit 0) right after config parsing"),
-    Row::new("exec-pre-jail", TEXT, "shell command (must exit 0) before jailing"),
-    Row::new("exec-post-jail", TEXT, "shell command (must exit 0) after jailing"),
-    Row::new("exec-in-jail", TEXT, "shell command (must exit 0) inside the jail"),
-    Row::new("exec-as-root", TEXT, "shell command (must exit 0) just before dropping privileges"),
-    Row::new("exec-as-user", TEXT, "shell command (must exit 0) just after dropping privileges"),
-    Row::new("exec-as-user-atexit", TEXT, "shell command (must exit 0) in the master at exit"),
-    Row::new("exec-pre-app", TEXT, "shell command (must exit 0) before app loading"),
-    Row::new("exec-post-app", TEXT, "shell command (must exit 0) after app loading"),
+    Row::new("exec-asap", TEXT, "shell command (must exit 0) right after config parsing")
+        .listed()
+        .set(|d, s| d.exec(s, Phase::Asap)),
+    Row::new("exec-pre-jail", TEXT, "shell command (must exit 0) before jailing")
+        .listed()
+        .set(|d, s| d.exec(s, Phase::PreJail)),
+    Row::new("exec-post-jail", TEXT, "shell command (must exit 0) after jailing")
+        .listed()
+        .set(|d, s| d.exec(s, Phase::PostJail)),
+    Row::new("exec-in-jail", TEXT, "shell command (must exit 0) inside the jail")
+        .listed()
+        .set(|d, s| d.exec(s, Phase::InJail)),
+    Row::new("exec-as-root", TEXT, "shell command (must exit 0) just before dropping privileges")
+        .listed()
+        .set(|d, s| d.exec(s, Phase::AsRoot)),
+    Row::new("exec-as-user", TEXT, "shell command (must exit 0) just after dropping privileges")
+        .listed()
+        .set(|d, s| d.exec(s, Phase::AsUser)),
+    Row::new("exec-as-user-atexit", TEXT, "shell command (must exit 0) in the master at exit")
+        .listed()
+        .set(|d, s| d.exec(s, Phase::AtExit)),
+    Row::new("exec-pre-app", TEXT, "shell command (must exit 0) before app loading")
+        .listed()
+        .set(|d, s| d.exec(s, Phase::PreApp)),
+    Row::new("exec-post-app", TEXT, "shell command (must exit 0) after app loading")
+        .listed()
+        .set(|d, s| d.exec(s, Phase::PostApp)),
     Row::new("exec-as-vassal", TEXT, "shell command (must exit 0) before exec of a vassal"),
     Row::new("exec-as-emperor", TEXT, "shell command (must exit 0) in the Emperor after vassal spawn"),
     Row::new("mount-asap", TEXT, "mount() right after config parsing"),

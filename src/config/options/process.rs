@@ -77,7 +77,8 @@ pub(super) const THREADS: &[Row] = &[
 ];
 
 pub(super) const RELOAD: &[Row] = &[
-    Row::new("reload-mercy", NUMBER, "seconds for non-worker stop waits (daemons, emperor); daemons use 3 if unset"),
+    Row::new("reload-mercy", NUMBER, "seconds an attached daemon may take to end before it is killed (3)")
+        .set(|d, s| d.fill_seconds(s, |x| &mut x.reload_mercy)),
     Row::new("worker-reload-mercy", NUMBER, "seconds a worker that is to go may take before it is killed (60)")
         .set(|d, s| d.fill_seconds(s, |x| &mut x.recycle.mercy)),
     Row::new("reload-import-timeout", NUMBER, "seconds an import may take in a reload before it is given up (60)")

@@ -1,5 +1,6 @@
 //! What runs beside the workers: caches, cron jobs, daemons, spoolers, mules, locks.
 
+use super::super::daemons::Care;
 use super::{FLAG, NUMBER, OPTIONAL, Row, TEXT};
 
 pub(super) const CACHE: &[Row] = &[
@@ -35,10 +36,18 @@ pub(super) const CRON: &[Row] = &[
 ];
 
 pub(super) const DAEMONS: &[Row] = &[
-    Row::new("attach-daemon", TEXT, "run and respawn a foreground command"),
-    Row::new("attach-control-daemon", TEXT, "same; instance stops when it dies"),
-    Row::new("smart-attach-daemon", TEXT, "pidfile[,freq] command that daemonizes itself"),
-    Row::new("smart-attach-daemon2", TEXT, "pidfile[,freq] command daemonized by uWSGI"),
+    Row::new("attach-daemon", TEXT, "a command that runs beside the workers and is started again when it ends")
+        .listed()
+        .set(|d, s| d.daemon(s, Care::Attached)),
+    Row::new("attach-control-daemon", TEXT, "a command that runs beside the workers; the server stops when it ends")
+        .listed()
+        .set(|d, s| d.daemon(s, Care::Control)),
+    Row::new("smart-attach-daemon", TEXT, "a pid file and a command that goes to the background by itself")
+        .listed()
+        .set(|d, s| d.smart_daemon(s, Care::Smart)),
+    Row::new("smart-attach-daemon2", TEXT, "a pid file and a command that is put into the background")
+        .listed()
+        .set(|d, s| d.smart_daemon(s, Care::Smart2)),
     Row::new("daemons-honour-stdin", FLAG, "keep stdin for daemons"),
     Row::new("attach-daemon2", TEXT, "key=value variant"),
 ];
