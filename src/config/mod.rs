@@ -23,7 +23,7 @@ mod tests;
 
 pub use cheaper::{Algorithm, Busyness, Cheaper};
 pub use error::{Error, Origin, Warning};
-pub use lifecycle::{MemoryLimits, Recycle, Touch, Triggers};
+pub use lifecycle::{Harakiri, MemoryLimits, Recycle, Touch, Triggers};
 pub use load::{Argument, Facts, Loaded, Lookup, User, load};
 pub use reports::{Report, Reports};
 
@@ -164,6 +164,8 @@ pub struct Settings {
     pub log_format: Option<String>,
     /// When workers are replaced.
     pub recycle: Recycle,
+    /// When requests are stopped.
+    pub harakiri: Harakiri,
     /// `attach-daemon` and its like.
     pub daemons: Vec<daemons::Daemon>,
     /// `reload-mercy`: how long those may take to end (3 s).
@@ -231,6 +233,7 @@ impl Default for Settings {
             log_requests: true,
             log_format: None,
             recycle: Recycle::default(),
+            harakiri: Harakiri::default(),
             daemons: Vec::new(),
             reload_mercy: Duration::from_secs(3),
             hooks: Vec::new(),

@@ -116,6 +116,7 @@ impl Master {
                     }
                 }
                 Some(FromWorker::Reached(limit)) => self.children.recycle(key, Why::Reached(limit), now),
+                Some(FromWorker::Stuck) => self.children.recycle(key, Why::Stuck, now),
                 None => log::warn!("worker {} said something that is not understood", worker.id),
             }
         }

@@ -10,6 +10,7 @@ mod config;
 mod daemons;
 mod edges;
 mod fairness;
+mod harakiri;
 mod harness;
 mod hooks;
 mod http;
