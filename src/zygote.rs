@@ -214,21 +214,25 @@ impl Drop for Watchdog<'_> {
     }
 }
 
+/// How often, and how far apart, the threads are counted again that Python does not know.
+const LEAVING_LOOKS: u32 = 20;
+const LEAVING_PAUSE: Duration = Duration::from_millis(1);
+
 /// Threads do not survive a fork.
 fn warn_of_threads() {
-    // A thread that was joined is counted until the system has done away with it.
-    let known = Python::attach(interpreter::other_threads).len() + 1;
-    for _ in 0..20 {
-        if process::thread_count() <= known {
+    let mut all = process::thread_count() - 1;
+    let mut names = Python::attach(interpreter::other_threads);
+    // The watchdog's thread has said good-bye to Python, but may still be on its way out.
+    for _ in 0..LEAVING_LOOKS {
+        if all <= names.len() {
             break;
         }
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::sleep(LEAVING_PAUSE);
+        all = process::thread_count() - 1;
     }
-    let all = process::thread_count() - 1;
     if all == 0 {
         return;
     }
-    let mut names = Python::attach(interpreter::other_threads);
     if names.len() < all {
         names.push(format!("{} that Python does not know", all - names.len()));
     }

@@ -197,10 +197,10 @@ fn finish(draft: &mut Draft<'_>, not_yet: &[&str]) {
     }
 }
 
-const SOCKETS: &[&str] = &["socket", "uwsgi-socket", "http-socket", "http11-socket", "http", "scgi-socket"];
+const SOCKETS: &[&str] =
+    &["socket", "uwsgi-socket", "http-socket", "http11-socket", "http", "scgi-socket", "fastcgi-socket"];
 const LOADERS: &[&str] = &["module", "wsgi", "wsgi-file", "file", "mount"];
 const OTHER_SOCKETS: &[&str] = &[
-    "fastcgi-socket",
     "fastcgi-nph-socket",
     "scgi-nph-socket",
     "https-socket",

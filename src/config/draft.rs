@@ -213,10 +213,11 @@ impl Draft<'_> {
             "uwsgi" => self.protocol = Some(Protocol::Uwsgi),
             "http" | "http11" => self.protocol = Some(Protocol::Http),
             "scgi" => self.protocol = Some(Protocol::Scgi),
-            "fastcgi" | "fastcgi-nph" | "scgi-nph" | "raw" | "puwsgi" | "suwsgi" | "https" | "uwsgidump" => {
-                self.error(s, format!("uwsgi, http or scgi ({} is not supported yet)", s.value));
+            "fastcgi" => self.protocol = Some(Protocol::FastCgi),
+            "fastcgi-nph" | "scgi-nph" | "raw" | "puwsgi" | "suwsgi" | "https" | "uwsgidump" => {
+                self.error(s, format!("uwsgi, http, fastcgi or scgi ({} is not supported yet)", s.value));
             }
-            _ => self.error(s, "uwsgi, http or scgi"),
+            _ => self.error(s, "uwsgi, http, fastcgi or scgi"),
         }
     }
 

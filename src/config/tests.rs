@@ -101,6 +101,7 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("http11-socket", ":81", |s| socket(s, "0.0.0.0:81", Protocol::Http)),
     ("http", "[::1]:81", |s| socket(s, "[::1]:81", Protocol::Http)),
     ("scgi-socket", "127.0.0.1:4000", |s| socket(s, "127.0.0.1:4000", Protocol::Scgi)),
+    ("fastcgi-socket", "127.0.0.1:4000", |s| socket(s, "127.0.0.1:4000", Protocol::FastCgi)),
     ("protocol", "scgi", |s| s.inherited_protocol == Protocol::Scgi),
     ("protocol", "http", |s| s.inherited_protocol == Protocol::Http),
     ("listen", "1024", |s| s.listen == 1024),
@@ -303,8 +304,8 @@ fn bad_values_say_what_would_be_good() {
         ("processes = ${N}", "written $(NAME)"),
         ("processes = $(NOPE)", "no such variable in the environment: NOPE"),
         ("processes = %(nope)", "no setting of this name: nope"),
-        ("protocol = fastcgi", "fastcgi is not supported yet"),
-        ("protocol = x", "uwsgi, http or scgi"),
+        ("protocol = fastcgi-nph", "fastcgi-nph is not supported yet"),
+        ("protocol = x", "uwsgi, http, fastcgi or scgi"),
         ("uid = nobody-here", "a user of this system"),
         ("gid = nobody-here", "a group of this system"),
         ("chown-socket = web:nobody-here", "a group of this system"),
@@ -352,9 +353,9 @@ fn files_and_sections_that_are_missing_are_errors() {
 
 #[test]
 fn nothing_to_serve_and_no_application_say_what_to_add() {
-    let errors = Site::new("[uwsgi]\nfastcgi-socket = :1\npaste = config:a.ini\n").errors();
+    let errors = Site::new("[uwsgi]\nfastcgi-nph-socket = :1\npaste = config:a.ini\n").errors();
     assert_eq!(errors.len(), 2);
-    assert!(errors[0].contains("http-socket = ") && errors[0].contains("fastcgi-socket is not supported yet"));
+    assert!(errors[0].contains("http-socket = ") && errors[0].contains("fastcgi-nph-socket is not supported yet"));
     assert!(errors[1].contains("module = ") && errors[1].contains("paste is not supported yet"));
     let errors = Site::new("[uwsgi]\nhttp_socket = :1\nmodul = a\n").errors();
     assert!(errors[0].contains("app.ini:2: did you mean \"http-socket\" by \"http_socket\"?"), "{errors:?}");

@@ -508,6 +508,11 @@ impl Children {
             .map(|w| w.key)
             .collect();
         let stopping = self.stopping();
+        if self.mode == Mode::Stopping && !self.zygotes.is_empty() {
+            // A zygote has the listeners too: if it outlived the workers' own, it would leave a queue behind that takes
+            // clients and that nobody serves.
+            return;
+        }
         let kept = self.kept_for_now();
         let (serving, target) = (self.serving.number, self.serving.target);
         for worker in &mut self.workers {

@@ -300,6 +300,17 @@ fn a_stop_waits_for_the_workers_and_forks_nobody() {
 }
 
 #[test]
+fn workers_hear_of_a_stop_when_nobody_else_has_the_listeners() {
+    let mut world = World::serving(1);
+    let key = world.key(1);
+    world.children.stop();
+    assert_eq!(world.children.decide(world.now), [Action::KillZygote { generation: 1 }]);
+    assert_eq!(world.children.decide(world.now), []);
+    world.children.zygote_died(1, world.now);
+    assert_eq!(world.children.decide(world.now), [Action::Retire { key, how: Retire::Stop }]);
+}
+
+#[test]
 fn a_second_stop_kills_at_once() {
     let mut world = World::serving(1);
     let key = world.key(1);

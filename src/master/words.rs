@@ -103,6 +103,8 @@ mod tests {
             children.worker_ready(key, 77, 0);
             children.stop();
             children.decide(0);
+            children.zygote_died(1, 0);
+            children.decide(0);
         }
         children.worker(key).unwrap().clone()
     }

@@ -12,6 +12,7 @@ use super::clock::{Millis, NEVER, after, now};
 use super::exchange::Response;
 use super::incoming::{Incoming, SharedBody};
 use super::migrate::{self, Letter};
+use super::mux::{Branch, Mux};
 use super::output::Io;
 use crate::gateway::{Body, Local, Peer};
 use crate::net::stream::Stream;
@@ -111,6 +112,22 @@ impl Work {
         })
     }
 
+    /// Buffers for a request whose head comes in a buffer of its own.
+    pub(super) fn bare() -> Box<Work> {
+        Box::new(Work {
+            input: Vec::new(),
+            filled: 0,
+            scanned: 0,
+            request: Request::default(),
+            incoming: None,
+            body: None,
+            streamed: None,
+            response: Response::default(),
+            core: 0,
+            started: 0,
+        })
+    }
+
     /// Nothing of one client may be seen by the next.
     fn forget(&mut self) {
         self.filled = 0;
@@ -177,6 +194,10 @@ pub(super) struct Connection {
     pub(super) last: bool,
     /// The response is incomplete: the connection is cut, not closed in order.
     pub(super) cut: bool,
+    /// FastCGI: the requests under way on this connection.
+    pub(super) mux: Option<Box<Mux>>,
+    /// FastCGI: this value is one request of a connection.
+    pub(super) branch: Option<Branch>,
 }
 
 impl Connection {
@@ -199,6 +220,33 @@ impl Connection {
             in_a_row: 0,
             last: false,
             cut: false,
+            mux: None,
+            branch: None,
+        })
+    }
+
+    /// A value for one request of this connection, which shares the socket and the output.
+    pub(super) fn twin(&self) -> Box<Connection> {
+        Box::new(Connection {
+            worker: Arc::clone(&self.worker),
+            io: Arc::clone(&self.io),
+            listener: self.listener,
+            peer: Peer::default(),
+            token: None,
+            phase: Phase::Idle,
+            readable: false,
+            half_closed: false,
+            deadline: NEVER,
+            linger_end: NEVER,
+            pending: true,
+            seen_delivered: 0,
+            work: None,
+            hops: 0,
+            in_a_row: 0,
+            last: false,
+            cut: false,
+            mux: None,
+            branch: None,
         })
     }
 
@@ -254,6 +302,11 @@ impl Connection {
         &self.worker.locals[self.listener]
     }
 
+    /// A connection that carries several requests.
+    fn is_trunk(&self) -> bool {
+        self.branch.is_none() && self.protocol() == Protocol::FastCgi
+    }
+
     pub(super) fn protocol(&self) -> Protocol {
         self.local().protocol
     }
@@ -285,6 +338,7 @@ impl Connection {
             let step = match self.phase {
                 // A client that sends as fast as it is read must not keep the thread from the others.
                 Phase::Body if reads == READS_A_TURN => Some(Step::Again),
+                Phase::Idle | Phase::Head if self.is_trunk() => Some(self.step_mux(spare)),
                 Phase::Idle | Phase::Head => self.read_head(spare),
                 Phase::Body => self.read_body(),
                 Phase::Application => Some(Step::Request),
@@ -312,6 +366,7 @@ impl Connection {
     /// The deadline passed.
     fn expire(&mut self, spare: &mut Spare) -> Step {
         match self.phase {
+            Phase::Idle if self.is_trunk() => self.expire_mux(spare),
             Phase::Head | Phase::Body if self.protocol() == Protocol::Http => {
                 let what = if self.phase == Phase::Head { "head" } else { "body" };
                 log::info!("{}: the request's {what} did not arrive in time, answered with 408", self.who());
@@ -336,7 +391,7 @@ impl Connection {
 
     /// Retiring: an idle connection may bring one more request, but not wait for long.
     pub(super) fn hurry(&mut self, now: Millis) {
-        if self.phase == Phase::Idle {
+        if self.phase == Phase::Idle && !self.mux.as_ref().is_some_and(|mux| mux.is_busy()) {
             self.deadline = self.deadline.min(now + STOP_LINGER);
         }
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::clock::{self, after, now};
 use super::connection::{Connection, Phase};
 use super::incoming::SharedBody;
+use super::mux::Branch;
 use crate::gateway::{Body, Exchange, Kept, Local, Payload, Peer, Sent};
 use crate::protocol::request::{Request, Version};
 use crate::protocol::response::{self, BodyFraming, Facts, Head};
@@ -22,7 +23,10 @@ const LARGE: usize = 16 * 1024;
 const SMALL: usize = 4 * 1024;
 
 /// So many collected bytes are written without waiting for more.
-const ENOUGH: usize = 32 * 1024;
+const ENOUGH: usize = 60 * 1024;
+
+/// Longest frame of a chunk: 16 hexadecimal digits and two line ends.
+const CHUNK_FRAME: usize = 20;
 
 /// The response of the running request.
 #[derive(Debug, Default)]
@@ -124,6 +128,12 @@ impl Connection {
             *remaining -= piece.len() as u64;
         }
         let complete = whole || response.remaining == Some(0);
+        if let Some(branch) = &self.branch {
+            // The end of the request goes out with it, unless there is more to come.
+            let records = branch.stdout(first, piece);
+            return self.put_records(&records, complete);
+        }
+        let response = &self.work().response;
         let chunked = response.framing == Some(BodyFraming::Chunked) && !piece.is_empty();
         if !chunked && (complete || piece.len() >= LARGE) {
             if self.io.send(first, piece, keep).is_err() {
@@ -135,16 +145,16 @@ impl Connection {
         }
         let mut queue = self.io.queue();
         queue.push(first);
-        if chunked {
-            let mut prefix = Vec::with_capacity(18);
-            response::chunk_prefix(piece.len(), &mut prefix);
-            queue.push(&prefix);
-            if piece.len() >= LARGE {
-                queue.push_kept(keep(), 0);
-            } else {
-                queue.push(piece);
-            }
+        if chunked && piece.len() >= LARGE {
+            queue.append(CHUNK_FRAME, |out| response::chunk_prefix(piece.len(), out));
+            queue.push_kept(keep(), 0);
             queue.push(response::CHUNK_SUFFIX);
+        } else if chunked {
+            queue.append(piece.len() + CHUNK_FRAME, |out| {
+                response::chunk_prefix(piece.len(), out);
+                out.extend_from_slice(piece);
+                out.extend_from_slice(response::CHUNK_SUFFIX);
+            });
         } else {
             queue.push(piece);
         }
@@ -157,6 +167,33 @@ impl Connection {
             self.work_mut().response.gone = true;
         } else if waiting > 0 {
             self.announce();
+        }
+    }
+
+    /// Collects records of a FastCGI request.
+    fn put_records(&mut self, records: &[u8], complete: bool) {
+        let response_buffer = self.worker.options.response_buffer;
+        let mut queue = self.io.queue();
+        queue.push(records);
+        if !complete && (queue.len() >= ENOUGH.min(response_buffer) || self.worker.standby_waits()) {
+            queue.flush(&self.io.stream);
+        }
+        let (gone, waiting) = (queue.is_gone(), queue.len());
+        drop(queue);
+        if gone {
+            self.work_mut().response.gone = true;
+        } else if waiting > 0 && !complete {
+            self.announce();
+        }
+    }
+
+    /// Queues the end of a FastCGI request and writes out what there is.
+    fn finish_records(&mut self) {
+        if let Some(branch) = &self.branch {
+            let end = branch.finish(self.cut);
+            let mut queue = self.io.queue();
+            queue.push(&end);
+            queue.flush(&self.io.stream);
         }
     }
 
@@ -180,10 +217,9 @@ impl Connection {
         if !std::mem::replace(&mut work.response.announced, true) {
             self.worker.announce_output(core, Arc::clone(&self.io));
         }
-        // It may sleep, also if it knows: while an app thread drives, nothing else keeps it awake.
-        self.worker.standby.hurry();
-        // Looked at only now: either it finds the announcement before it waits, or it is found waiting.
-        if self.worker.standby_waits() && !self.io.flush() {
+        // It may sleep, also if it knows: while an app thread drives, nothing else keeps it awake. Either it finds the
+        // announcement before it waits, or it is found waiting.
+        if self.worker.standby.hurry() && !self.io.flush() {
             self.worker.reactor.interrupt();
         }
     }
@@ -216,6 +252,10 @@ impl Exchange for Connection {
     }
 
     fn send(&mut self, head: &mut Head, piece: Payload<'_>, total: Option<u64>) -> Sent {
+        if self.branch.as_ref().is_some_and(Branch::is_aborted) {
+            self.work_mut().response.gone = true;
+            return Sent::Gone;
+        }
         let first = !self.work().response.head_sent;
         if first {
             self.fix_head(head, total);
@@ -311,6 +351,7 @@ impl Exchange for Connection {
             }
             _ => {}
         }
+        self.finish_records();
         self.end();
     }
 
@@ -334,7 +375,10 @@ impl Exchange for Connection {
             response.status = status;
             response.head_bytes = out.len() as u64;
             self.pending = true;
-            self.io.queue().push(&out);
+            match &self.branch {
+                Some(branch) => self.io.queue().push(&branch.stdout(&out, b"")),
+                None => self.io.queue().push(&out),
+            }
             self.last = true;
         } else if self.work().response.remaining != Some(0)
             && self.work().response.framing != Some(BodyFraming::Nothing)
@@ -342,6 +386,7 @@ impl Exchange for Connection {
             self.last = true;
             self.cut = true;
         }
+        self.finish_records();
         self.end();
     }
 

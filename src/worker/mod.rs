@@ -3,6 +3,7 @@
 //! - `reactor`: who waits for whom; the connections, the events, the deadlines. `doors`: the listening sockets. `moves` and
 //!   `migrate`: connections that go to other workers.
 //! - `connection`, `reading`, `incoming`: a client's bytes become requests. `exchange`, `output`: responses become bytes.
+//! - `mux`: FastCGI connections, which carry several requests at once.
 //! - `threads`: app threads, and the standby thread that does the I/O while all of them are in the application.
 //! - `access`: the request line. `quota`: when this worker should be replaced. `clock`: time.
 //!
@@ -16,6 +17,7 @@ mod exchange;
 mod incoming;
 mod migrate;
 mod moves;
+mod mux;
 mod output;
 mod quota;
 mod reactor;

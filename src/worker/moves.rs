@@ -43,6 +43,8 @@ impl Reactor {
         loop {
             let mut state = self.lock();
             if state.requests.len() <= state.asleep {
+                // Who put them there may have gone into the application since.
+                state.requests.iter().for_each(|_| self.wake.notify_one());
                 return;
             }
             // The youngest: the others are nearer to their turn here.

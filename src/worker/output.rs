@@ -69,16 +69,24 @@ impl Queue {
 
     /// Appends a copy.
     pub(super) fn push(&mut self, bytes: &[u8]) {
-        self.len += bytes.len();
-        if let Some(Segment::Bytes(last)) = self.segments.back_mut()
-            && last.len() + bytes.len() <= SEGMENT
-        {
-            last.extend_from_slice(bytes);
-        } else if !bytes.is_empty() {
-            let mut segment = Vec::with_capacity(bytes.len().max(4096));
-            segment.extend_from_slice(bytes);
-            self.segments.push_back(Segment::Bytes(segment));
+        if !bytes.is_empty() {
+            self.append(bytes.len(), |out| out.extend_from_slice(bytes));
         }
+    }
+
+    /// Appends what `write` appends, at most `room` bytes.
+    pub(super) fn append(&mut self, room: usize, write: impl FnOnce(&mut Vec<u8>)) {
+        if !matches!(self.segments.back(), Some(Segment::Bytes(last)) if last.len() + room <= SEGMENT) {
+            self.segments.push_back(Segment::Bytes(Vec::with_capacity(room.max(4096))));
+        }
+        let Some(Segment::Bytes(last)) = self.segments.back_mut() else { return };
+        if last.len() + room > last.capacity() && last.capacity() < SEGMENT {
+            // More than a few pieces: then many, as a rule.
+            last.reserve_exact(SEGMENT - last.len());
+        }
+        let before = last.len();
+        write(last);
+        self.len += last.len() - before;
     }
 
     /// Appends the application's bytes without the first `skip`, by reference.

@@ -61,14 +61,28 @@ pub(super) enum What {
     Ready { half_closed: bool },
     /// A deadline passed.
     Expired,
+    /// A request of this connection is over.
+    Ended,
 }
 
 impl What {
-    /// Whether the client has ended its side; none for a deadline.
-    fn as_ready(self) -> Option<bool> {
+    /// Lets the connection do what comes of it.
+    fn meet(self, connection: &mut Connection, spare: &mut Spare) -> Step {
         match self {
-            What::Ready { half_closed } => Some(half_closed),
-            What::Expired => None,
+            What::Ready { half_closed } => connection.meet(Some(half_closed), spare),
+            What::Expired => connection.meet(None, spare),
+            What::Ended => connection.step(spare),
+        }
+    }
+
+    /// This and what happened before it, for a connection that was away.
+    fn after(self, before: Option<What>) -> What {
+        match (before, self) {
+            (Some(What::Ready { half_closed: true }), What::Ready { .. } | What::Ended) => {
+                What::Ready { half_closed: true }
+            }
+            (Some(before), What::Ended) => before,
+            (_, what) => what,
         }
     }
 }
@@ -277,6 +291,9 @@ impl Reactor {
         mut connection: Box<Connection>,
         spare: &mut Spare,
     ) -> Option<MutexGuard<'_, State>> {
+        if connection.branch.is_some() {
+            return Some(self.end_branch(connection));
+        }
         let step = connection.after_response(spare);
         let connection = match (step, connection.token) {
             (Step::Wait, Some(token)) if !worker.is_retiring() => {
@@ -290,7 +307,7 @@ impl Reactor {
                     }
                     Parked::Missed(mut connection, what) => {
                         drop(state);
-                        let step = connection.meet(what.as_ready(), spare);
+                        let step = what.meet(&mut connection, spare);
                         self.settle(connection, step)
                     }
                 }
@@ -301,6 +318,17 @@ impl Reactor {
         let mut state = self.lock();
         state.requests.extend(connection);
         Some(state)
+    }
+
+    /// A request of a FastCGI connection is over: the connection must be told.
+    fn end_branch(&self, connection: Box<Connection>) -> MutexGuard<'_, State> {
+        let trunk = connection.branch.as_ref().map(|branch| branch.trunk());
+        let worker = Arc::clone(&connection.worker);
+        drop(connection);
+        let mut state = self.lock();
+        state.events.extend(trunk.map(|token| Event { token, what: What::Ended }));
+        self.closed(&worker, state);
+        self.lock()
     }
 
     /// The standby thread's turn as driver: does all I/O that is known, hands complete requests to sleeping app
@@ -395,7 +423,7 @@ impl Reactor {
         match pick {
             Pick::Request(connection) => Some(connection),
             Pick::Connection(mut connection, what) => {
-                let step = connection.meet(what.as_ready(), spare);
+                let step = what.meet(&mut connection, spare);
                 self.settle(connection, step)
             }
             Pick::Listener(index) => self.accept(worker, spare, index),
@@ -439,7 +467,22 @@ impl Reactor {
                 }
                 continue;
             };
+            let born = connection.mux.as_mut().map(|mux| mux.take_born(token)).unwrap_or_default();
+            let worker = Arc::clone(&connection.worker);
             let mut state = self.lock();
+            // Requests of a FastCGI connection: one is run here, others wait for a thread.
+            state.live += born.len();
+            let mut born = born.into_iter();
+            let first = born.next();
+            if first.is_some() {
+                worker.slot().set_connections(state.live);
+                for other in born {
+                    state.requests.push_back(other);
+                    if state.asleep > 0 {
+                        self.wake.notify_one();
+                    }
+                }
+            }
             if step == Step::Again {
                 state.slots[token].connection = Some(connection);
                 state.again.push(token);
@@ -448,19 +491,25 @@ impl Reactor {
                 if waits {
                     self.interrupt();
                 }
-                return None;
+                return first;
             }
             match state.park(connection, token) {
-                Parked::Asleep => return None,
+                Parked::Asleep => return first,
                 Parked::TooLate => {
                     drop(state);
                     self.interrupt();
-                    return None;
+                    return first;
+                }
+                Parked::Missed(again, what) if first.is_some() => {
+                    // Its turn comes; the request that is complete comes first.
+                    state.slots[token].connection = Some(again);
+                    state.events.push_back(Event { token, what });
+                    return first;
                 }
                 Parked::Missed(again, what) => {
                     drop(state);
                     connection = again;
-                    step = connection.meet(what.as_ready(), &mut Spare::default());
+                    step = what.meet(&mut connection, &mut Spare::default());
                 }
             }
         }
@@ -644,10 +693,7 @@ impl State {
                 (Some(connection), What::Expired) if connection.deadline > now() => slot.connection = Some(connection),
                 (Some(connection), what) => return Pick::Connection(connection, what),
                 (None, What::Expired) => {}
-                (None, What::Ready { half_closed }) => {
-                    let before = slot.missed.is_some_and(|missed| missed == What::Ready { half_closed: true });
-                    slot.missed = Some(What::Ready { half_closed: half_closed || before });
-                }
+                (None, what) => slot.missed = Some(what.after(slot.missed)),
             }
         }
         match self.draining.front() {

@@ -47,8 +47,7 @@ impl Connection {
         let parsed = match protocol {
             Protocol::Http => head::parse(&work.input[..work.filled], work.scanned, &limits, &mut work.request),
             Protocol::Scgi => scgi::parse(&work.input[..work.filled], &limits, &mut work.request),
-            // Its sockets are not opened yet: configuration refuses them.
-            Protocol::FastCgi => Parsed::Refused(Refusal::new(501, "FastCGI is not served")),
+            Protocol::FastCgi => unreachable!("FastCGI connections are read by `mux`"),
             Protocol::Uwsgi => match uwsgi::parse(&work.input[..work.filled], &limits, &mut work.request) {
                 uwsgi::Packet::Request => Parsed::Complete,
                 uwsgi::Packet::Partial => Parsed::Partial,

@@ -98,8 +98,9 @@ impl Standby {
         }
     }
 
-    /// Output waits: the next look must come within a tick.
-    pub(super) fn hurry(&self) {
+    /// Output waits: the next look must come within a tick. True: whoever made it must write it himself, since the standby
+    /// thread may be waiting for events.
+    pub(super) fn hurry(&self) -> bool {
         self.look();
         if self.relaxed.load(Ordering::Relaxed)
             && self.relaxed.swap(false, Ordering::Relaxed)
@@ -107,6 +108,8 @@ impl Standby {
         {
             thread.unpark();
         }
+        // After the fence in `look`.
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Whether output may lie until the next event if its maker does not write it.

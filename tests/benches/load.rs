@@ -576,9 +576,13 @@ fn idle(options: &Options) {
     raise_limit();
     let request = options.request();
     let mut bin = [0u8; 4096];
+    let start = Instant::now();
     let connections: Vec<Socket> = (0..options.connections)
         .map(|number| {
-            let connect = || -> io::Result<Socket> {
+            let mut connect = || -> io::Result<Socket> {
+                if start.elapsed() > 3 * PATIENCE {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
                 let socket = options.connect()?;
                 socket.set_nonblocking(false)?;
                 socket.set_read_timeout(Some(PATIENCE))?;
@@ -588,7 +592,6 @@ fn idle(options: &Options) {
                 }
                 Ok(socket)
             };
-            let mut connect = connect;
             connect().unwrap_or_else(|error| fail(&format!("connection {number}: {error}")))
         })
         .collect();

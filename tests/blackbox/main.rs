@@ -16,6 +16,7 @@ mod http;
 mod listeners;
 mod options;
 mod processes;
+mod protocol_fastcgi;
 mod protocol_scgi;
 mod protocol_uwsgi;
 mod recycle;

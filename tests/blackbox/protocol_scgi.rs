@@ -135,7 +135,7 @@ fn a_body_above_the_limit_gets_413() {
 
 #[test]
 fn each_socket_has_its_own_protocol() {
-    let server = Setup::scgi("basic").listen("http-socket", Speaks::Http).start();
+    let server = Setup::of("basic").listen("scgi-socket", Speaks::Scgi).listen("http-socket", Speaks::Http).start();
     let vars = [("PATH_INFO", "/environ")];
     exchange(server.endpoint(), "GET", "/environ", b"", &vars).expect(200);
     server.endpoint_at(1).connect().send(get("/environ")).response().expect(200);

@@ -24,7 +24,7 @@ pub(super) const SOCKETS: &[Row] = &[
     Row::new("https-socket", TEXT, "worker-side HTTPS listener (addr,cert,key[,ciphers[,clientca]])"),
     Row::new("https-socket-modifier1", NUMBER, "modifier1 for https-socket requests"),
     Row::new("https-socket-modifier2", NUMBER, "modifier2 for https-socket requests"),
-    Row::new("fastcgi-socket", TEXT, "FastCGI listener, CGI-style \"Status:\" response head"),
+    Row::new("fastcgi-socket", ADDRESS, "listen for FastCGI").listed().set(|d, s| d.socket(s, Some(Protocol::FastCgi))),
     Row::new("fastcgi-nph-socket", TEXT, "FastCGI listener, response starts with an HTTP status line"),
     Row::new("fastcgi-modifier1", NUMBER, "modifier1 for FastCGI requests"),
     Row::new("fastcgi-modifier2", NUMBER, "modifier2 for FastCGI requests"),
@@ -36,7 +36,7 @@ pub(super) const SOCKETS: &[Row] = &[
     Row::new("raw-modifier1", NUMBER, "modifier1 for raw sockets"),
     Row::new("raw-modifier2", NUMBER, "modifier2 for raw sockets"),
     Row::new("puwsgi-socket", TEXT, "uwsgi protocol with persistent connections"),
-    Row::new("protocol", TEXT, "what `socket` and inherited sockets speak: uwsgi, http or scgi")
+    Row::new("protocol", TEXT, "what `socket` and inherited sockets speak: uwsgi, http, fastcgi or scgi")
         .also(&["socket-protocol"])
         .set(|d, s| d.protocol(s)),
     Row::new("shared-socket", TEXT, "bind early (before dropping root); later referenced as \"=N\""),

@@ -22,7 +22,7 @@ use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use super::http::{Client, Endpoint, Response, get};
-use super::{Subject, apps, patience, program, scgi, subject, trouble, uwsgi, wait_until};
+use super::{Subject, apps, fastcgi, patience, program, scgi, subject, trouble, uwsgi, wait_until};
 
 /// The first descriptor handed over; the ones below are left to whoever starts the server.
 const FIRST_FD: i32 = 7;
@@ -49,6 +49,7 @@ pub enum Speaks {
     Http,
     Uwsgi,
     Scgi,
+    FastCgi,
 }
 
 /// A listening TCP socket on a port that the system chose.
@@ -109,6 +110,11 @@ impl Setup {
     /// A server for `tests/apps/NAME.py` on one SCGI socket.
     pub fn scgi(app: &str) -> Setup {
         Setup::of(app).listen("scgi-socket", Speaks::Scgi)
+    }
+
+    /// A server for `tests/apps/NAME.py` on one FastCGI socket.
+    pub fn fastcgi(app: &str) -> Setup {
+        Setup::of(app).listen("fastcgi-socket", Speaks::FastCgi)
     }
 
     /// Binds a TCP socket and hands it over with the option `key`.
@@ -605,6 +611,11 @@ fn is_serving(endpoint: &Endpoint, speaks: Speaks) -> Result<(), String> {
                 .try_send(scgi::request("GET", "/", b"", &[("PATH_INFO", "/")]))
                 .map_err(|error| error.to_string())?;
             client.try_response_to("GET").map(drop)
+        }
+        Speaks::FastCgi => {
+            client.try_send(fastcgi::request(1, "GET", "/", b"", false)).map_err(|error| error.to_string())?;
+            let answer = client.try_rest().map_err(|error| error.to_string())?;
+            if answer.is_empty() { Err("closed without an answer".into()) } else { Ok(()) }
         }
         Speaks::Uwsgi => {
             client.try_send(uwsgi::request("GET", "/", &[])).map_err(|error| error.to_string())?;

@@ -1,3 +1,5 @@
+//! Bytes from a peer as the http corpus has them.
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| rsgi_fuzz::check("http", input));

@@ -1,0 +1,362 @@
+//! FastCGI connections. One of them carries several requests at once, and each of these may run on an app thread of its own.
+//!
+//! The connection itself (the trunk) stays with the reactor: it is read while requests of it run, so that an abort is heard
+//! and the next request begins. Every request becomes a connection value of its own (a branch), without a place in the
+//! reactor, that shares the trunk's socket and output queue. Records are queued whole under the queue's lock, so they
+//! never mix. When a branch is over, its END_REQUEST is queued and the trunk is told by an event.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::clock::{self, NEVER, after, now};
+use super::connection::{Connection, Filled, Phase, Spare, Step, Work};
+use super::incoming::{Broken, Incoming};
+use crate::protocol::body::admit;
+use crate::protocol::fastcgi::{self, Demux, Ended, Event, render_end, render_finish, render_stdout, stdout_header};
+use crate::protocol::request::{BodyLength, Refusal, Version};
+use crate::protocol::{Protocol, response};
+
+/// Requests at a time on one connection.
+const MAX_REQUESTS: usize = 64;
+
+/// What GET_VALUES is told of connections: more than any web server opens to one address.
+const MAX_CONNECTIONS: u32 = 10_000;
+
+/// Bytes of a body kept in memory with `post-buffering = 0`, which has no effect on FastCGI: its records of several
+/// requests come by one socket, so that no application thread can read it.
+const DEFAULT_BUFFER: u64 = 64 * 1024;
+
+/// The longest content of a record.
+const MAX_CONTENT: usize = 65_535;
+
+/// Pieces read in one turn, so that one front end does not keep the thread from the others.
+const READS_A_TURN: usize = 32;
+
+/// What a trunk and its branches share.
+#[derive(Default)]
+pub(super) struct Family {
+    /// The trunk's place in the reactor.
+    token: AtomicUsize,
+    running: Mutex<Vec<Running>>,
+    /// Requests whose END_REQUEST is queued.
+    ended: Mutex<Vec<u16>>,
+    /// A response of unknown length failed midway: only the end of the connection tells that it is not whole.
+    broken: AtomicBool,
+}
+
+struct Running {
+    id: u16,
+    aborted: Arc<AtomicBool>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A trunk's state.
+pub(super) struct Mux {
+    demux: Demux,
+    /// Requests whose body is still coming.
+    coming: Vec<(u16, Box<Work>)>,
+    family: Arc<Family>,
+    answers: Vec<u8>,
+    /// Requests that are complete, until the reactor takes them.
+    born: VecDeque<Box<Connection>>,
+    /// The web server sends nothing more.
+    ended: bool,
+}
+
+/// What makes a connection value one request of a trunk.
+pub(super) struct Branch {
+    pub(super) id: u16,
+    family: Arc<Family>,
+    aborted: Arc<AtomicBool>,
+}
+
+impl Branch {
+    /// Whether the web server no longer wants the response.
+    pub(super) fn is_aborted(&self) -> bool {
+        self.aborted.load(Ordering::Relaxed)
+    }
+
+    /// The trunk's place in the reactor: it must be told when this is over.
+    pub(super) fn trunk(&self) -> usize {
+        self.family.token.load(Ordering::Relaxed)
+    }
+
+    /// `first` and `piece` as STDOUT records.
+    pub(super) fn stdout(&self, first: &[u8], piece: &[u8]) -> Vec<u8> {
+        let len = first.len() + piece.len();
+        let mut out = Vec::with_capacity(len + 64);
+        if (1..=MAX_CONTENT).contains(&len) {
+            out.extend_from_slice(&stdout_header(self.id, len));
+            out.extend_from_slice(first);
+            out.extend_from_slice(piece);
+        } else {
+            render_stdout(self.id, first, &mut out);
+            render_stdout(self.id, piece, &mut out);
+        }
+        out
+    }
+
+    /// The records that end the request. `cut`: the response is not whole.
+    pub(super) fn finish(&self, cut: bool) -> Vec<u8> {
+        // Before they can be sent: the web server may use the id again as soon as it has them.
+        lock(&self.family.running).retain(|running| running.id != self.id);
+        lock(&self.family.ended).push(self.id);
+        let mut out = Vec::with_capacity(24);
+        if cut {
+            self.family.broken.store(true, Ordering::Relaxed);
+        } else if self.is_aborted() {
+            render_end(self.id, 1, Ended::RequestComplete, &mut out);
+        } else {
+            render_finish(self.id, 0, &mut out);
+        }
+        out
+    }
+}
+
+impl Mux {
+    fn new(connection: &Connection) -> Box<Mux> {
+        let options = &connection.worker.options;
+        let demux = Demux::new(fastcgi::Options {
+            max_params: options.limits.max_head,
+            max_requests: MAX_REQUESTS,
+            server_connections: MAX_CONNECTIONS,
+            server_requests: options.threads * options.processes.max(1),
+        });
+        Box::new(Mux {
+            demux,
+            coming: Vec::new(),
+            family: Arc::default(),
+            answers: Vec::new(),
+            born: VecDeque::new(),
+            ended: false,
+        })
+    }
+
+    /// Requests whose end is on its way to the web server: their ids may come again.
+    fn forget_ended(&mut self) {
+        for id in lock(&self.family.ended).drain(..) {
+            self.demux.end(id);
+        }
+    }
+
+    fn take_coming(&mut self, id: u16) -> Option<Box<Work>> {
+        let at = self.coming.iter().position(|(known, _)| *known == id)?;
+        Some(self.coming.swap_remove(at).1)
+    }
+
+    /// Requests that are complete. `token`: where they find the trunk.
+    pub(super) fn take_born(&mut self, token: usize) -> VecDeque<Box<Connection>> {
+        self.family.token.store(token, Ordering::Relaxed);
+        std::mem::take(&mut self.born)
+    }
+
+    /// Whether requests of this trunk run or are on their way.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.coming.is_empty() || !self.born.is_empty() || !lock(&self.family.running).is_empty()
+    }
+
+    /// The front end is gone: what runs need not finish its response.
+    fn abort_all(&self) {
+        for running in &*lock(&self.family.running) {
+            running.aborted.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Answers a request with an error of our own.
+    fn refuse(&mut self, id: u16, status: u16) {
+        self.take_coming(id);
+        let facts = response::Facts {
+            version: Version::Http11,
+            head_request: false,
+            protocol: Protocol::FastCgi,
+            keep_alive: false,
+            total: None,
+            date: &clock::date(),
+        };
+        let mut answer = Vec::with_capacity(256);
+        response::plain_error(status, &facts, &mut answer);
+        render_stdout(id, &answer, &mut self.answers);
+        render_finish(id, 0, &mut self.answers);
+        self.demux.end(id);
+    }
+}
+
+impl Connection {
+    /// A trunk goes as far as the web server's bytes allow.
+    pub(super) fn step_mux(&mut self, spare: &mut Spare) -> Step {
+        let mut mux = self.mux.take().unwrap_or_else(|| Mux::new(self));
+        let step = self.serve_mux(&mut mux, spare);
+        if step == Step::Close {
+            mux.abort_all();
+        }
+        self.mux = Some(mux);
+        step
+    }
+
+    fn serve_mux(&mut self, mux: &mut Mux, spare: &mut Spare) -> Step {
+        mux.forget_ended();
+        let mut turns = 0;
+        while self.readable && !mux.ended && !mux.demux.is_over() {
+            turns += 1;
+            if turns > READS_A_TURN {
+                return Step::Again;
+            }
+            match self.fill(spare) {
+                Filled::Some => {
+                    mux.forget_ended();
+                    if self.take_records(mux).is_err() {
+                        return Step::Close;
+                    }
+                }
+                Filled::Nothing => break,
+                // It may still want the responses to what it sent.
+                Filled::End => mux.ended = true,
+                Filled::Gone => return Step::Close,
+            }
+        }
+        let drained = {
+            let mut queue = self.io.queue();
+            queue.push(&mux.answers);
+            mux.answers.clear();
+            let drained = queue.flush(&self.io.stream);
+            if queue.is_gone() {
+                return Step::Close;
+            }
+            drained
+        };
+        let over = mux.demux.is_over() || (mux.ended && !mux.is_busy()) || mux.family.broken.load(Ordering::Relaxed);
+        if over && drained {
+            return Step::Close;
+        }
+        let timeouts = &self.worker.options.timeouts;
+        self.deadline = if !drained {
+            after(now(), timeouts.write)
+        } else if !mux.coming.is_empty() || !mux.demux.is_idle() && mux.demux.active() == 0 {
+            after(now(), timeouts.body)
+        } else if mux.is_busy() {
+            NEVER
+        } else {
+            after(now(), timeouts.keep_alive)
+        };
+        if self.worker.is_retiring() && !mux.is_busy() {
+            self.hurry(now());
+        }
+        Step::Wait
+    }
+
+    fn take_records(&mut self, mux: &mut Mux) -> Result<(), ()> {
+        let Some(mut work) = self.work.take() else { return Ok(()) };
+        let mut result = Ok(());
+        let mut input = &work.input[..work.filled];
+        loop {
+            match mux.demux.next(&mut input, &mut mux.answers) {
+                Ok(Some(event)) => self.take_event(mux, event),
+                Ok(None) => break,
+                Err(violation) => {
+                    log::warn!("{}: {}; the FastCGI connection is closed", self.who(), violation.reason);
+                    result = Err(());
+                    break;
+                }
+            }
+        }
+        work.filled = 0;
+        self.work = Some(work);
+        result
+    }
+
+    fn take_event(&mut self, mux: &mut Mux, event: Event<'_>) {
+        let options = &self.worker.options;
+        match event {
+            Event::Request { id } => {
+                let mut work = Work::bare();
+                mux.demux.take(&mut work.input, &mut work.request);
+                work.filled = work.input.len();
+                if options.access.is_some() {
+                    work.started = clock::micros();
+                }
+                let threshold = options.post_buffering.unwrap_or(DEFAULT_BUFFER);
+                let limit = options.body_limit();
+                let incoming = admit(work.request.body, limit).map_err(Broken::Refused);
+                match incoming.and_then(|()| Incoming::new(work.request.body, limit, threshold)) {
+                    Ok(incoming) => work.incoming = Some(incoming),
+                    Err(broken) => return self.refuse_branch(mux, id, &broken),
+                }
+                mux.coming.push((id, work));
+            }
+            Event::Body { id, bytes } => {
+                let Some((_, work)) = mux.coming.iter_mut().find(|(known, _)| *known == id) else { return };
+                let Some(incoming) = &mut work.incoming else { return };
+                if let Err(broken) = incoming.feed(bytes) {
+                    self.refuse_branch(mux, id, &broken);
+                }
+            }
+            Event::BodyEnd { id } => {
+                let Some(mut work) = mux.take_coming(id) else { return };
+                match work.incoming.take().map(Incoming::into_body) {
+                    Some(Ok(body)) => {
+                        // Its length is known now: environ gets a CONTENT_LENGTH.
+                        if work.request.body == BodyLength::UntilEnd && body.known_len() != Some(0) {
+                            work.request.body = BodyLength::Chunked;
+                        }
+                        work.body = Some(body);
+                        let branch = self.branch(mux, id, work);
+                        mux.born.push_back(branch);
+                    }
+                    Some(Err(broken)) => self.refuse_branch(mux, id, &broken),
+                    None => {}
+                }
+            }
+            Event::Abort { id } => {
+                if mux.take_coming(id).is_some() {
+                    render_end(id, 1, Ended::RequestComplete, &mut mux.answers);
+                    mux.demux.end(id);
+                }
+                for running in lock(&mux.family.running).iter().filter(|running| running.id == id) {
+                    running.aborted.store(true, Ordering::Relaxed);
+                }
+            }
+            Event::Refused { id, refusal } => self.refuse_branch(mux, id, &Broken::Refused(refusal)),
+        }
+    }
+
+    fn refuse_branch(&self, mux: &mut Mux, id: u16, broken: &Broken) {
+        let refusal = match broken {
+            Broken::Refused(refusal) => *refusal,
+            Broken::Disk(error) => {
+                log::error!("a request's body cannot be stored in a temporary file: {error}");
+                Refusal::new(500, "the body cannot be stored")
+            }
+        };
+        log::info!("{}: {} (answered with {})", self.who(), refusal.reason, refusal.status);
+        mux.refuse(id, refusal.status);
+    }
+
+    /// A complete request as a connection value of its own.
+    fn branch(&self, mux: &Mux, id: u16, work: Box<Work>) -> Box<Connection> {
+        let aborted = Arc::new(AtomicBool::new(false));
+        lock(&mux.family.running).push(Running { id, aborted: Arc::clone(&aborted) });
+        let branch = Branch { id, family: Arc::clone(&mux.family), aborted };
+        let mut connection = self.twin();
+        connection.work = Some(work);
+        connection.branch = Some(branch);
+        connection.phase = Phase::Application;
+        connection
+    }
+
+    /// The deadline of a trunk passed.
+    pub(super) fn expire_mux(&mut self, spare: &mut Spare) -> Step {
+        let Some(mux) = &mut self.mux else { return Step::Close };
+        let late: Vec<u16> = mux.coming.iter().map(|(id, _)| *id).collect();
+        if late.is_empty() {
+            return Step::Close;
+        }
+        for id in late {
+            mux.refuse(id, 408);
+        }
+        self.step(spare)
+    }
+}

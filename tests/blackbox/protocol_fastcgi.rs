@@ -1,0 +1,118 @@
+//! FastCGI on the wire: kept connections, several requests at once, aborts.
+
+use crate::harness::fastcgi::{
+    ABORT, END, GET_VALUES, GET_VALUES_RESULT, Records, STDOUT, UNKNOWN_TYPE, pair, record, request,
+};
+use crate::harness::server::{Setup, Speaks};
+use crate::harness::{differs, wait_until};
+
+const KEEPS: &str = "FastCGI connections are kept when the web server asks for it, and carry several requests at once.";
+const MANAGES: &str = "FastCGI's FCGI_GET_VALUES, FCGI_ABORT_REQUEST and unknown records are answered.";
+
+fn body(out: &[u8]) -> String {
+    let text = String::from_utf8_lossy(out).into_owned();
+    assert!(text.starts_with("Status: 200 OK\r\n"), "{text}");
+    text.split_once("\r\n\r\n").expect("a blank line").1.to_owned()
+}
+
+#[test]
+fn a_request_without_keep_conn_ends_the_connection() {
+    let server = Setup::of("basic").listen("fastcgi-socket", Speaks::FastCgi).start();
+    let mut records = Records::new(server.connect());
+    records.client.send(request(7, "POST", "/", b"hello", false));
+    let (out, status) = records.response(7);
+    assert_eq!((body(&out).as_str(), status), ("ready", 0));
+    records.client.expect_closed();
+}
+
+#[test]
+fn a_kept_connection_serves_request_after_request_with_large_bodies() {
+    differs(KEEPS, || {
+        let server = Setup::fastcgi("basic").start();
+        let mut records = Records::new(server.connect());
+        let large: Vec<u8> = (0..200_000u32).map(|n| b'a' + (n % 26) as u8).collect();
+        for (id, sent) in [(1, &b"one"[..]), (1, &large), (2, b""), (1, b"again")] {
+            records.client.send(request(id, "POST", "/echo", sent, true));
+            let (out, status) = records.response(id);
+            assert_eq!((body(&out).as_bytes() == sent, status), (true, 0), "{} bytes", sent.len());
+        }
+    });
+}
+
+#[test]
+fn the_bytes_may_be_split_anywhere() {
+    let server = Setup::fastcgi("basic").start();
+    let bytes = request(1, "POST", "/", b"split", false);
+    for at in (1..bytes.len()).step_by(13) {
+        let mut records = Records::new(server.connect());
+        records.client.send(&bytes[..at]);
+        records.client.send(&bytes[at..]);
+        assert_eq!(body(&records.response(1).0), "ready");
+    }
+}
+
+#[test]
+fn without_path_info_the_path_is_that_of_the_document() {
+    differs(
+        "Without PATH_INFO it is made of DOCUMENT_URI or REQUEST_URI, less the mount point, which is SCRIPT_NAME.",
+        || {
+            let server = Setup::fastcgi("basic").start();
+            let mut records = Records::new(server.connect());
+            records.client.send(request(1, "GET", "/environ", b"", false));
+            let page = body(&records.response(1).0);
+            assert!(page.contains("\"PATH_INFO\": \"/environ\"") && page.contains("\"SCRIPT_NAME\": \"\""), "{page}");
+        },
+    );
+}
+
+#[test]
+fn a_fast_request_overtakes_a_slow_one_and_an_abort_leaves_the_other() {
+    differs(KEEPS, || {
+        let server = Setup::fastcgi("basic").set("threads", "3").start();
+        let mut records = Records::new(server.connect());
+        let waits = |id: u16, name: &str| request(id, "GET", &format!("/wait/{name}"), b"", true);
+        let inside = |name: &str| {
+            let file = server.path(&format!("{name}.in"));
+            wait_until("the request is inside the application", || file.exists());
+        };
+        let release = |name: &str| std::fs::write(server.path(&format!("{name}.go")), "").expect("the file");
+        records.client.send(waits(1, "slow"));
+        inside("slow");
+        records.client.send(request(2, "POST", "/echo", b"fast", true));
+        assert_eq!(body(&records.response(2).0), "fast");
+        records.client.send(waits(3, "aborted"));
+        inside("aborted");
+        records.client.send(record(ABORT, 3, b""));
+        // Until the worker has read the abort, it cannot know.
+        records.client.send(request(4, "POST", "/echo", b"behind the abort", true));
+        assert_eq!(body(&records.response(4).0), "behind the abort");
+        release("aborted");
+        let (_, status) = records.response(3);
+        assert_eq!(status, 1);
+        release("slow");
+        let (out, status) = records.response(1);
+        assert_eq!(status, 0, "{}", body(&out));
+    });
+}
+
+#[test]
+fn management_records_are_answered() {
+    differs(MANAGES, || {
+        let server = Setup::fastcgi("basic").start();
+        let mut records = Records::new(server.connect());
+        records.client.send(record(GET_VALUES, 0, &pair("FCGI_MPXS_CONNS", "")));
+        let values = records.next();
+        assert_eq!(values.kind, GET_VALUES_RESULT);
+        assert!(values.content.ends_with(b"FCGI_MPXS_CONNS1"), "{values:?}");
+        records.client.send(record(77, 0, b"?"));
+        let unknown = records.next();
+        assert_eq!((unknown.kind, unknown.content[0]), (UNKNOWN_TYPE, 77));
+        // An authorizer is not what rsgi is.
+        records.client.send(record(1, 5, &[0, 2, 1, 0, 0, 0, 0, 0]));
+        let refused = records.next();
+        assert_eq!((refused.kind, refused.id, refused.content[4]), (END, 5, 3));
+        records.client.send(request(1, "POST", "/echo", b"still there", true));
+        let first = records.next();
+        assert_eq!(first.kind, STDOUT);
+    });
+}
