@@ -15,7 +15,7 @@ use crate::sys::memory::SharedRows;
 /// How many processes can bear one worker number at a time.
 pub const LANES: u32 = 4;
 
-const WORKER_WORDS: usize = 24;
+const WORKER_WORDS: usize = 40;
 const PID: usize = 0;
 const STATE: usize = 1;
 const GENERATION: usize = 2;
@@ -33,6 +33,13 @@ const BORN: usize = 18;
 const BIRTHS: usize = 19;
 const BEFORE: usize = 20;
 const HARAKIRIS: usize = 21;
+/// One word for each of [`DURATIONS`], and one for what took longer.
+const SPANS: usize = 24;
+
+/// Bounds by which requests are counted, in microseconds.
+pub const DURATIONS: [u64; 13] = [
+    1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000,
+];
 
 const THREAD_WORDS: usize = 48;
 const SEQUENCE: usize = 0;
@@ -271,9 +278,15 @@ impl<'a> WorkerSlot<'a> {
     /// A request took so many microseconds, from its first byte to the end of its response.
     pub fn add_duration(self, micros: u64) {
         self.add(RUNNING, micros);
+        self.add(SPANS + DURATIONS.partition_point(|bound| *bound < micros), 1);
         // As in uWSGI: each request counts as much as all before it.
         let average = self.words[AVERAGE].load(Ordering::Relaxed);
         self.words[AVERAGE].store(average.midpoint(micros), Ordering::Relaxed);
+    }
+
+    /// Requests that took no longer than each of [`DURATIONS`] and longer than the one before; the last ones longer than all.
+    pub fn durations(self) -> [u64; DURATIONS.len() + 1] {
+        std::array::from_fn(|at| self.words[SPANS + at].load(Ordering::Relaxed))
     }
 
     /// Microseconds that all requests took.
@@ -554,6 +567,11 @@ mod tests {
             slot.add_duration(micros);
         }
         assert_eq!((slot.running_micros(), slot.average_micros(), slot.requests_of_life()), (400, 175, 2));
+        slot.add_duration(1_000);
+        slot.add_duration(1_001);
+        slot.add_duration(60_000_000);
+        let durations = slot.durations();
+        assert_eq!((durations[0], durations[1], durations[DURATIONS.len()]), (3, 1, 1));
         slot.reset(6, 1);
         slot.begin_life(2000);
         slot.add_request();

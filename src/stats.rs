@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter, Serializer};
 
-use crate::scoreboard::{Current, LANES, Scoreboard, WorkerSlot};
+use crate::scoreboard::{Current, DURATIONS, LANES, Scoreboard, WorkerSlot};
 
 /// The server.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -133,6 +133,9 @@ pub struct Worker {
     pub connections: u64,
     /// Complete requests that wait for an app thread.
     pub waiting: u64,
+    /// Requests by how long they took, see [`crate::scoreboard::WorkerSlot::durations`]; for metrics only.
+    #[serde(skip)]
+    pub durations: [u64; DURATIONS.len() + 1],
 }
 
 /// An application.
@@ -261,6 +264,10 @@ impl Worker {
             threads: board.threads_per_worker(),
             connections: of_process(|slot| slot.connections()),
             waiting: of_process(|slot| slot.waiting()),
+            durations: lanes
+                .iter()
+                .map(|slot| slot.durations())
+                .fold([0; DURATIONS.len() + 1], |sum, of| std::array::from_fn(|at| sum[at] + of[at])),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fmt::{Display, Write};
 
 use super::{Stats, Worker};
+use crate::scoreboard::DURATIONS;
 
 /// The media type of [`Stats::metrics`].
 pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -44,6 +45,19 @@ fn seconds(micros: u64) -> String {
 }
 
 impl Stats {
+    /// How long requests took, of all workers together: a histogram for each would be many series.
+    fn durations(&self, out: &mut Text) {
+        let help = "Time that requests took, from their first byte to the end of the response.";
+        out.metric::<u64>("request_seconds", "histogram", help, []);
+        let mut count = 0;
+        for (at, bound) in DURATIONS.map(seconds).into_iter().chain(["+Inf".into()]).enumerate() {
+            count += self.workers.iter().map(|worker| worker.durations[at]).sum::<u64>();
+            let _ = writeln!(out.0, "rsgi_request_seconds_bucket{{{}}} {count}", label("le", bound));
+        }
+        let sum = seconds(self.workers.iter().map(|worker| worker.running_time).sum());
+        let _ = writeln!(out.0, "rsgi_request_seconds_sum {sum}\nrsgi_request_seconds_count {count}");
+    }
+
     /// As metrics for Prometheus.
     pub fn metrics(&self) -> String {
         let mut out = Text(String::with_capacity(4096));
@@ -57,9 +71,7 @@ impl Stats {
         out.metric("requests_total", counter, "Requests answered.", workers(|w| w.requests));
         out.metric("exceptions_total", counter, "Exceptions that the application raised.", workers(|w| w.exceptions));
         out.metric("response_bytes_total", counter, "Bytes sent to clients.", workers(|w| w.tx));
-        let durations = self.workers.iter().map(|w| (label("worker", w.id), seconds(w.running_time)));
-        let help = "Time that requests took, from their first byte to the end of the response.";
-        out.metric("request_seconds_total", counter, help, durations);
+        self.durations(&mut out);
         let help = "Requests that ran longer than harakiri allows.";
         out.metric("harakiris_total", counter, help, workers(|w| w.harakiri_count));
         let aborted = |w: &Worker| w.cores.iter().flatten().map(|core| core.write_errors).sum();
@@ -108,7 +120,10 @@ mod tests {
         let text = Stats { workers, sockets: vec![odd], ready: true, ..Stats::default() }.metrics();
         for line in [
             "rsgi_ready 1",
-            "rsgi_request_seconds_total{worker=\"1\"} 1.500000",
+            "rsgi_request_seconds_bucket{le=\"1.000000\"} 0",
+            "rsgi_request_seconds_bucket{le=\"2.500000\"} 1",
+            "rsgi_request_seconds_bucket{le=\"+Inf\"} 1",
+            "rsgi_request_seconds_sum 1.500000",
             "rsgi_threads{worker=\"1\",state=\"idle\"} 2",
             "rsgi_workers{state=\"ready\"} 1",
             "rsgi_listen_queue{socket=\"a\\\"\\\\\"} 3",

@@ -140,6 +140,7 @@ def test_prometheus_reads_the_metrics_while_all_threads_are_busy(server):
         found = families(server)
         assert found["rsgi_ready"].samples[0].value == 1
         assert found["rsgi_requests"].type == "counter"
+        assert found["rsgi_request_seconds"].type == "histogram"
         assert {sample.labels["worker"] for sample in found["rsgi_requests"].samples} == {"1", "2"}
         assert requests.get(server.metrics + "/-/ready").status_code == 200
     finally:
