@@ -288,6 +288,7 @@ impl Harakiri {
             worker.reactor.tell_trunk(branch.trunk());
         }
         running.stopped = Some(stopped);
+        worker.slot().add_harakiri();
         // Whoever was sent out for an earlier request may still have his own.
         running.told = Arc::default();
         let entry = format!("{}: {outcome}", self.describe(core, running));

@@ -170,6 +170,15 @@ fn memory_is_told() {
 }
 
 #[test]
+fn requests_that_took_too_long_are_counted() {
+    let server = telling("basic").set("harakiri", "1").allow("harakiri").allow("Traceback").start();
+    let mut client = server.connect();
+    client.send(get("/wait/one"));
+    wait_until("it is counted", || stats(&server)["workers"][0]["harakiri_count"] == 1);
+    std::fs::write(server.path("one.go"), "").expect("the file");
+}
+
+#[test]
 fn daemons_are_told() {
     let setup = telling("basic").set("attach-daemon", "sleep 1000");
     let server = setup.start();
