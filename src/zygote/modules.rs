@@ -58,9 +58,10 @@ impl Watched {
 
     /// Goes on looking for new modules in a worker, while it lives.
     pub(super) fn follow(self, control: OwnedFd, word: Vec<u8>) {
+        let count = |py: Python<'_>| py.import("sys")?.getattr("modules")?.len();
+        // Before the thread starts: by then a request may have imported something.
+        let mut known = Python::try_attach(count).and_then(Result::ok).unwrap_or(0);
         let body = move || {
-            let count = |py: Python<'_>| py.import("sys")?.getattr("modules")?.len();
-            let mut known = Python::try_attach(count).and_then(Result::ok).unwrap_or(0);
             loop {
                 std::thread::sleep(self.every);
                 // None: the interpreter ends.

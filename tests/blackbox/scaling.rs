@@ -112,8 +112,9 @@ fn the_worker_with_the_highest_number_goes() {
         // The second worker has a thread left: both are free.
         let held = Held::begin(&server, "a");
         server.wait_for_log(&["2 of 2 workers are free"]);
-        server.wait_for_log(&["worker 2", "retired"]);
+        server.wait_for_log(&["1 worker from now on"]);
         held.release();
+        server.wait_for_log(&["worker 2", "retired"]);
     });
 }
 
