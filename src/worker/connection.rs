@@ -98,24 +98,17 @@ pub(super) struct Work {
 
 impl Work {
     fn new() -> Box<Work> {
-        Box::new(Work {
-            input: vec![0; READ],
-            filled: 0,
-            scanned: 0,
-            request: Request::default(),
-            incoming: None,
-            body: None,
-            streamed: None,
-            response: Response::default(),
-            core: 0,
-            started: 0,
-        })
+        Work::with(vec![0; READ])
     }
 
     /// Buffers for a request whose head comes in a buffer of its own.
     pub(super) fn bare() -> Box<Work> {
+        Work::with(Vec::new())
+    }
+
+    fn with(input: Vec<u8>) -> Box<Work> {
         Box::new(Work {
-            input: Vec::new(),
+            input,
             filled: 0,
             scanned: 0,
             request: Request::default(),
@@ -202,9 +195,23 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(worker: &Arc<Worker>, stream: Stream, listener: usize, peer: Peer) -> Box<Connection> {
+        Box::new(Connection::with(worker, Arc::new(Io::new(stream)), listener, peer))
+    }
+
+    /// A value for one request of this connection, which shares the socket and the output.
+    pub(super) fn twin(&self) -> Box<Connection> {
         Box::new(Connection {
+            readable: false,
+            deadline: NEVER,
+            pending: true,
+            ..Connection::with(&self.worker, Arc::clone(&self.io), self.listener, Peer::default())
+        })
+    }
+
+    fn with(worker: &Arc<Worker>, io: Arc<Io>, listener: usize, peer: Peer) -> Connection {
+        Connection {
             worker: Arc::clone(worker),
-            io: Arc::new(Io::new(stream)),
+            io,
             listener,
             peer,
             token: None,
@@ -222,32 +229,7 @@ impl Connection {
             cut: false,
             mux: None,
             branch: None,
-        })
-    }
-
-    /// A value for one request of this connection, which shares the socket and the output.
-    pub(super) fn twin(&self) -> Box<Connection> {
-        Box::new(Connection {
-            worker: Arc::clone(&self.worker),
-            io: Arc::clone(&self.io),
-            listener: self.listener,
-            peer: Peer::default(),
-            token: None,
-            phase: Phase::Idle,
-            readable: false,
-            half_closed: false,
-            deadline: NEVER,
-            linger_end: NEVER,
-            pending: true,
-            seen_delivered: 0,
-            work: None,
-            hops: 0,
-            in_a_row: 0,
-            last: false,
-            cut: false,
-            mux: None,
-            branch: None,
-        })
+        }
     }
 
     /// A connection that another worker gave away.
