@@ -43,7 +43,7 @@ use daemons::Daemons;
 use fifo::Fifos;
 use resize::Resize;
 use triggers::Planned;
-use watch::Watch;
+use watch::{Module, Watch};
 
 /// What a new zygote is given; it runs in a child of the master.
 pub struct Task {
@@ -98,7 +98,7 @@ struct Generation {
     scoreboard: Arc<Scoreboard>,
     zygote: Option<Zygote>,
     /// Files of the application that are watched for changes.
-    modules: Vec<PathBuf>,
+    modules: Vec<Module>,
     began: u64,
 }
 
