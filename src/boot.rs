@@ -16,8 +16,8 @@ use crate::cli::{self, Command};
 use crate::config::hooks::Phase;
 use crate::config::{self, Argument, Facts, ProcessNames, Recycle, Settings};
 use crate::logging::access::Format;
-use crate::master::{self, Hooks, Start, Task};
-use crate::net::listener::{self, Listener, SocketFile};
+use crate::master::{self, Hooks, Sockets, Start, Task};
+use crate::net::listener::{self, SocketFile};
 use crate::protocol::http::head::Limits;
 use crate::sys::process::{self, Fork};
 use crate::sys::{self, fd, user};
@@ -253,8 +253,8 @@ fn serve(
         }
     }
     let mut made = Made { pid: process::own_id(), pidfile: None };
-    let listeners = match open_sockets(&settings, &passed, &start_dir) {
-        Ok(listeners) => listeners,
+    let sockets = match open_sockets(&settings, &passed, &start_dir) {
+        Ok(sockets) => sockets,
         Err(errors) => {
             errors.iter().for_each(|error| log::error!("{error}"));
             return exit::ERROR;
@@ -265,17 +265,16 @@ fn serve(
         .and_then(|()| hooks::run(&settings.hooks, Phase::MasterStart));
     if let Err(error) = settled {
         log::error!("{error}");
-        let files: Vec<_> = listeners.into_iter().filter_map(|listener| listener.unlink).collect();
-        made.remove(&files);
+        made.remove(&sockets.files());
         return exit::ERROR;
     }
-    introduce(&settings, &listeners);
+    introduce(&settings, &sockets);
     let entitle = |settings: &Settings| rename(title(&settings.process_names, &Role::Master));
     entitle(&settings);
     let home_dir = start_dir.clone();
     let hooks = Hooks { read, fork, entitle, zygote: Box::new(move |task| run_zygote(task, &home_dir)) };
     let at_exit = settings.hooks.clone();
-    let outcome = master::run(Start { settings, listeners, passed, start_dir, hooks });
+    let outcome = master::run(Start { settings, sockets, passed, start_dir, hooks });
     if outcome.code != exit::OK || outcome.vacuum {
         made.remove(&outcome.files);
     }
@@ -286,14 +285,13 @@ fn serve(
     outcome.code
 }
 
-fn open_sockets(settings: &Settings, passed: &[RawFd], start_dir: &Path) -> Result<Vec<Listener>, Vec<String>> {
+fn open_sockets(settings: &Settings, passed: &[RawFd], start_dir: &Path) -> Result<Sockets, Vec<String>> {
     master::enter(settings, start_dir).map_err(|error| vec![error])?;
     let (options, warning) = master::bind_options(settings);
     if let Some(warning) = warning {
         log::warn!("{warning}");
     }
-    let wanted = listener::with_systemd(&settings.sockets, passed, settings.inherited_protocol);
-    listener::open(&wanted, &[], &options)
+    master::open(settings, passed, &[], &options)
 }
 
 fn settle(settings: &Settings, made: &mut Made) -> Result<(), String> {
@@ -324,9 +322,12 @@ fn place_of_user(settings: &Settings) -> &str {
     settings.place(if settings.uid.is_some() { "uid" } else { "gid" })
 }
 
-fn introduce(settings: &Settings, listeners: &[Listener]) {
-    for listener in listeners {
+fn introduce(settings: &Settings, sockets: &Sockets) {
+    for listener in &sockets.listeners {
         log::info!("{}", master::listens(listener));
+    }
+    for (report, listener) in &sockets.doors {
+        log::info!("{} on {}", report.option(), listener.address);
     }
     log::info!(
         "processes: {}, threads in each: {}{}",
@@ -496,7 +497,13 @@ fn worker_options(settings: &Settings) -> worker::Options {
         response_buffer: settings.response_buffer,
         timeouts: settings.timeouts.clone(),
         quota: quota(&settings.recycle),
+        harakiri: (!settings.harakiri.limit.is_zero()).then_some(worker::HarakiriLimits {
+            limit: settings.harakiri.limit,
+            grace: settings.harakiri.grace,
+            verbose: settings.harakiri.verbose,
+        }),
         measures_busyness: settings.cheaper.algorithm == config::Algorithm::Busyness,
+        keeps_time: settings.reports.any(),
         host_name: user::host_name(),
         access: settings.log_requests.then(|| Arc::new(format)),
     }

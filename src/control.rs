@@ -79,6 +79,8 @@ pub enum FromWorker {
     Modules,
     /// It came to a limit it was given: it is to be replaced when it is old enough.
     Reached(Limit),
+    /// A request in it can't be stopped: it is to be replaced at once.
+    Stuck,
 }
 
 /// A limit of a worker, and what it has now.
@@ -191,6 +193,7 @@ impl FromWorker {
             FromWorker::Modules => vec![b'M'],
             FromWorker::LoadFailed(why) => text(b'L', why),
             FromWorker::AsksToRetire => vec![b'T'],
+            FromWorker::Stuck => vec![b'S'],
             FromWorker::Reached(Limit::Requests(n)) => number(b'n', &[*n], ""),
             FromWorker::Reached(Limit::Resident(n)) => number(b'm', &[*n], ""),
             FromWorker::Reached(Limit::AddressSpace(n)) => number(b'a', &[*n], ""),
@@ -204,6 +207,7 @@ impl FromWorker {
             b'M' => Some(FromWorker::Modules),
             b'L' => Some(FromWorker::LoadFailed(string(&bytes[1..]))),
             b'T' => Some(FromWorker::AsksToRetire),
+            b'S' => Some(FromWorker::Stuck),
             b'n' => Some(FromWorker::Reached(Limit::Requests(u32_at(bytes, 1)?))),
             b'm' => Some(FromWorker::Reached(Limit::Resident(u32_at(bytes, 1)?))),
             b'a' => Some(FromWorker::Reached(Limit::AddressSpace(u32_at(bytes, 1)?))),
@@ -229,9 +233,13 @@ mod tests {
         ] {
             assert_eq!(FromZygote::decode(&message.encode()), Some(message));
         }
-        for message in
-            [FromWorker::Ready, FromWorker::Modules, FromWorker::LoadFailed("x".into()), FromWorker::AsksToRetire]
-        {
+        for message in [
+            FromWorker::Ready,
+            FromWorker::Modules,
+            FromWorker::LoadFailed("x".into()),
+            FromWorker::AsksToRetire,
+            FromWorker::Stuck,
+        ] {
             assert_eq!(FromWorker::decode(&message.encode()), Some(message));
         }
         for limit in [Limit::Requests(1), Limit::Resident(2), Limit::AddressSpace(u32::MAX)] {

@@ -18,6 +18,7 @@ pub mod master;
 pub mod net;
 pub mod protocol;
 pub mod scoreboard;
+pub mod stats;
 pub mod sys;
 pub mod worker;
 pub mod wsgi;

@@ -15,7 +15,7 @@ use crate::sys::memory::SharedRows;
 /// How many processes can bear one worker number at a time.
 pub const LANES: u32 = 4;
 
-const WORKER_WORDS: usize = 16;
+const WORKER_WORDS: usize = 40;
 const PID: usize = 0;
 const STATE: usize = 1;
 const GENERATION: usize = 2;
@@ -27,8 +27,21 @@ const CONNECTIONS: usize = 7;
 const PROMISED: usize = 8;
 const BUSY: usize = 9;
 const WAITING: usize = 10;
+const RUNNING: usize = 16;
+const AVERAGE: usize = 17;
+const BORN: usize = 18;
+const BIRTHS: usize = 19;
+const BEFORE: usize = 20;
+const HARAKIRIS: usize = 21;
+/// One word for each of [`DURATIONS`], and one for what took longer.
+const SPANS: usize = 24;
 
-const THREAD_WORDS: usize = 40;
+/// Bounds by which requests are counted, in microseconds.
+pub const DURATIONS: [u64; 13] = [
+    1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000,
+];
+
+const THREAD_WORDS: usize = 48;
 const SEQUENCE: usize = 0;
 const STARTED: usize = 1;
 const SERVED: usize = 2;
@@ -38,7 +51,8 @@ const METHOD_WORDS: usize = 2;
 const PEER: usize = METHOD + METHOD_WORDS;
 const PEER_WORDS: usize = 6;
 const URI: usize = PEER + PEER_WORDS;
-const URI_WORDS: usize = THREAD_WORDS - URI;
+const URI_WORDS: usize = 28;
+const WRITE_ERRORS: usize = URI + URI_WORDS;
 
 /// Where a worker stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,6 +243,62 @@ impl<'a> WorkerSlot<'a> {
         self.set_state(State::Starting);
     }
 
+    /// The process lives, since this second of the epoch.
+    pub fn begin_life(self, second: u64) {
+        self.words[BORN].store(second, Ordering::Relaxed);
+        self.words[BEFORE].store(self.words[REQUESTS].load(Ordering::Relaxed), Ordering::Relaxed);
+        self.words[BIRTHS].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The second of the epoch at which the process began.
+    pub fn born(self) -> u64 {
+        self.words[BORN].load(Ordering::Relaxed)
+    }
+
+    /// Processes that this slot has had.
+    pub fn births(self) -> u64 {
+        self.words[BIRTHS].load(Ordering::Relaxed)
+    }
+
+    /// Requests that the process has served.
+    pub fn requests_of_life(self) -> u64 {
+        self.requests().load(Ordering::Relaxed).saturating_sub(self.words[BEFORE].load(Ordering::Relaxed))
+    }
+
+    /// A request ran longer than `harakiri` allows.
+    pub fn add_harakiri(self) {
+        self.words[HARAKIRIS].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests that ran longer than `harakiri` allows.
+    pub fn harakiris(self) -> u64 {
+        self.words[HARAKIRIS].load(Ordering::Relaxed)
+    }
+
+    /// A request took so many microseconds, from its first byte to the end of its response.
+    pub fn add_duration(self, micros: u64) {
+        self.add(RUNNING, micros);
+        self.add(SPANS + DURATIONS.partition_point(|bound| *bound < micros), 1);
+        // As in uWSGI: each request counts as much as all before it.
+        let average = self.words[AVERAGE].load(Ordering::Relaxed);
+        self.words[AVERAGE].store(average.midpoint(micros), Ordering::Relaxed);
+    }
+
+    /// Requests that took no longer than each of [`DURATIONS`] and longer than the one before; the last ones longer than all.
+    pub fn durations(self) -> [u64; DURATIONS.len() + 1] {
+        std::array::from_fn(|at| self.words[SPANS + at].load(Ordering::Relaxed))
+    }
+
+    /// Microseconds that all requests took.
+    pub fn running_micros(self) -> u64 {
+        self.words[RUNNING].load(Ordering::Relaxed)
+    }
+
+    /// Microseconds that a request takes, see [`WorkerSlot::add_duration`].
+    pub fn average_micros(self) -> u64 {
+        self.words[AVERAGE].load(Ordering::Relaxed)
+    }
+
     /// Process id, 0 for none.
     pub fn pid(self) -> i32 {
         self.words[PID].load(Ordering::Relaxed) as i32
@@ -393,6 +463,16 @@ impl ThreadSlot<'_> {
         Some(self.words[STARTED].load(Ordering::Relaxed)).filter(|began| *began != 0)
     }
 
+    /// The client left before it had the whole response.
+    pub fn add_write_error(self) {
+        self.words[WRITE_ERRORS].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Responses that clients did not wait for.
+    pub fn write_errors(self) -> u64 {
+        self.words[WRITE_ERRORS].load(Ordering::Relaxed)
+    }
+
     /// Requests that this thread has served.
     pub fn requests(self) -> u64 {
         self.words[SERVED].load(Ordering::Relaxed)
@@ -474,6 +554,29 @@ mod tests {
         assert_eq!(board.worker(1).oldest(), None);
         thread.leave();
         assert_eq!((thread.current(), thread.requests()), (None, 1));
+    }
+
+    #[test]
+    fn counters_go_on_over_lives_and_those_of_a_life_do_not() {
+        let board = Scoreboard::create(1, 1).unwrap();
+        let slot = board.worker(1);
+        slot.reset(5, 1);
+        slot.begin_life(1000);
+        for micros in [100, 300] {
+            slot.add_request();
+            slot.add_duration(micros);
+        }
+        assert_eq!((slot.running_micros(), slot.average_micros(), slot.requests_of_life()), (400, 175, 2));
+        slot.add_duration(1_000);
+        slot.add_duration(1_001);
+        slot.add_duration(60_000_000);
+        let durations = slot.durations();
+        assert_eq!((durations[0], durations[1], durations[DURATIONS.len()]), (3, 1, 1));
+        slot.reset(6, 1);
+        slot.begin_life(2000);
+        slot.add_request();
+        assert_eq!((slot.born(), slot.births(), slot.requests_of_life()), (2000, 2, 1));
+        assert_eq!(slot.requests().load(Ordering::Relaxed), 3);
     }
 
     #[test]

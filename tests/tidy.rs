@@ -11,6 +11,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sys", &[]),
     ("gateway", &["protocol"]),
     ("scoreboard", &["sys"]),
+    ("stats", &["scoreboard"]),
     ("interpreter", &["sys"]),
     ("config", &["net::address", "protocol::Protocol"]),
     ("net", &["sys", "config::Socket", "config::Owner", "protocol::Protocol"]),
@@ -34,7 +35,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "exit",
         ],
     ),
-    ("master", &["config", "control", "scoreboard", "sys", "net", "mailbox", "exit", "logging", "protocol::Protocol"]),
+    (
+        "master",
+        &["config", "control", "scoreboard", "sys", "net", "mailbox", "exit", "logging", "protocol::Protocol", "stats"],
+    ),
 ];
 
 /// Crates that a module never names.

@@ -33,6 +33,23 @@ pub struct Recycle {
     pub mercy: Duration,
 }
 
+/// What happens to requests that take too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Harakiri {
+    /// `harakiri`: how long a request may run; zero is without limit.
+    pub limit: Duration,
+    /// `harakiri-graceful-timeout`: so much later a request that could not be stopped costs its worker (2 s).
+    pub grace: Duration,
+    /// `harakiri-verbose`: the log gets the stacks of all threads.
+    pub verbose: bool,
+}
+
+impl Default for Harakiri {
+    fn default() -> Harakiri {
+        Harakiri { limit: Duration::ZERO, grace: Duration::from_secs(2), verbose: false }
+    }
+}
+
 /// What the master reloads on, besides signals.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Triggers {

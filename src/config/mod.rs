@@ -16,14 +16,16 @@ pub mod ini;
 mod lifecycle;
 mod load;
 pub mod options;
+mod reports;
 mod source;
 #[cfg(test)]
 mod tests;
 
 pub use cheaper::{Algorithm, Busyness, Cheaper};
 pub use error::{Error, Origin, Warning};
-pub use lifecycle::{MemoryLimits, Recycle, Touch, Triggers};
+pub use lifecycle::{Harakiri, MemoryLimits, Recycle, Touch, Triggers};
 pub use load::{Argument, Facts, Loaded, Lookup, User, load};
+pub use reports::{Report, Reports};
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -162,6 +164,8 @@ pub struct Settings {
     pub log_format: Option<String>,
     /// When workers are replaced.
     pub recycle: Recycle,
+    /// When requests are stopped.
+    pub harakiri: Harakiri,
     /// `attach-daemon` and its like.
     pub daemons: Vec<daemons::Daemon>,
     /// `reload-mercy`: how long those may take to end (3 s).
@@ -172,6 +176,8 @@ pub struct Settings {
     pub cheaper: Cheaper,
     /// What the master reloads on.
     pub triggers: Triggers,
+    /// `stats`, `metrics-socket` and theirs.
+    pub reports: Reports,
     /// `procname*` and `auto-procname`.
     pub process_names: ProcessNames,
     /// Where each option was written that was not left at its default, see [`Settings::place`].
@@ -227,11 +233,13 @@ impl Default for Settings {
             log_requests: true,
             log_format: None,
             recycle: Recycle::default(),
+            harakiri: Harakiri::default(),
             daemons: Vec::new(),
             reload_mercy: Duration::from_secs(3),
             hooks: Vec::new(),
             cheaper: Cheaper::default(),
             triggers: Triggers::default(),
+            reports: Reports::default(),
             process_names: ProcessNames::default(),
             places: HashMap::new(),
         }

@@ -6,13 +6,16 @@ pub mod access;
 
 use std::io::Write;
 
+/// Target of messages that have several lines.
+pub const LINES: &str = "rsgi::lines";
+
 /// Starts logging. `RSGI_LOG` filters, as `RSGI_LOG=debug`; the default is `info`.
 pub fn start() {
     let mut builder = env_logger::Builder::from_env(env_logger::Env::new().filter_or("RSGI_LOG", "info"));
     builder.format(|buffer, record| {
         let time = jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S").to_string();
         let level = record.level().as_str().to_ascii_lowercase();
-        let line = render_line(&time, std::process::id(), &level, &record.args().to_string());
+        let line = render_line(&time, std::process::id(), &level, &record.args().to_string(), record.target() == LINES);
         // One piece: lines of several processes must not mix.
         buffer.write_all(line.as_bytes())
     });
@@ -21,9 +24,17 @@ pub fn start() {
 }
 
 /// `2026-11-22 14:03:09 rsgi[1234] info: message`.
-fn render_line(time: &str, pid: u32, level: &str, message: &str) -> String {
+/// With `lines`, further lines of the message follow, set in.
+fn render_line(time: &str, pid: u32, level: &str, message: &str, lines: bool) -> String {
     let mut line = format!("{time} rsgi[{pid}] {level}: ");
-    escape(message, &mut line);
+    if lines {
+        for (number, part) in message.trim_end().split('\n').enumerate() {
+            line.push_str(if number > 0 { "\n    " } else { "" });
+            escape(part, &mut line);
+        }
+    } else {
+        escape(message, &mut line);
+    }
     line.push('\n');
     line
 }
@@ -46,8 +57,13 @@ mod tests {
     #[test]
     fn a_message_is_one_line_whatever_it_holds() {
         assert_eq!(
-            render_line("2026-11-22 14:03:09", 7, "warn", "a\nb\u{1b}[31m\tü"),
+            render_line("2026-11-22 14:03:09", 7, "warn", "a\nb\u{1b}[31m\tü", false),
             "2026-11-22 14:03:09 rsgi[7] warn: a\\nb\\u{1b}[31m\tü\n"
         );
+    }
+
+    #[test]
+    fn further_lines_are_set_in_when_they_are_meant() {
+        assert_eq!(render_line("now", 7, "error", "a\nb\u{1b}\n", true), "now rsgi[7] error: a\n    b\\u{1b}\n");
     }
 }

@@ -508,15 +508,13 @@ impl Children {
             .map(|w| w.key)
             .collect();
         let stopping = self.stopping();
-        if self.mode == Mode::Stopping && !self.zygotes.is_empty() {
-            // A zygote has the listeners too: if it outlived the workers' own, it would leave a queue behind that takes
-            // clients and that nobody serves.
-            return;
-        }
+        // A zygote has the listeners too: if it outlived the workers' own, it would leave a queue behind that takes clients
+        // and that nobody serves.
+        let waits = self.mode == Mode::Stopping && !self.zygotes.is_empty();
         let kept = self.kept_for_now();
         let (serving, target) = (self.serving.number, self.serving.target);
         for worker in &mut self.workers {
-            if worker.phase == Phase::Retiring {
+            if worker.phase == Phase::Retiring || waits && worker.phase == Phase::Ready {
                 continue;
             }
             let gone = !current.contains(&Some(worker.generation)) && !kept.contains(&worker.key);

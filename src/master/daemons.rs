@@ -4,6 +4,7 @@
 use super::children::Millis;
 use super::{Master, words};
 use crate::config::daemons::{Care, Daemon};
+use crate::stats;
 use crate::sys;
 use crate::sys::clock::monotonic_ms;
 use crate::sys::fd;
@@ -38,6 +39,8 @@ struct Entry {
     /// Ends in a row soon after the start.
     failures: u32,
     wanted: bool,
+    /// How often it was started.
+    starts: u64,
 }
 
 /// What is to be done with one of them.
@@ -69,9 +72,28 @@ impl Daemons {
                 left.remove(found);
             }
         }
-        let new =
-            |daemon: &Daemon| Entry { daemon: daemon.clone(), state: State::Waiting(0), failures: 0, wanted: true };
+        let new = |daemon: &Daemon| Entry {
+            daemon: daemon.clone(),
+            state: State::Waiting(0),
+            failures: 0,
+            wanted: true,
+            starts: 0,
+        };
         self.entries.extend(left.into_iter().map(new));
+    }
+
+    /// Those that are wanted, for the statistics.
+    pub(super) fn told(&self) -> Vec<stats::Daemon> {
+        let wanted = self.entries.iter().filter(|entry| entry.wanted);
+        let told = wanted.map(|entry| stats::Daemon {
+            cmd: entry.daemon.command.clone(),
+            pid: match entry.state {
+                State::Running(pid, _) | State::Foreign(pid, _) | State::Ending(pid, _) => pid,
+                State::Waiting(_) | State::Gone => 0,
+            },
+            respawns: entry.starts.saturating_sub(1),
+        });
+        told.collect()
     }
 
     /// Whether none is left that ends with the server.
@@ -120,7 +142,10 @@ impl Daemons {
     fn started(&mut self, index: usize, pid: Option<i32>, now: Millis) {
         let Some(entry) = self.entries.get_mut(index) else { return };
         match pid {
-            Some(pid) => entry.state = State::Running(pid, now),
+            Some(pid) => {
+                entry.state = State::Running(pid, now);
+                entry.starts += 1;
+            }
             None => {
                 entry.failures += 1;
                 entry.state = State::Waiting(now + pause(entry.failures));

@@ -48,6 +48,9 @@ impl Master {
             match message {
                 FromZygote::Ready => {
                     self.note(number, |zygote| zygote.ready = true);
+                    if let Some(generation) = self.generation(number) {
+                        generation.import_ms = now - generation.began;
+                    }
                     self.children.zygote_ready(number, now);
                 }
                 FromZygote::Modules => self.hear_modules(number, descriptor),
@@ -113,6 +116,7 @@ impl Master {
                     }
                 }
                 Some(FromWorker::Reached(limit)) => self.children.recycle(key, Why::Reached(limit), now),
+                Some(FromWorker::Stuck) => self.children.recycle(key, Why::Stuck, now),
                 None => log::warn!("worker {} said something that is not understood", worker.id),
             }
         }
@@ -223,6 +227,8 @@ impl Master {
             return false;
         }
         self.children.abort_reload();
+        self.reloads.failed += 1;
+        self.reloads.last = "failed";
         log::error!("reload failed ({why}); generation {} goes on serving as before", self.children.serving());
         self.drop_sockets(number);
         // What mended it may be a file that was never imported.

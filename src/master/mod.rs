@@ -7,17 +7,19 @@ mod attempts;
 pub mod children;
 pub mod command;
 mod daemons;
+mod desk;
 mod fifo;
 mod hear;
 mod memory;
 mod reload;
 mod resize;
 mod scaling;
+mod survey;
 mod triggers;
 mod watch;
 mod words;
 
-pub use reload::{bind_options, enter};
+pub use reload::{bind_options, enter, open};
 pub use words::listens;
 
 use std::io;
@@ -27,12 +29,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::Settings;
+use crate::config::{Report, Settings};
 use crate::control::{Retire, ToWorker, ToZygote};
 use crate::exit;
 use crate::mailbox::Mailboxes;
 use crate::net::listener::{Listener, SocketFile};
 use crate::scoreboard::{Scoreboard, State};
+use crate::stats::Reloads;
 use crate::sys::clock::monotonic_ms;
 use crate::sys::fd;
 use crate::sys::process::{self, End, Fork};
@@ -40,6 +43,7 @@ use crate::sys::signal::{Blocked, Signal};
 
 use children::{Action, Children};
 use daemons::Daemons;
+use desk::{Desk, Door};
 use fifo::Fifos;
 use resize::Resize;
 use triggers::Planned;
@@ -75,12 +79,29 @@ pub struct Hooks {
     pub zygote: Box<dyn Fn(Task) -> u8>,
 }
 
+/// The sockets of a configuration.
+#[derive(Default)]
+pub struct Sockets {
+    /// Those of the application.
+    pub listeners: Vec<Listener>,
+    /// Those of the master itself: `stats` and `metrics-socket`.
+    pub doors: Vec<(Report, Listener)>,
+}
+
+impl Sockets {
+    /// The files to remove when they are given up.
+    pub fn files(self) -> Vec<SocketFile> {
+        let doors = self.doors.into_iter().map(|(_, listener)| listener);
+        self.listeners.into_iter().chain(doors).filter_map(|listener| listener.unlink).collect()
+    }
+}
+
 /// What the master begins with.
 pub struct Start {
     /// The configuration.
     pub settings: Settings,
     /// Its sockets, bound.
-    pub listeners: Vec<Listener>,
+    pub sockets: Sockets,
     /// Descriptors that systemd passed.
     pub passed: Vec<RawFd>,
     /// Where relative paths of the configuration begin.
@@ -94,9 +115,13 @@ struct Generation {
     number: u32,
     settings: Arc<Settings>,
     listeners: Vec<Listener>,
+    /// Sockets of the master itself.
+    doors: Vec<Door>,
     mailboxes: Arc<Mailboxes>,
     scoreboard: Arc<Scoreboard>,
     zygote: Option<Zygote>,
+    /// How long the import took.
+    import_ms: u64,
     /// Files of the application that are watched for changes.
     modules: Vec<Module>,
     began: u64,
@@ -133,6 +158,8 @@ struct Master {
     fifos: Fifos,
     planned: Option<Planned>,
     resize: Resize,
+    desk: Desk,
+    reloads: Reloads,
     daemons: Daemons,
     /// Processes of the control group killed for want of memory, as of the last look.
     oom_kills: Option<u64>,
@@ -153,14 +180,15 @@ pub struct Outcome {
 
 /// Runs the master until the server has ended.
 pub fn run(start: Start) -> Outcome {
-    let Start { settings, listeners, passed, start_dir, hooks } = start;
+    let Start { settings, sockets, passed, start_dir, hooks } = start;
+    let Sockets { listeners, doors } = sockets;
     let settings = Arc::new(settings);
     let made = prepare(&settings);
     let (signals, scoreboard, mailboxes) = match made {
         Ok(made) => made,
         Err(error) => {
             log::error!("the master cannot start: {error}");
-            let files = listeners.into_iter().filter_map(|listener| listener.unlink).collect();
+            let files = Sockets { listeners, doors }.files();
             return Outcome { code: exit::ERROR, files, vacuum: true };
         }
     };
@@ -168,7 +196,7 @@ pub fn run(start: Start) -> Outcome {
         Ok(fifos) => fifos,
         Err(error) => {
             log::error!("{error}");
-            let files = listeners.into_iter().filter_map(|listener| listener.unlink).collect();
+            let files = Sockets { listeners, doors }.files();
             return Outcome { code: exit::ERROR, files, vacuum: true };
         }
     };
@@ -177,9 +205,11 @@ pub fn run(start: Start) -> Outcome {
         number: 1,
         settings,
         listeners,
+        doors,
         mailboxes: Arc::new(mailboxes),
         scoreboard: Arc::new(scoreboard),
         zygote: None,
+        import_ms: 0,
         modules: Vec::new(),
         began: monotonic_ms(),
     };
@@ -199,15 +229,19 @@ pub fn run(start: Start) -> Outcome {
         fifos,
         planned: None,
         resize: Resize::new(monotonic_ms()),
+        desk: Desk::default(),
+        reloads: Reloads::default(),
         daemons: Daemons::default(),
         oom_kills: crate::sys::cgroup::oom_kills(),
         next_sample: 0,
         code: None,
     };
     master.watch_files();
+    master.open_desk();
     master.want_daemons(true);
     let code = master.work();
     master.fifos.remove();
+    master.close_desk();
     let serving = master.children.serving();
     let vacuum = master.generation(serving).is_some_and(|generation| generation.settings.vacuum);
     master.close_listeners();
@@ -244,11 +278,13 @@ impl Master {
             }
             self.tidy();
             let now = monotonic_ms();
+            self.desk.keep_time(now);
             let times = [
                 self.children.deadline(now),
                 self.memory_due(),
                 self.planned_at(),
                 self.resize_at(now),
+                self.desk.deadline(),
                 self.daemons_at(),
             ];
             // What was done may call for more, as when a reload is given up.
@@ -271,7 +307,7 @@ impl Master {
         fds.extend(self.generations.iter().filter_map(|g| g.zygote.as_ref()?.control.as_ref()).map(AsFd::as_fd));
         let workers: Vec<u32> = self.controls.iter().map(|(key, _)| *key).collect();
         fds.extend(self.controls.iter().map(|(_, control)| control.as_fd()));
-        let own = [self.watch.descriptor(), self.fifos.descriptor()];
+        let own = [self.watch.descriptor(), self.fifos.descriptor(), self.desk.descriptor()];
         fds.extend(own.iter().flatten());
         let own = own.map(|fd| fd.is_some());
         let doors = self.doors_to_watch();
@@ -288,7 +324,7 @@ impl Master {
         for (key, _) in workers.into_iter().zip(readable.by_ref()).filter(|(_, readable)| *readable) {
             self.hear_worker(key);
         }
-        let [files, fifo] = own.map(|watched| watched && readable.next() == Some(true));
+        let [files, fifo, desk] = own.map(|watched| watched && readable.next() == Some(true));
         let knocks = readable.any(|readable| readable);
         if knocks {
             self.wake_up();
@@ -298,6 +334,9 @@ impl Master {
         }
         if fifo {
             self.hear_fifo();
+        }
+        if desk {
+            self.look_at_desk();
         }
         self.reap();
         Ok(())
@@ -422,10 +461,12 @@ impl Master {
         for generation in &mut self.generations {
             generation.zygote = None;
             generation.listeners.clear();
+            generation.doors.clear();
         }
         self.controls.clear();
         self.parked.clear();
         self.fifos.forget();
+        self.desk = Desk::default();
         self.watch = Watch::default();
         self.signals = None;
     }

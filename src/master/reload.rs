@@ -2,10 +2,12 @@
 //! on the way leaves the old one as it is.
 
 use std::io;
+use std::os::fd::RawFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Generation, Master, words};
+use super::desk::Door;
+use super::{Generation, Master, Sockets, words};
 use crate::config::Settings;
 use crate::net::listener::{self, BindOptions, Listener};
 use crate::scoreboard::Scoreboard;
@@ -24,6 +26,27 @@ pub fn bind_options(settings: &Settings) -> (BindOptions, Option<String>) {
         v6_only: false,
     };
     (options, warning)
+}
+
+/// Binds the sockets of a configuration; those of `existing` that are wanted again are cloned.
+///
+/// # Errors
+/// All that went wrong, one line each; nothing is bound then.
+pub fn open(
+    settings: &Settings,
+    passed: &[RawFd],
+    existing: &[Listener],
+    options: &BindOptions,
+) -> Result<Sockets, Vec<String>> {
+    let reports = settings.report_sockets();
+    let own = reports.iter().map(|(_, socket)| socket.clone());
+    let wanted: Vec<_> = settings.sockets.iter().cloned().chain(own).collect();
+    let wanted = listener::with_systemd(&wanted, passed, settings.inherited_protocol);
+    let mut listeners = listener::open(&wanted, existing, options)?;
+    let at = settings.sockets.len();
+    let doors = listeners.drain(at..at + reports.len());
+    let doors = reports.iter().map(|(report, _)| *report).zip(doors).collect();
+    Ok(Sockets { listeners, doors })
 }
 
 /// Goes to the directory of a configuration: `chdir`, else where rsgi was started.
@@ -97,6 +120,8 @@ impl Master {
             }
             log::error!("reload failed; generation {} goes on serving as before", self.children.serving());
             self.watch.any_module = true;
+            self.reloads.failed += 1;
+            self.reloads.last = "failed";
             self.go_home();
         }
     }
@@ -111,7 +136,7 @@ impl Master {
             .generations
             .iter()
             .filter(|generation| generation.number == serving)
-            .flat_map(|generation| &generation.listeners)
+            .flat_map(|g| g.listeners.iter().chain(g.doors.iter().map(|(_, listener)| listener)))
             .chain(&self.parked)
             .map(Listener::try_clone)
             .collect::<Result<_, _>>()
@@ -120,8 +145,7 @@ impl Master {
         if let Some(warning) = warning {
             log::warn!("{warning}");
         }
-        let wanted = listener::with_systemd(&settings.sockets, &self.passed, settings.inherited_protocol);
-        let listeners = listener::open(&wanted, &existing, &options)?;
+        let Sockets { listeners, doors } = open(&settings, &self.passed, &existing, &options)?;
         let Some(old) = self.generations.iter().find(|generation| generation.number == serving) else {
             return Err(vec!["no generation serves".into()]);
         };
@@ -155,9 +179,11 @@ impl Master {
             number: self.last_generation,
             settings: Arc::new(settings),
             listeners,
+            doors,
             mailboxes,
             scoreboard,
             zygote: None,
+            import_ms: 0,
             modules: Vec::new(),
             began: monotonic_ms(),
         });
@@ -183,6 +209,14 @@ impl Master {
             .filter(|generation| generation.number != number)
             .flat_map(|generation| std::mem::take(&mut generation.listeners))
             .collect();
+        let old_doors: Vec<Door> = self
+            .generations
+            .iter_mut()
+            .filter(|generation| generation.number != number)
+            .flat_map(|generation| std::mem::take(&mut generation.doors))
+            .collect();
+        self.reloads.done += 1;
+        self.reloads.last = "done";
         let generation = &self.generations[index];
         let took = words::duration(monotonic_ms() - generation.began);
         let workers = words::count(self.children.target().into(), "worker");
@@ -195,7 +229,8 @@ impl Master {
         (self.hooks.entitle)(&generation.settings);
         self.parked.retain(|parked| !generation.listeners.iter().any(|listener| same_file(listener, parked)));
         for listener in old {
-            if generation.listeners.iter().any(|kept| same_file(kept, &listener)) {
+            let doors = generation.doors.iter().map(|(_, listener)| listener);
+            if generation.listeners.iter().chain(doors).any(|kept| same_file(kept, &listener)) {
                 continue;
             }
             log::info!("{} is no longer listened on", listener.address);
@@ -205,6 +240,22 @@ impl Master {
                 listener.remove_file();
             }
         }
+        for (report, listener) in old_doors {
+            let doors = generation.doors.iter().map(|(_, listener)| listener);
+            if generation.listeners.iter().chain(doors).any(|kept| same_file(kept, &listener)) {
+                continue;
+            }
+            log::info!("{} on {} is no longer answered", report.option(), listener.address);
+            if listener.inherited {
+                self.parked.push(listener);
+            } else {
+                listener.remove_file();
+            }
+        }
+        for (report, listener) in &generation.doors {
+            log::debug!("{} on {}", report.option(), listener.address);
+        }
+        self.open_desk();
         self.watch_files();
         self.want_daemons(true);
     }
@@ -213,10 +264,14 @@ impl Master {
     /// socket is kept for a later one.
     pub(super) fn drop_sockets(&mut self, number: u32) {
         let serving = self.children.serving();
-        let listeners = self.generation(number).map(|generation| std::mem::take(&mut generation.listeners));
+        let sockets = self.generation(number).map(|generation| {
+            let doors = std::mem::take(&mut generation.doors).into_iter().map(|(_, listener)| listener);
+            std::mem::take(&mut generation.listeners).into_iter().chain(doors).collect::<Vec<_>>()
+        });
         let Some(old) = self.generations.iter().find(|generation| generation.number == serving) else { return };
-        for listener in listeners.into_iter().flatten() {
-            if old.listeners.iter().chain(&self.parked).any(|kept| same_file(kept, &listener)) {
+        for listener in sockets.into_iter().flatten() {
+            let doors = old.doors.iter().map(|(_, listener)| listener);
+            if old.listeners.iter().chain(doors).chain(&self.parked).any(|kept| same_file(kept, &listener)) {
                 continue;
             }
             if listener.inherited {

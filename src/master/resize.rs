@@ -210,7 +210,7 @@ impl Master {
 /// Connections that nobody has accepted.
 fn queue(listener: &Listener) -> u64 {
     match listener.address {
-        Address::Tcp { .. } => fd::listen_queue(&listener.fd).unwrap_or(0),
+        Address::Tcp { .. } => fd::listen_queue(&listener.fd).map_or(0, |(waiting, _)| waiting),
         // The kernel does not tell; workers accept early, so what waits is seen in the workers.
         _ => 0,
     }

@@ -100,6 +100,18 @@ impl Stream {
         let _ = self.0.shutdown(Shutdown::Both);
     }
 
+    /// Reads nothing more: who waits for the client finds the end of the stream.
+    pub fn finish_reading(&self) {
+        let _ = self.0.shutdown(Shutdown::Read);
+    }
+
+    /// As [`Stream::cut`], with a reset at once where the transport knows such a thing.
+    pub fn abort(&self) {
+        self.reset_on_close();
+        socket::disconnect(self.as_raw_fd());
+        self.cut();
+    }
+
     /// Makes the next close send a reset, so that the client cannot take a cut response for a whole
     /// one (a close-delimited response has no other sign of being incomplete).
     pub fn reset_on_close(&self) {

@@ -1,5 +1,11 @@
-//! The clock that all processes of the server share.
+//! The clocks that all processes of the server share.
 #![allow(unsafe_code)]
+
+/// Milliseconds since the epoch, as the system has it now.
+pub fn wall_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.unwrap_or_default().as_millis() as u64
+}
 
 /// Milliseconds of CLOCK_MONOTONIC: the same in every process, never set back.
 pub fn monotonic_ms() -> u64 {

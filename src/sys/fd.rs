@@ -146,11 +146,11 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?)
 }
 
-/// Connections to a TCP listener that wait to be accepted.
+/// Connections to a TCP listener that wait to be accepted, and how many may.
 ///
 /// # Errors
 /// The system's; for other sockets.
-pub fn listen_queue(listener: impl AsFd) -> io::Result<u64> {
+pub fn listen_queue(listener: impl AsFd) -> io::Result<(u64, u64)> {
     // SAFETY: plain numbers, for which zero is a value.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
@@ -160,8 +160,8 @@ pub fn listen_queue(listener: impl AsFd) -> io::Result<u64> {
     if unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, place, &mut len) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    // In a listener this field holds the length of its queue.
-    Ok(u64::from(info.tcpi_unacked))
+    // In a listener these fields hold the length of its queue, and the limit of it.
+    Ok((u64::from(info.tcpi_unacked), u64::from(info.tcpi_sacked)))
 }
 
 /// Makes a named pipe for its owner alone and opens it for reading, without waiting. Open for writing too: it never
@@ -293,10 +293,10 @@ mod tests {
     #[test]
     fn the_queue_of_a_listener_is_counted() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        assert_eq!(listen_queue(&listener).unwrap(), 0);
+        assert_eq!(listen_queue(&listener).unwrap().0, 0);
         let address = listener.local_addr().unwrap();
         let _waiting = [0; 2].map(|_| std::net::TcpStream::connect(address).unwrap());
-        assert_eq!(listen_queue(&listener).unwrap(), 2);
+        assert_eq!(listen_queue(&listener).unwrap().0, 2);
         assert!(listen_queue(&message_pair().unwrap().0).is_err());
     }
 

@@ -31,6 +31,13 @@ pub fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
     result(sent)
 }
 
+/// Takes a TCP connection down with a reset, without closing the descriptor. Unix sockets know no reset.
+pub fn disconnect(fd: RawFd) {
+    let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+    // SAFETY: the address is a live value of the length given; on a bad descriptor connect(2) fails.
+    unsafe { libc::connect(fd, &nobody, size_of::<libc::sockaddr>() as libc::socklen_t) };
+}
+
 #[inline]
 fn result(value: libc::c_long) -> io::Result<usize> {
     usize::try_from(value).map_err(|_| io::Error::last_os_error())

@@ -24,17 +24,32 @@ pub(super) fn record(worker: &Worker, connection: &Connection, core: usize) {
     let slot = worker.slot();
     let served = slot.add_request();
     slot.add_tx_bytes(response.head_bytes + response.body_bytes);
-    if let Some(format) = &worker.options.access {
+    if response.gone {
+        slot.thread(core).add_write_error();
+    }
+    let format = worker.options.access.as_ref();
+    if format.is_none() && !worker.options.keeps_time {
+        return;
+    }
+    let micros = clock::micros().saturating_sub(work.started);
+    slot.add_duration(micros);
+    if let Some(format) = format {
         let total = worker.scoreboard.count_request();
-        write(worker, connection, format, core, (served, total));
+        write(worker, connection, format, core, micros, (served, total));
     }
 }
 
-fn write(worker: &Worker, connection: &Connection, format: &Format, core: usize, (served, total): (u64, u64)) {
+fn write(
+    worker: &Worker,
+    connection: &Connection,
+    format: &Format,
+    core: usize,
+    micros: u64,
+    (served, total): (u64, u64),
+) {
     let work = connection.work();
     let response = &work.response;
     let (request, head) = connection.request();
-    let micros = clock::micros().saturating_sub(work.started);
     let record = Record {
         request,
         head,

@@ -99,6 +99,10 @@ impl Reactor {
         for index in std::mem::take(&mut state.draining) {
             self.close_door(&mut state, index);
         }
+        if state.is_done() {
+            drop(state);
+            self.finish();
+        }
     }
 
     pub(super) fn resume_accepting(&self, state: &mut State) {

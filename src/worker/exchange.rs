@@ -13,6 +13,7 @@ use super::connection::{Connection, Phase};
 use super::incoming::SharedBody;
 use super::mux::Branch;
 use crate::gateway::{Body, Exchange, Kept, Local, Payload, Peer, Sent};
+use crate::protocol::Protocol;
 use crate::protocol::request::{Request, Version};
 use crate::protocol::response::{self, BodyFraming, Facts, Head};
 
@@ -95,6 +96,11 @@ impl Connection {
             _ => None,
         };
         response.framing = Some(framing.body);
+        if response.ends_by_close()
+            && let Some(harakiri) = &self.worker.harakiri
+        {
+            harakiri.ends_by_close(self.work().core);
+        }
         self.last = !framing.keep_alive;
     }
 
@@ -233,6 +239,15 @@ impl Connection {
     }
 }
 
+/// A whole response that says no more than its status; the connection closes after it.
+pub(super) fn plain_answer(status: u16, protocol: Protocol, head_request: bool) -> Vec<u8> {
+    let date = clock::date();
+    let facts = Facts { version: Version::Http11, head_request, protocol, keep_alive: false, total: None, date: &date };
+    let mut out = Vec::with_capacity(256);
+    response::plain_error(status, &facts, &mut out);
+    out
+}
+
 impl Exchange for Connection {
     fn request(&self) -> (&Request, &[u8]) {
         let work = self.work();
@@ -258,6 +273,9 @@ impl Exchange for Connection {
         }
         let first = !self.work().response.head_sent;
         if first {
+            if !self.may_answer() {
+                return Sent::Gone;
+            }
             self.fix_head(head, total);
         } else if piece.bytes.is_empty() {
             return Sent::Taken;
@@ -327,6 +345,9 @@ impl Exchange for Connection {
     }
 
     fn finish(&mut self, head: &mut Head) {
+        if self.was_stopped() {
+            return;
+        }
         if !self.work().response.head_sent {
             self.fix_head(head, Some(0));
             self.put(head.bytes(), b"", true, &mut || Box::new([0u8; 0]));
@@ -356,20 +377,13 @@ impl Exchange for Connection {
     }
 
     fn fail(&mut self, status: u16) {
+        if self.was_stopped() {
+            return;
+        }
         if !self.work().response.head_sent {
-            let date = clock::date();
             let protocol = self.local().protocol;
             let work = self.work_mut();
-            let facts = Facts {
-                version: Version::Http11,
-                head_request: work.request.is_head(work.head()),
-                protocol,
-                keep_alive: false,
-                total: None,
-                date: &date,
-            };
-            let mut out = Vec::with_capacity(256);
-            response::plain_error(status, &facts, &mut out);
+            let out = plain_answer(status, protocol, work.request.is_head(work.head()));
             let response = &mut work.response;
             response.head_sent = true;
             response.status = status;

@@ -5,6 +5,7 @@
 //! - `connection`, `reading`, `incoming`: a client's bytes become requests. `exchange`, `output`: responses become bytes.
 //! - `mux`: FastCGI connections, which carry several requests at once.
 //! - `threads`: app threads, and the standby thread that does the I/O while all of them are in the application.
+//! - `harakiri`: requests that run for too long.
 //! - `access`: the request line. `quota`: when this worker should be replaced. `clock`: time.
 //!
 //! The rules these keep are in `src/README.md`, "Life of a worker".
@@ -14,6 +15,7 @@ mod clock;
 mod connection;
 mod doors;
 mod exchange;
+mod harakiri;
 mod incoming;
 mod migrate;
 mod moves;
@@ -43,6 +45,8 @@ use crate::protocol::http::head::Limits;
 use crate::scoreboard::{Scoreboard, State, WorkerSlot};
 use crate::{sys, wsgi};
 
+use harakiri::Harakiri;
+pub use harakiri::Limits as HarakiriLimits;
 use output::Io;
 use quota::Meter;
 pub use quota::Quota;
@@ -68,8 +72,12 @@ pub struct Options {
     pub timeouts: Timeouts,
     /// After which it asks to be replaced.
     pub quota: Quota,
+    /// How long requests may run; none: as long as they like.
+    pub harakiri: Option<HarakiriLimits>,
     /// Whether the master wants to know how long requests took.
     pub measures_busyness: bool,
+    /// Whether somebody may ask how long requests take.
+    pub keeps_time: bool,
     /// SERVER_NAME over HTTP.
     pub host_name: String,
     /// The request line; none: requests are not logged.
@@ -122,6 +130,7 @@ struct Worker {
     reactor: Reactor,
     standby: Standby,
     meter: Meter,
+    harakiri: Option<Harakiri>,
     /// One for each app thread: output of its running request that waits to be written.
     outputs: Vec<Mutex<Option<Arc<Io>>>>,
 }
@@ -180,6 +189,18 @@ impl Worker {
         waits
     }
 
+    /// Stops requests that run for too long.
+    fn look_at_deadlines(&self) {
+        if let Some(harakiri) = &self.harakiri {
+            harakiri.look(self);
+        }
+    }
+
+    /// How long no request can be due.
+    fn pause(&self) -> Option<std::time::Duration> {
+        self.harakiri.as_ref().and_then(|harakiri| harakiri.pause(self.standby.somebody_is_inside()))
+    }
+
     /// Sends a word to the master; when the master is gone nobody needs it.
     fn tell(&self, message: &FromWorker) {
         let _ = sys::fd::send(&self.control, &message.encode(), None);
@@ -194,6 +215,7 @@ pub fn run(context: Context, load: impl FnOnce() -> Result<Arc<wsgi::Apps>, Stri
     let Context { id, generation, control, listeners, mailboxes, scoreboard, options, wsgi } = context;
     let slot = scoreboard.worker(id);
     slot.reset(std::process::id() as i32, generation);
+    slot.begin_life(clock::wall().as_secs());
     let threads = options.threads.max(1) as usize;
     let locals = listeners.iter().enumerate().map(|(index, listener)| local(index, listener, &options)).collect();
     let addresses = listeners.iter().map(|listener| listener.address.to_string()).collect();
@@ -230,6 +252,7 @@ pub fn run(context: Context, load: impl FnOnce() -> Result<Arc<wsgi::Apps>, Stri
         reactor,
         standby: Standby::new(threads),
         meter: Meter::new(&options.quota),
+        harakiri: options.harakiri.as_ref().map(|limits| Harakiri::new(limits, threads)),
         outputs: (0..threads).map(|_| Mutex::default()).collect(),
         options,
     });

@@ -68,6 +68,7 @@ pub(super) struct Mux {
 }
 
 /// What makes a connection value one request of a trunk.
+#[derive(Clone)]
 pub(super) struct Branch {
     pub(super) id: u16,
     family: Arc<Family>,

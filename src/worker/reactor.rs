@@ -331,6 +331,12 @@ impl Reactor {
         self.lock()
     }
 
+    /// A request of a FastCGI connection is answered, though its thread still runs.
+    pub(super) fn tell_trunk(&self, token: usize) {
+        self.lock().events.push_back(Event { token, what: What::Ended });
+        self.interrupt();
+    }
+
     /// The standby thread's turn as driver: does all I/O that is known, hands complete requests to sleeping app
     /// threads, then waits for events, at most `limit`. False: another thread drives.
     pub(super) fn drive(&self, worker: &Arc<Worker>, spare: &mut Spare, limit: Option<Duration>) -> bool {
@@ -379,6 +385,12 @@ impl Reactor {
     /// Whether a retiring worker has nothing left to do.
     pub(super) fn is_done(&self) -> bool {
         self.lock().is_done()
+    }
+
+    /// Whether a retiring worker has nothing left but so many connections.
+    pub(super) fn has_only(&self, connections: usize) -> bool {
+        let state = self.lock();
+        state.live <= connections && state.draining.is_empty()
     }
 
     /// Ends a wait for events at once.

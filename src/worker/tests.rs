@@ -30,7 +30,9 @@ fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
         response_buffer: 1 << 20,
         timeouts: Timeouts { head: 10 * second, body: 30 * second, write: 60 * second, keep_alive: 75 * second },
         quota: super::Quota::default(),
+        harakiri: None,
         measures_busyness: false,
+        keeps_time: false,
         host_name: "host".into(),
         access: None,
     };
@@ -41,6 +43,7 @@ fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
         id: 1,
         parent: nix::unistd::getppid(),
         meter: super::Meter::new(&options.quota),
+        harakiri: None,
         options,
         locals: vec![local(0, Protocol::Http), local(1, Protocol::Uwsgi)],
         addresses: vec!["127.0.0.1:80".into(), "@app".into()],

@@ -122,7 +122,7 @@ impl Standby {
         self.sequences.iter().map(|sequence| sequence.0.load(Ordering::Acquire)).collect()
     }
 
-    fn somebody_is_inside(&self) -> bool {
+    pub(super) fn somebody_is_inside(&self) -> bool {
         self.sequences.iter().any(|sequence| sequence.0.load(Ordering::Acquire) % 2 == 1)
     }
 
@@ -168,6 +168,9 @@ pub(super) fn run(worker: &Arc<Worker>, apps: &Arc<Apps>, options: &wsgi::Option
             return crate::exit::ERROR;
         }
     }
+    if let Some(harakiri) = &worker.harakiri {
+        harakiri.join();
+    }
     crate::exit::OK
 }
 
@@ -187,12 +190,22 @@ fn app_thread(worker: &Arc<Worker>, apps: &Arc<Apps>, options: &wsgi::Options, c
     let _unwinding = Unwinding;
     wsgi::with_app_thread(apps, options, core as u32, |app| {
         let mut spare = Spare::default();
+        let harakiri = worker.harakiri.as_ref();
+        if let Some(harakiri) = harakiri {
+            harakiri.introduce(core, app.interruptible());
+        }
+        let watch = |connection: &Connection| {
+            if let Some(harakiri) = harakiri {
+                harakiri.begin(core, connection);
+            }
+        };
         loop {
             let first = app.detached(|| {
                 let found = worker.reactor.next(worker, &mut spare, Back::Nothing, Patience::Wait);
-                if found.is_some() {
+                if let Some(connection) = &found {
                     // Before attaching: a thread that waits for the interpreter is as good as inside the application.
                     worker.standby.enter(core);
+                    watch(connection);
                 }
                 found
             });
@@ -201,7 +214,10 @@ fn app_thread(worker: &Arc<Worker>, apps: &Arc<Apps>, options: &wsgi::Options, c
                 let served = serve(worker, app, core, connection);
                 worker.standby.advance(core);
                 match worker.reactor.next(worker, &mut spare, Back::Served(served), Patience::None) {
-                    Some(next) => connection = next,
+                    Some(next) => {
+                        watch(&next);
+                        connection = next;
+                    }
                     None => break,
                 }
             }
@@ -249,6 +265,7 @@ fn standby(worker: &Arc<Worker>) {
     let mut quiet = 0;
     let mut fast = 0;
     while !worker.reactor.is_done() {
+        worker.look_at_deadlines();
         let sample = standby.sample();
         if sample.iter().any(|sequence| sequence % 2 == 1) {
             quiet = 0;
@@ -263,8 +280,14 @@ fn standby(worker: &Arc<Worker>) {
             fence(Ordering::SeqCst);
             waits = worker.flush_outputs();
             if covered(waits) && !worker.reactor.is_done() {
-                while standby.asleep.load(Ordering::Acquire) {
-                    thread::park();
+                match worker.pause() {
+                    // What wakes it else, it will find out.
+                    Some(pause) => thread::park_timeout(pause),
+                    None => {
+                        while standby.asleep.load(Ordering::Acquire) {
+                            thread::park();
+                        }
+                    }
                 }
             }
             standby.asleep.store(false, Ordering::SeqCst);
@@ -291,7 +314,9 @@ fn drive(worker: &Arc<Worker>, spare: &mut Spare, mut sample: Vec<u32>) {
     loop {
         standby.waiting.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        let limit = worker.flush_outputs().then_some(RETRY);
+        worker.look_at_deadlines();
+        let retry = worker.flush_outputs().then_some(RETRY);
+        let limit = retry.into_iter().chain(worker.pause()).min();
         worker.reactor.relieve(worker);
         let drove = worker.reactor.drive(worker, spare, limit);
         standby.waiting.store(false, Ordering::SeqCst);

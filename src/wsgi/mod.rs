@@ -14,6 +14,7 @@ mod environ;
 mod errors;
 mod file_wrapper;
 mod input;
+mod interrupt;
 mod loader;
 mod memory;
 mod names;
@@ -25,6 +26,7 @@ mod tests;
 mod thread;
 
 pub use apps::Apps;
+pub use interrupt::{HarakiriError, Interrupt, Struck};
 pub use loader::{LoadError, LoadSpec, Mount, load};
 pub use thread::{AppThread, with_app_thread};
 

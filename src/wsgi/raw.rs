@@ -2,9 +2,11 @@
 
 #![allow(unsafe_code)]
 
+use std::ffi::{c_long, c_ulong};
+
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyString, PyType};
 
 /// A `str` of latin-1 bytes, as PEP 3333 wants every byte string of a request. One pass for what is all ASCII.
 #[inline]
@@ -45,4 +47,19 @@ pub(super) fn enter_context_copy<'py>(context: &Bound<'py, PyAny>) -> PyResult<B
 pub(super) fn exit_context(context: &Bound<'_, PyAny>) -> PyResult<()> {
     // SAFETY: as above; leaving a context that is not the current one is reported, not undefined.
     if unsafe { ffi::PyContext_Exit(context.as_ptr()) } < 0 { Err(PyErr::fetch(context.py())) } else { Ok(()) }
+}
+
+/// Python's name of this thread.
+pub(super) fn thread_ident(_py: Python<'_>) -> c_ulong {
+    // SAFETY: takes nothing and asks the system for this thread's name only.
+    unsafe { ffi::PyThread_get_thread_ident() }
+}
+
+/// Makes a thread raise `exception` at its next step in Python code; None takes back what was not raised yet.
+/// The caller is attached.
+pub(super) fn set_async_exception(ident: c_ulong, exception: Option<&Bound<'_, PyType>>) {
+    let exception = exception.map_or(std::ptr::null_mut(), |exception| exception.as_ptr());
+    // SAFETY: the caller is attached; an unknown thread is reported, not undefined; the class is alive by the reference
+    // and the call takes its own.
+    unsafe { ffi::PyThreadState_SetAsyncExc(ident as c_long, exception) };
 }

@@ -7,6 +7,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
+use super::interrupt::{Inside, Interrupt};
 use super::start_response::{Response, lock, type_name, wait_for_room};
 use crate::gateway::Sent;
 
@@ -14,7 +15,12 @@ use crate::gateway::Sent;
 ///
 /// # Errors
 /// What the application raised or did wrong.
-pub(super) fn send(py: Python<'_>, shared: &Mutex<Response>, result: &Bound<'_, PyAny>) -> PyResult<()> {
+pub(super) fn send(
+    py: Python<'_>,
+    shared: &Mutex<Response>,
+    result: &Bound<'_, PyAny>,
+    interrupt: Option<&Interrupt>,
+) -> PyResult<()> {
     if let Ok(list) = result.cast_exact::<PyList>()
         && list.len() == 1
         && let Ok(piece) = list.get_item(0)?.cast::<PyBytes>()
@@ -27,7 +33,7 @@ pub(super) fn send(py: Python<'_>, shared: &Mutex<Response>, result: &Bound<'_, 
     } else if let Some(pieces) = finished(result)? {
         send_all(py, shared, &pieces)?;
     } else {
-        send_each(py, shared, result)?;
+        send_each(py, shared, result, interrupt)?;
     }
     // An application that is a generator calls start_response at the first step.
     require_head(&lock(py, shared))
@@ -68,9 +74,22 @@ fn send_all(py: Python<'_>, shared: &Mutex<Response>, pieces: &[Bound<'_, PyByte
 }
 
 /// Sends what an iterable gives, as it gives it.
-fn send_each(py: Python<'_>, shared: &Mutex<Response>, result: &Bound<'_, PyAny>) -> PyResult<()> {
-    for piece in result.try_iter()? {
-        let piece = piece?;
+fn send_each(
+    py: Python<'_>,
+    shared: &Mutex<Response>,
+    result: &Bound<'_, PyAny>,
+    interrupt: Option<&Interrupt>,
+) -> PyResult<()> {
+    let mut pieces = {
+        let _inside = Inside::enter(interrupt)?;
+        result.try_iter()?
+    };
+    loop {
+        let piece = {
+            let _inside = Inside::enter(interrupt)?;
+            pieces.next()
+        };
+        let Some(piece) = piece.transpose()? else { break };
         let Ok(piece) = piece.cast::<PyBytes>() else {
             return Err(wrong_type("the application's iterable gave", &piece));
         };

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::environ::Environs;
+use super::interrupt::{Inside, Interrupt};
 use super::start_response::{Callables, lock};
 use super::{Apps, Options, errors, raw, result};
 use crate::gateway::Exchange;
@@ -37,8 +38,13 @@ pub fn with_app_thread<R>(
             Ok(callables) => callables,
             Err(error) => panic!("app thread {core} can't be made: {}", errors::one_line(py, &error)),
         };
-        let mut thread =
-            AppThread { py, apps: Arc::clone(apps), environs: Environs::new(py, options, core), callables };
+        let mut thread = AppThread {
+            py,
+            apps: Arc::clone(apps),
+            environs: Environs::new(py, options, core),
+            callables,
+            interrupt: None,
+        };
         let value = f(&mut thread);
         drop(thread);
         if let Err(error) = context.and_then(|context| raw::exit_context(&context)) {
@@ -60,6 +66,8 @@ pub struct AppThread<'py> {
     apps: Arc<Apps>,
     environs: Environs,
     callables: Callables,
+    /// None: nobody may interrupt it.
+    interrupt: Option<Arc<Interrupt>>,
 }
 
 /// How a request ended.
@@ -119,6 +127,13 @@ impl AppThread<'_> {
         exchange
     }
 
+    /// From now on requests of this thread can be interrupted.
+    pub fn interruptible(&mut self) -> Arc<Interrupt> {
+        let interrupt = Arc::new(Interrupt::of_this_thread(self.py));
+        self.interrupt = Some(Arc::clone(&interrupt));
+        interrupt
+    }
+
     /// Runs `f` detached from Python: for everything that waits.
     pub fn detached<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         self.py.detach(f)
@@ -135,15 +150,25 @@ impl AppThread<'_> {
             log::error!("{}: no application was loaded for {:?}, see the log of the start", self.describe(), mount);
             return End::Failed(500);
         };
-        let result = match callable.bind(py).call1((environ, self.callables.start_response.bind(py))) {
+        let interrupt = self.interrupt.as_deref();
+        let called = Inside::enter(interrupt).and_then(|inside| {
+            let called = callable.bind(py).call1((environ, self.callables.start_response.bind(py)));
+            drop(inside);
+            called
+        });
+        let result = match called {
             Ok(result) => result,
             Err(error) => return self.failed(&error),
         };
-        let end = match result::send(py, &self.callables.shared, &result) {
+        let end = match result::send(py, &self.callables.shared, &result, interrupt) {
             Ok(()) => End::Done,
             Err(error) => self.failed(&error),
         };
-        match result::close(py, &result) {
+        let closed = {
+            let _inside = Inside::to_close(interrupt);
+            result::close(py, &result)
+        };
+        match closed {
             Ok(()) => end,
             Err(error) => {
                 let failed = self.failed(&error);

@@ -1,6 +1,7 @@
 //! Logs, statistics, metrics, alarms and control of a running instance.
 
-use super::{FLAG, NUMBER, ONE_SHOT, OPTIONAL, PATH, Row, TEXT};
+use super::{ADDRESS, FLAG, NUMBER, ONE_SHOT, OPTIONAL, PATH, Row, TEXT};
+use crate::config::Report;
 
 pub(super) const LOGGING: &[Row] = &[
     Row::new("memory-report", FLAG, "sample rss/vsz per request and prepend it to the log line").short('m'),
@@ -52,16 +53,23 @@ pub(super) const LOGGING: &[Row] = &[
 ];
 
 pub(super) const STATS: &[Row] = &[
-    Row::new("stats", TEXT, "stats server on tcp addr or unix socket").also(&["stats-server"]),
-    Row::new("stats-http", FLAG, "prefix stats JSON with an HTTP/1.0 head"),
-    Row::new("stats-minified", FLAG, "no whitespace in stats JSON").also(&["stats-min"]),
+    Row::new("stats", ADDRESS, "answer everybody who connects here with statistics as JSON")
+        .also(&["stats-server"])
+        .set(|d, s| d.report(s, Report::Stats)),
+    Row::new("stats-http", FLAG, "stats: begin with an HTTP head").set(|d, s| d.settings.reports.http = d.flag(s)),
+    Row::new("stats-minified", FLAG, "stats: no blanks")
+        .also(&["stats-min"])
+        .set(|d, s| d.settings.reports.minified = d.flag(s)),
     Row::new("stats-push", TEXT, "push stats/metrics to a pusher (file, socket, statsd, carbon...)"),
     Row::new("stats-pusher-default-freq", NUMBER, "push interval").also(&["stats-pushers-default-freq"]),
-    Row::new("stats-no-cores", FLAG, "omit cores[]"),
-    Row::new("stats-no-metrics", FLAG, "omit metrics{}"),
+    Row::new("stats-no-cores", FLAG, "stats: leave out what each thread does")
+        .set(|d, s| d.settings.reports.no_cores = d.flag(s)),
+    Row::new("stats-no-metrics", FLAG, "omit metrics{}").no_effect("there is no metrics{} in stats"),
 ];
 
 pub(super) const METRICS: &[Row] = &[
+    Row::new("metrics-socket", ADDRESS, "answer HTTP requests for /metrics (Prometheus), /-/live and /-/ready")
+        .set(|d, s| d.report(s, Report::Metrics)),
     Row::new("enable-metrics", FLAG, "start metrics subsystem"),
     Row::new("metric", TEXT, "declare a custom metric"),
     Row::new("metric-threshold", TEXT, "threshold alarm").also(&["metric-alarm", "alarm-metric"]),

@@ -136,9 +136,17 @@ pub(super) const RELOAD: &[Row] = &[
 ];
 
 pub(super) const HARAKIRI: &[Row] = &[
-    Row::new("harakiri", NUMBER, "seconds a request may run before its worker is killed").short('t'),
-    Row::new("harakiri-verbose", FLAG, "log /proc syscall+wchan (and tracebacker output) on kill"),
-    Row::new("harakiri-graceful-timeout", NUMBER, "first send the graceful signal, SIGKILL this many seconds later"),
+    Row::new("harakiri", NUMBER, "seconds a request may run before it is stopped and answered with 504")
+        .short('t')
+        .set(|d, s| d.fill_seconds(s, |x| &mut x.harakiri.limit)),
+    Row::new("harakiri-verbose", FLAG, "log the Python stacks of all threads when a request is stopped")
+        .set(|d, s| d.settings.harakiri.verbose = d.flag(s)),
+    Row::new(
+        "harakiri-graceful-timeout",
+        NUMBER,
+        "seconds after which a worker is replaced whose request could not be stopped (2)",
+    )
+    .set(|d, s| d.fill_seconds(s, |x| &mut x.harakiri.grace)),
     Row::new("harakiri-graceful-signal", NUMBER, "signal used for the graceful attempt"),
     Row::new("harakiri-queue-threshold", NUMBER, "only kill while the listen backlog is at least this value"),
     Row::new("harakiri-no-arh", FLAG, "clear harakiri before the python after-request hook runs")

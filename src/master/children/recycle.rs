@@ -15,6 +15,15 @@ pub enum Why {
     Lifetime(Millis),
     /// The operator wants new workers.
     Wanted,
+    /// A request in it can't be stopped.
+    Stuck,
+}
+
+impl Why {
+    /// Whether it waits neither for its age nor for its turn.
+    fn is_urgent(self) -> bool {
+        matches!(self, Why::Wanted | Why::Stuck)
+    }
 }
 
 impl fmt::Display for Why {
@@ -24,6 +33,7 @@ impl fmt::Display for Why {
             Why::Reached(Limit::Resident(n)) => write!(f, "it has {n} MiB of resident memory (reload-on-rss)"),
             Why::Reached(Limit::AddressSpace(n)) => write!(f, "it has {n} MiB of address space (reload-on-as)"),
             Why::Lifetime(ms) => write!(f, "it has lived for {} s (max-worker-lifetime)", ms / 1000),
+            Why::Stuck => f.write_str("a request in it is stuck (harakiri)"),
             Why::Wanted => f.write_str("a reload of the workers is wanted"),
         }
     }
@@ -57,9 +67,9 @@ impl Children {
         let (number, ready_at, id) = (worker.generation, worker.ready_at, worker.id);
         let Some(generation) = self.generation(number) else { return };
         // A limit that is reached while the worker still starts counts from then on.
-        let due = (ready_at + generation.plan.min_lifetime).max(now);
+        let due = if why.is_urgent() { now } else { (ready_at + generation.plan.min_lifetime).max(now) };
         if let Some(worker) = self.get(key).filter(|worker| worker.stays()) {
-            let sooner = worker.due.is_none_or(|(at, _)| due < at);
+            let sooner = why.is_urgent() || worker.due.is_none_or(|(at, _)| due < at);
             if sooner {
                 worker.due = Some((due, why));
                 log::debug!("worker {id} is due in {} ms: {why}", due - now);
@@ -109,7 +119,7 @@ impl Children {
         due.sort_by_key(|worker| (worker.due.map(|(at, _)| at), worker.key));
         for worker in due {
             let Some((_, why)) = worker.due else { continue };
-            if busy && why != Why::Wanted {
+            if busy && !why.is_urgent() {
                 continue;
             }
             busy = true;
@@ -242,6 +252,21 @@ mod tests {
         world.children.stop();
         world.settle();
         assert_eq!(world.forks(), 2);
+    }
+
+    #[test]
+    fn stuck_workers_wait_for_nothing_but_their_replacements() {
+        let mut world = world(3, |plan| plan.min_lifetime = 10_000);
+        world.healthy = false;
+        let (old, other) = (world.key(1), world.key(2));
+        for key in [old, other] {
+            world.children.recycle(key, Why::Stuck, world.now);
+        }
+        world.settle();
+        assert_eq!((world.forks(), world.retired()), (2, vec![]));
+        world.children.worker_ready(world.key(1), 0, world.now);
+        world.settle();
+        assert_eq!(world.retired(), [old]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::wsgi::apps::{App, Apps};
 use crate::wsgi::{Options, raw, with_app_thread};
 
 /// Starts the interpreter once for all tests.
-pub(super) fn python() {
+pub(in crate::wsgi) fn python() {
     static STARTED: OnceLock<()> = OnceLock::new();
     STARTED.get_or_init(|| interpreter::start(&interpreter::Spec::default()).expect("Python starts"));
 }

@@ -2,7 +2,7 @@
 
 mod environ;
 mod failure;
-mod fake;
+pub(super) mod fake;
 mod input;
 mod loader;
 mod response;

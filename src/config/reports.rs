@@ -1,0 +1,75 @@
+//! What is configured about the sockets on which the master tells how the server is.
+
+use super::draft::{Draft, Setting};
+use super::{Settings, Socket};
+use crate::net::address::Address;
+use crate::protocol::Protocol;
+
+/// What is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// JSON, to everybody who connects.
+    Stats,
+    /// Metrics as Prometheus reads them, over HTTP.
+    Metrics,
+}
+
+impl Report {
+    /// The option that asks for it.
+    pub fn option(self) -> &'static str {
+        match self {
+            Report::Stats => "stats",
+            Report::Metrics => "metrics-socket",
+        }
+    }
+}
+
+/// Where the master tells how the server is, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reports {
+    /// `stats`.
+    pub stats: Option<Address>,
+    /// `metrics-socket`.
+    pub metrics: Option<Address>,
+    /// `stats-http`.
+    pub http: bool,
+    /// `stats-minified`.
+    pub minified: bool,
+    /// `stats-no-cores`.
+    pub no_cores: bool,
+}
+
+impl Reports {
+    /// Whether anything is told to anybody.
+    pub fn any(&self) -> bool {
+        self.stats.is_some() || self.metrics.is_some()
+    }
+}
+
+impl Settings {
+    /// The sockets to bind for reports.
+    pub fn report_sockets(&self) -> Vec<(Report, Socket)> {
+        let asked = [(Report::Stats, &self.reports.stats), (Report::Metrics, &self.reports.metrics)];
+        let asked = asked.into_iter().filter_map(|(report, address)| Some((report, address.clone()?)));
+        asked
+            .map(|(report, address)| {
+                let origin = self.place(report.option()).to_owned();
+                (report, Socket { address, protocol: Protocol::Http, origin })
+            })
+            .collect()
+    }
+}
+
+impl Draft<'_> {
+    pub(super) fn report(&mut self, s: &Setting, report: Report) {
+        let reports = &mut self.settings.reports;
+        let place = match report {
+            Report::Stats => &mut reports.stats,
+            Report::Metrics => &mut reports.metrics,
+        };
+        match Address::parse(&s.value) {
+            Ok(address) => *place = Some(address),
+            Err(expected) => self.error(s, expected),
+        }
+    }
+}

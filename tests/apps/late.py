@@ -1,0 +1,142 @@
+"""Requests that take too long, each in its own way. `deeper` is the innermost function that a stack shows."""
+
+import ctypes
+import os
+import socket
+import threading
+import time
+
+FOLDER = os.environ.get("TEST_FOLDER", ".")
+PLAIN = [("Content-Type", "text/plain")]
+LOCK = threading.Lock()
+LOCK.acquire()
+KEEPS = ctypes.PyDLL(None)  # its functions keep the interpreter
+
+
+def note(name, text):
+    with open(os.path.join(FOLDER, name), "a") as file:
+        file.write(text + "\n")
+
+
+def entered():
+    note("entered", str(os.getpid()))
+
+
+def deeper():
+    while True:
+        pass
+
+
+def loop(environ, start_response):
+    entered()
+    deeper()
+
+
+def stubborn(environ, start_response):
+    """Goes on after ordinary exceptions."""
+    while True:
+        try:
+            deeper()
+        except Exception:
+            pass
+
+
+def cleanup(environ, start_response):
+    try:
+        deeper()
+    finally:
+        note("cleaned", "up")
+
+
+def sleep(environ, start_response):
+    entered()
+    time.sleep(600)
+
+
+def lock(environ, start_response):
+    entered()
+    LOCK.acquire()
+
+
+def receive(environ, start_response):
+    here, there = socket.socketpair()
+    entered()
+    here.recv(1)
+
+
+def keep(environ, start_response):
+    entered()
+    KEEPS.sleep(600)
+
+
+def doze(environ, start_response):
+    """Python code between short calls that wait."""
+    while True:
+        time.sleep(0.01)
+
+
+def stream(environ, start_response):
+    start_response("200 OK", PLAIN)
+    yield b"begun"
+    deeper()
+
+
+def closing(environ, start_response):
+    class Result:
+        def __iter__(self):
+            return iter([b"whole"])
+
+        def close(self):
+            deeper()
+
+    start_response("200 OK", PLAIN + [("Content-Length", "5")])
+    return Result()
+
+
+def flood(environ, start_response):
+    """More than a client takes that does not read."""
+    start_response("200 OK", PLAIN)
+    while True:
+        yield b"x" * 65536
+
+
+def body(environ, start_response):
+    text = str(len(environ["wsgi.input"].read())).encode()
+    start_response("200 OK", PLAIN)
+    return [text]
+
+
+def edge(environ, start_response):
+    """/edge?seconds: ends about when its time is over."""
+    end = time.monotonic() + float(environ["QUERY_STRING"])
+    while time.monotonic() < end:
+        pass
+    start_response("200 OK", PLAIN)
+    return [b"in time"]
+
+
+def next_one(environ, start_response):
+    """Python code enough for an exception that was left over to hit it."""
+    text = str(sum(len(str(n)) for n in range(300))).encode()
+    start_response("200 OK", PLAIN)
+    return [text]
+
+
+def wait(environ, start_response):
+    """/wait/NAME: inside the application until the file NAME.go is there."""
+    name = environ["PATH_INFO"].split("/")[2]
+    with open(os.path.join(FOLDER, name + ".in"), "w") as file:
+        file.write(str(os.getpid()))
+    while not os.path.exists(os.path.join(FOLDER, name + ".go")):
+        time.sleep(0.005)
+    return pid(environ, start_response)
+
+
+def pid(environ, start_response):
+    start_response("200 OK", PLAIN)
+    return [str(os.getpid()).encode()]
+
+
+def application(environ, start_response):
+    page = environ["PATH_INFO"].split("/")[1]
+    return globals()[page or "pid"](environ, start_response)
