@@ -47,7 +47,7 @@ use desk::{Desk, Door};
 use fifo::Fifos;
 use resize::Resize;
 use triggers::Planned;
-use watch::Watch;
+use watch::{Module, Watch};
 
 /// What a new zygote is given; it runs in a child of the master.
 pub struct Task {
@@ -123,7 +123,7 @@ struct Generation {
     /// How long the import took.
     import_ms: u64,
     /// Files of the application that are watched for changes.
-    modules: Vec<PathBuf>,
+    modules: Vec<Module>,
     began: u64,
 }
 

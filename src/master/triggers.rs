@@ -1,5 +1,6 @@
 //! Wishes of the operator that come by other ways than signals: letters in the fifo, files that change.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use super::Master;
 use super::command::{self, Command};
 use super::reload::How;
+use super::watch::Module;
 use crate::config::{Settings, Touch};
 use crate::sys::clock::monotonic_ms;
 
@@ -33,7 +35,8 @@ impl Master {
         let dir = generation.settings.chdir.as_ref().unwrap_or(&self.start_dir);
         let touch = triggers.touch.iter().map(|(path, what)| (dir.join(path), *what)).collect();
         let folders = triggers.folders.iter().map(|path| dir.join(path)).collect();
-        self.watch.set(touch, folders, &generation.modules);
+        let changed = self.watch.set(touch, folders, &generation.modules);
+        self.plan(changed);
     }
 
     /// A list of imported modules came.
@@ -51,28 +54,25 @@ impl Master {
             .map(|path| std::ffi::OsString::from_vec(path.to_vec()).into())
             .collect();
         let Some(generation) = self.generation(number) else { return };
-        let new: Vec<PathBuf> = paths.into_iter().filter(|path| !generation.modules.contains(path)).collect();
+        let known: HashSet<&Path> = generation.modules.iter().map(|module| module.path.as_path()).collect();
+        let new = paths.into_iter().filter(|path| !known.contains(path.as_path())).map(Module::new);
+        let new: Vec<Module> = new.collect();
         generation.modules.extend(new.iter().cloned());
         if number == self.children.serving() {
             let is_first = self.watch.descriptor().is_none();
-            self.watch.add_modules(&new);
-            if is_first {
-                self.watch_files();
+            match is_first {
+                true => self.watch_files(),
+                false => {
+                    let changed = self.watch.add_modules(&new);
+                    self.plan(changed);
+                }
             }
         }
     }
 
     pub(super) fn hear_files(&mut self) {
         let seen = self.watch.look();
-        let now = monotonic_ms();
-        if let Some(path) = seen.changed {
-            let planned = self.planned.get_or_insert_with(|| Planned {
-                cause: format!("{} has changed", path.display()),
-                at: 0,
-                latest: now + PATIENCE,
-            });
-            planned.at = (now + QUIET).min(planned.latest);
-        }
+        self.plan(seen.changed);
         for (path, what) in seen.touched {
             let command = match what {
                 Touch::Reload => Command::Reload,
@@ -80,6 +80,19 @@ impl Master {
                 Touch::Workers => Command::ReloadWorkers,
             };
             self.obey(command, &format!("{} was touched", path.display()));
+        }
+    }
+
+    /// A file has changed: a reload follows when it's quiet.
+    fn plan(&mut self, changed: Option<PathBuf>) {
+        let now = monotonic_ms();
+        if let Some(path) = changed {
+            let planned = self.planned.get_or_insert_with(|| Planned {
+                cause: format!("{} has changed", path.display()),
+                at: 0,
+                latest: now + PATIENCE,
+            });
+            planned.at = (now + QUIET).min(planned.latest);
         }
     }
 

@@ -21,6 +21,20 @@ const MOST_LINKS: usize = 40;
 /// Modification time: seconds and nanoseconds.
 type Mtime = (i64, i64);
 
+/// A file of the application, and its time when it was imported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Module {
+    pub(super) path: PathBuf,
+    seen: Option<Mtime>,
+}
+
+impl Module {
+    /// A module that was just imported.
+    pub(super) fn new(path: PathBuf) -> Module {
+        Module { seen: mtime(&path), path }
+    }
+}
+
 fn mtime(path: &Path) -> Option<Mtime> {
     fs::metadata(path).ok().map(|found| (found.mtime(), found.mtime_nsec()))
 }
@@ -69,17 +83,23 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Watches these and no others from now on. Those that were watched before are compared with what was seen then.
-    pub(super) fn set(&mut self, touch: Vec<(PathBuf, Touch)>, trees: Vec<PathBuf>, modules: &[PathBuf]) {
+    /// Gives a module that has changed since it was imported.
+    pub(super) fn set(
+        &mut self,
+        touch: Vec<(PathBuf, Touch)>,
+        trees: Vec<PathBuf>,
+        modules: &[Module],
+    ) -> Option<PathBuf> {
         let before = std::mem::take(&mut self.touched);
         *self = Watch::default();
         if touch.is_empty() && trees.is_empty() && modules.is_empty() {
-            return;
+            return None;
         }
         match Watcher::new() {
             Ok(watcher) => self.watcher = Some(watcher),
             Err(error) => {
                 log::error!("files cannot be watched for changes: {}", sys::describe(&error));
-                return;
+                return None;
             }
         }
         for tree in trees {
@@ -103,7 +123,7 @@ impl Watch {
             self.touched.push(Touched { path, what, seen });
         }
         self.find_waypoints();
-        self.add_modules(modules);
+        self.add_modules(modules)
     }
 
     fn watch_folder(&mut self, folder: &Path) {
@@ -128,19 +148,26 @@ impl Watch {
         folders.iter().for_each(|folder| self.watch_folder(folder));
     }
 
-    /// More files of the application.
-    pub(super) fn add_modules(&mut self, modules: &[PathBuf]) {
+    /// More files of the application. Gives one that has changed since it was imported.
+    pub(super) fn add_modules(&mut self, modules: &[Module]) -> Option<PathBuf> {
+        let mut changed = None;
         for module in modules {
-            if self.modules.contains_key(module) {
+            if self.modules.contains_key(&module.path) {
                 continue;
             }
-            self.modules.insert(module.clone(), mtime(module));
-            let Some(folder) = module.parent().map(Path::to_path_buf) else { continue };
+            let Some(folder) = module.path.parent().map(Path::to_path_buf) else { continue };
             if !self.module_folders.contains(&folder) {
                 self.watch_folder(&folder);
                 self.module_folders.insert(folder);
             }
+            // Now that it is watched no change is missed.
+            let mut seen = module.seen;
+            if is_new(&mut seen, mtime(&module.path)) {
+                changed.get_or_insert_with(|| module.path.clone());
+            }
+            self.modules.insert(module.path.clone(), seen);
         }
+        changed
     }
 
     pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
@@ -325,11 +352,17 @@ mod tests {
         let (module, other) = (folder.join("m.py"), folder.join("new.py"));
         touch(&module, 5);
         let mut watch = Watch::default();
-        watch.set(Vec::new(), Vec::new(), std::slice::from_ref(&module));
+        let imported = Module::new(module.clone());
+        assert_eq!(watch.set(Vec::new(), Vec::new(), std::slice::from_ref(&imported)), None);
         touch(&other, 5);
         assert_eq!(watch.look(), Seen::default());
         touch(&module, 6);
         assert_eq!(watch.look().changed, Some(module));
+        assert_eq!(
+            Watch::default().set(Vec::new(), Vec::new(), &[imported]),
+            Some(folder.join("m.py")),
+            "while nobody watched"
+        );
         watch.any_module = true;
         touch(&folder.join("text"), 6);
         assert_eq!(watch.look(), Seen::default());
