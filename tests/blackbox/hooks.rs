@@ -61,27 +61,31 @@ fn hooks_come_in_the_order_of_the_servers_life() {
 
 #[test]
 fn hooks_make_files_and_folders() {
-    let setup = Setup::http("basic");
-    let path = |name: &str| setup.path(name).display().to_string();
-    let (folder, gone, text) = (path("made"), path("gone"), path("made/text"));
-    let server = setup
-        .file("gone", "")
-        .set("hook-asap", format!("mkdir:{folder}"))
-        .set("hook-asap", format!("write:{text} some text"))
-        .set("hook-as-user", format!("unlink:{gone}"))
-        .set("hook-as-user", "print:hello from a hook")
-        .set("hook-pre-app", "putenv:MADE_BY=hook")
-        .start();
-    assert_eq!(std::fs::read_to_string(server.path("made/text")).expect("the file"), "some text");
-    assert!(!server.path("gone").exists());
-    server.wait_for_log(&["hello from a hook"]);
+    differs("Every hook runs once at its point of the server's life.", || {
+        let setup = Setup::http("basic");
+        let path = |name: &str| setup.path(name).display().to_string();
+        let (folder, gone, text) = (path("made"), path("gone"), path("made/text"));
+        let server = setup
+            .file("gone", "")
+            .set("hook-asap", format!("mkdir:{folder}"))
+            .set("hook-asap", format!("write:{text} some text"))
+            .set("hook-as-user", format!("unlink:{gone}"))
+            .set("hook-as-user", "print:hello from a hook")
+            .set("hook-pre-app", "putenv:MADE_BY=hook")
+            .start();
+        assert_eq!(std::fs::read_to_string(server.path("made/text")).expect("the file"), "some text");
+        assert!(!server.path("gone").exists());
+        server.wait_for_log(&["hello from a hook"]);
+    });
 }
 
 #[test]
 fn a_command_that_fails_ends_the_start() {
-    for name in ["exec-as-user", "exec-pre-app"] {
-        Setup::http("basic").set(name, "exit 3").unasked().run().expect(1, &[name, "exit 3"]);
-    }
+    differs("A command of a hook that fails and so ends the start is named in the log.", || {
+        for name in ["exec-as-user", "exec-pre-app"] {
+            Setup::http("basic").set(name, "exit 3").unasked().run().expect(1, &[name, "exit 3"]);
+        }
+    });
 }
 
 #[test]

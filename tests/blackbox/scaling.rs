@@ -124,7 +124,7 @@ fn memory_limits_the_number_of_workers() {
     let server = cheaper("3")
         .set("cheaper-initial", "3")
         .set("memory-report", "true")
-        .set("cheaper-rss-limit-hard", "1000")
+        .set("cheaper-rss-limit-hard", "2000")
         .set("cheaper-rss-limit-soft", "1000")
         .start();
     wait_for_workers(&server, 1);
