@@ -181,7 +181,7 @@ impl Connection {
         let response_buffer = self.worker.options.response_buffer;
         let mut queue = self.io.queue();
         queue.push(records);
-        if !complete && (queue.len() >= ENOUGH.min(response_buffer) || self.worker.standby_waits()) {
+        if !complete && queue.len() >= ENOUGH.min(response_buffer) {
             queue.flush(&self.io.stream);
         }
         let (gone, waiting) = (queue.is_gone(), queue.len());

@@ -160,10 +160,6 @@ impl Worker {
         self.slot().add_exception();
     }
 
-    fn standby_waits(&self) -> bool {
-        self.standby.is_waiting()
-    }
-
     fn output(&self, core: usize) -> std::sync::MutexGuard<'_, Option<Arc<Io>>> {
         self.outputs[core].lock().unwrap_or_else(PoisonError::into_inner)
     }

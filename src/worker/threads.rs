@@ -112,12 +112,6 @@ impl Standby {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Whether output may lie until the next event if its maker does not write it.
-    pub(super) fn is_waiting(&self) -> bool {
-        fence(Ordering::SeqCst);
-        self.waiting.load(Ordering::Relaxed)
-    }
-
     fn sample(&self) -> Vec<u32> {
         self.sequences.iter().map(|sequence| sequence.0.load(Ordering::Acquire)).collect()
     }
