@@ -1,7 +1,7 @@
 //! Tests of the whole program from outside, on rsgi and, where it makes sense, on real uWSGI:
 //!
 //!     cargo test --test blackbox
-//!     SERVER_UNDER_TEST=uwsgi UWSGI_BIN=.../uwsgi cargo test --test blackbox
+//!     SERVER_UNDER_TEST=uwsgi PEER_BIN=.../uwsgi cargo test --test blackbox
 
 #![allow(unreachable_pub)]
 

@@ -79,6 +79,8 @@ class Process:
     def __init__(self, words, *, folder, env=None, fds=()):
         self.folder = folder
         self.log_path = folder / f"{Path(words[0]).name}.log"
+        # Every UWSGI_* is an option: only the test's own are given.
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("UWSGI_")}
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
                 [str(word) for word in words],
@@ -86,7 +88,7 @@ class Process:
                 stdout=log,
                 stderr=log,
                 cwd=folder,
-                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **(env or {})},
+                env={**inherited, "PYTHONDONTWRITEBYTECODE": "1", **(env or {})},
                 pass_fds=fds,
                 start_new_session=True,
             )

@@ -1,7 +1,7 @@
 //! What every black-box test uses: a server under test that the test gave its sockets, clients that
 //! send any bytes they like, and waiting without sleeping.
 //!
-//! The same tests run on real uWSGI (`SERVER_UNDER_TEST=uwsgi`, `UWSGI_BIN=...`). Where the two are
+//! The same tests run on real uWSGI (`SERVER_UNDER_TEST=uwsgi`, `PEER_BIN=...`). Where the two are
 //! meant to differ, the test names the line of README.md that says so, see [`differs`].
 
 pub mod fastcgi;
@@ -38,7 +38,7 @@ pub fn program() -> PathBuf {
     match subject() {
         Subject::Rsgi => std::env::var_os("RSGI_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_rsgi").into()).into(),
         Subject::Uwsgi => {
-            std::env::var_os("UWSGI_BIN").unwrap_or_else(|| trouble("set UWSGI_BIN to uWSGI's executable")).into()
+            std::env::var_os("PEER_BIN").unwrap_or_else(|| trouble("set PEER_BIN to uWSGI's executable")).into()
         }
     }
 }

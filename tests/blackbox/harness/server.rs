@@ -249,14 +249,16 @@ impl Setup {
         let log = self.path("log");
         let output = File::create(&log).expect("the log");
         let mut command = Command::new(&words[0]);
+        // Both take every UWSGI_* for an option: only the test's own are given.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"UWSGI_")) {
+            command.env_remove(name);
+        }
         command
             .args(&words[1..])
             .current_dir(self.start_folder.as_deref().unwrap_or(self.folder.path()))
             .env("TEST_FOLDER", self.folder.path())
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            // uWSGI takes every UWSGI_* for an option.
-            .env_remove("UWSGI_BIN")
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("the log"))
             .stderr(output)
