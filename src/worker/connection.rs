@@ -491,7 +491,7 @@ impl Connection {
     }
 
     /// Closes at once when nothing of the client's is unread, else lingers.
-    fn close_in_order(&mut self, unread: bool) -> Option<Step> {
+    pub(super) fn close_in_order(&mut self, unread: bool) -> Option<Step> {
         if !unread && !self.readable {
             return Some(Step::Close);
         }
@@ -502,7 +502,7 @@ impl Connection {
         None
     }
 
-    fn discard(&mut self) -> Step {
+    pub(super) fn discard(&mut self) -> Step {
         let mut bin = [0u8; 16 * 1024];
         // A client that never stops sending must not keep the thread.
         for _ in 0..16 {

@@ -65,6 +65,8 @@ pub(super) struct Mux {
     born: VecDeque<Box<Connection>>,
     /// The web server sends nothing more.
     ended: bool,
+    /// A request was refused; more of its body may come.
+    unread: bool,
 }
 
 /// What makes a connection value one request of a trunk.
@@ -134,6 +136,7 @@ impl Mux {
             answers: Vec::new(),
             born: VecDeque::new(),
             ended: false,
+            unread: false,
         })
     }
 
@@ -183,6 +186,7 @@ impl Mux {
         render_stdout(id, &answer, &mut self.answers);
         render_finish(id, 0, &mut self.answers);
         self.demux.end(id);
+        self.unread = true;
     }
 }
 
@@ -231,7 +235,11 @@ impl Connection {
         };
         let over = mux.demux.is_over() || (mux.ended && !mux.is_busy()) || mux.family.broken.load(Ordering::Relaxed);
         if over && drained {
-            return Step::Close;
+            if !mux.unread || mux.ended {
+                return Step::Close;
+            }
+            // The web server still sends what was refused: a reset now would cost it the answer.
+            return self.close_in_order(true).unwrap_or_else(|| self.discard());
         }
         let timeouts = &self.worker.options.timeouts;
         self.deadline = if !drained {

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import sys
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ class Row:
     file: str
     name: str
     edits: tuple = ()
+
+    def note(self, case):
+        """Which of the notes says how this case differs here."""
+        return DEVIATIONS.get((self.front, self.protocol), {}).get(case)
 
 
 UPSTREAM_KEPT = (("    keepalive 16;\n", ""),)
@@ -48,7 +53,6 @@ ROWS = [
     ),
     Row("nginx", "FastCGI", "nginx/fastcgi.conf", "fastcgi_pass, unbuffered", (("# fastcgi_request", "fastcgi_request"),)),
     Row("nginx", "SCGI", "nginx/scgi.conf", "scgi_pass"),
-    Row("nginx", "SCGI", "nginx/scgi.conf", "scgi_pass, unbuffered", (("# scgi_request", "scgi_request"),)),
     Row("Apache", "HTTP", "apache/http.conf", "mod_proxy_http"),
     Row("Apache", "uwsgi", "apache/uwsgi.conf", "mod_proxy_uwsgi"),
     Row("Apache", "FastCGI", "apache/fastcgi.conf", "mod_proxy_fcgi"),
@@ -62,6 +66,57 @@ ROWS = [
     Row("Caddy", "FastCGI", "caddy/fastcgi.Caddyfile", "transport fastcgi"),
     Row("nghttpx", "HTTP", "nghttpx/nghttpx.conf", "HTTP/2 in front"),
 ]
+
+
+#: The columns of the table, and the tests in test_frontends.py that they stand for.
+CASES = {
+    "GET": "get",
+    "POST": "post",
+    "20 MB up": "upload",
+    "20 MB down": "download",
+    "30 KB of fields": "fields",
+    "streaming": "streaming",
+    "empty body": "empty",
+    "304": "not_modified",
+    "HEAD": "head",
+    "client leaves": "abort",
+    "413": "too_large",
+    "500": "error",
+    "chunked upload": "chunked_upload",
+    "paths, mount": "paths",
+    "variables": "variables",
+    "file by the front end": "send_file",
+    "2,000 requests": "load",
+}
+
+#: What a front end does otherwise, whatever stands behind it: (front, protocol) to case to note. The tests hold these too.
+DEVIATIONS = {
+    ("nginx", "uwsgi"): {"variables": "a"},
+    ("nginx", "FastCGI"): {"variables": "a"},
+    ("nginx", "SCGI"): {"variables": "a"},
+    ("Apache", "HTTP"): {"paths": "b"},
+    ("Apache", "uwsgi"): {"paths": "b", "chunked_upload": "c"},
+    ("Apache", "SCGI"): {"chunked_upload": "c"},
+    ("HAProxy", "FastCGI"): {"chunked_upload": "d", "too_large": "e"},
+    ("lighttpd", "HTTP"): {"paths": "f", "send_file": "g"},
+    ("lighttpd", "FastCGI"): {"paths": "f"},
+    ("lighttpd", "SCGI"): {"paths": "f"},
+    ("nghttpx", "HTTP"): {"paths": "f"},
+}
+
+#: Notes of what does not work at all.
+LOST = ("c", "g")
+
+
+def table():
+    """The table for configs/README.md."""
+    lines = ["| front end | protocol | file | " + " | ".join(CASES) + " |"]
+    lines.append("|" + "---|" * (3 + len(CASES)))
+    for row in ROWS:
+        notes = [row.note(case) for case in CASES.values()]
+        cells = [f"{'no' if note in LOST else 'yes'} ({note})" if note else "yes" for note in notes]
+        lines.append(f"| {row.front}: {row.name} | {row.protocol} | `{row.file}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def installed(name, package):
@@ -152,7 +207,7 @@ class Apache(FrontEnd):
     bad = ("[core:error]", "[core:emerg]", "AH00052", ":crit]", ":alert]", ":emerg]")
 
     def prepare(self, row, folder, site):
-        modules = ["mpm_event", "authz_core", "proxy", site.read_text().split("a2enmod proxy ")[1].split("`")[0]]
+        modules = ["mpm_event", "authz_core", "env", "proxy", site.read_text().split("a2enmod proxy ")[1].split("`")[0]]
         conf = folder / "apache.conf"
         conf.write_text(
             f'ServerRoot "{folder}"\nPidFile "{folder}/apache.pid"\nDefaultRuntimeDir "{folder}"\nErrorLog /dev/stderr\n'
@@ -208,6 +263,7 @@ class Nghttpx(FrontEnd):
     listens = "frontend=*,80;no-tls"
     on_port = "frontend=127.0.0.1,{port};no-tls"
     bad = ("FATAL",)
+    stop_signal = signal.SIGQUIT
 
     def prepare(self, row, folder, site):
         return [installed("nghttpx", "nghttp2-proxy"), f"--conf={site}", f"--pid-file={folder}/nghttpx.pid"]
@@ -245,3 +301,7 @@ def rsgi_for(row, *, folder, lines, allowed):
         rsgi.kill()
         raise
     return rsgi, upstream
+
+
+if __name__ == "__main__":
+    print(table(), end="")
