@@ -219,7 +219,17 @@ impl Connection {
                 }
                 Filled::Nothing => break,
                 // It may still want the responses to what it sent.
-                Filled::End => mux.ended = true,
+                Filled::End => {
+                    mux.ended = true;
+                    while let Some((id, _)) = mux.coming.first() {
+                        let id = *id;
+                        log::debug!(
+                            "{}: the web server ended within the body of a request (answered with 400)",
+                            self.who()
+                        );
+                        mux.refuse(id, 400);
+                    }
+                }
                 Filled::Gone => return Step::Close,
             }
         }

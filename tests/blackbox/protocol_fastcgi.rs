@@ -137,3 +137,17 @@ fn a_refusal_is_not_lost_to_a_web_server_that_still_sends_the_body() {
         }
     });
 }
+
+#[test]
+fn a_web_server_that_leaves_within_a_body_ends_the_request() {
+    differs("Bad requests get an answer (400, 413, 414, 431, 501 or 505) and not an empty reply.", || {
+        let server = Setup::fastcgi("basic").start();
+        let mut records = Records::new(server.connect());
+        let whole = request(3, "POST", "/echo", &[b'x'; 1000], true);
+        records.client.send(&whole[..whole.len() - 500]).finish_sending();
+        let (out, status) = records.response(3);
+        let out = String::from_utf8_lossy(&out).into_owned();
+        assert!(out.starts_with("Status: 400 ") && status == 0, "{out}");
+        records.client.expect_closed();
+    });
+}

@@ -229,6 +229,8 @@ class Haproxy(FrontEnd):
 
 
 class Lighttpd(FrontEnd):
+    # 1 when a client was still there.
+    exit_codes = (0, 1)
     listens = "server.modules"
     on_port = 'server.bind = "127.0.0.1"\nserver.port = {port}\nserver.modules'
 
