@@ -163,6 +163,11 @@ impl Mux {
         !self.coming.is_empty() || !self.born.is_empty() || !lock(&self.family.running).is_empty()
     }
 
+    /// Whether nothing of any request is here, nor a part of a record: another worker can begin with an empty mind.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.is_busy() && self.demux.is_idle() && !self.demux.is_over() && self.answers.is_empty() && !self.ended
+    }
+
     /// The front end is gone: what runs need not finish its response.
     fn abort_all(&self) {
         for running in &*lock(&self.family.running) {

@@ -1,5 +1,7 @@
 //! FastCGI on the wire: kept connections, several requests at once, aborts.
 
+use nix::sys::signal::Signal;
+
 use crate::harness::fastcgi::{
     ABORT, END, GET_VALUES, GET_VALUES_RESULT, Records, STDOUT, UNKNOWN_TYPE, pair, record, request,
 };
@@ -149,5 +151,32 @@ fn a_web_server_that_leaves_within_a_body_ends_the_request() {
         let out = String::from_utf8_lossy(&out).into_owned();
         assert!(out.starts_with("Status: 400 ") && status == 0, "{out}");
         records.client.expect_closed();
+    });
+}
+
+#[test]
+fn kept_connections_and_half_requests_survive_a_reload() {
+    differs(KEEPS, || {
+        let server = Setup::fastcgi("basic").set("processes", "2").start();
+        let mut kept: Vec<Records> = (0..8).map(|_| Records::new(server.connect())).collect();
+        let ask = |records: &mut Records, id: u16| {
+            records.client.send(request(id, "GET", "/pid", b"", true));
+            body(&records.response(id).0)
+        };
+        let old: Vec<String> = kept.iter_mut().map(|records| ask(records, 1)).collect();
+        let mut half = Records::new(server.connect());
+        let whole = request(1, "POST", "/echo", &[b'x'; 1000], true);
+        half.client.send(&whole[..whole.len() - 500]);
+        server.signal(Signal::SIGHUP);
+        // Nobody closes them, whoever serves them: the web server may be about to send a request.
+        wait_until("new workers serve them all", || {
+            kept.iter_mut().all(|records| {
+                let pid = ask(records, 2);
+                !old.contains(&pid)
+            })
+        });
+        half.client.send(&whole[whole.len() - 500..]);
+        assert_eq!(body(&half.response(1).0).len(), 1000);
+        wait_until("the old worker has let it go", || !old.contains(&ask(&mut half, 9)));
     });
 }

@@ -87,6 +87,7 @@ CASES = {
     "variables": "variables",
     "file by the front end": "send_file",
     "2,000 requests": "load",
+    "reload": "reload",
 }
 
 #: What a front end does otherwise, whatever stands behind it: (front, protocol) to case to note. The tests hold these too.

@@ -3,10 +3,12 @@
 One front end and one rsgi serve all cases of a row. At the end of a row both are stopped and their logs judged."""
 
 import http.client
+import itertools
 import json
 import os
 import select
 import shutil
+import signal
 import socket
 import threading
 
@@ -387,8 +389,9 @@ class Kept:
         return status, answer
 
     def close(self):
-        self.sock.close()
-        self.sock = None
+        if self.sock is not None:
+            self.sock.close()
+            self.sock = None
 
 
 class Multiplexed:
@@ -407,14 +410,14 @@ class Multiplexed:
         self.pool.close()
 
 
-def test_load(client):
-    """2,000 requests on 32 connections, each answer with what was asked."""
+def load(client, numbers, meanwhile=lambda: None):
+    """Requests on 32 connections, each answer compared with what was asked. `numbers`: of the requests of one connection."""
     failures = []
 
     def run(first):
         connection = Multiplexed(client) if client.http2 else Kept(client)
         try:
-            for number in range(first, 2000, 32):
+            for number in numbers(first):
                 if number % 2:
                     status, answer = connection.ask("environ-as-json", f"/{number}", None)
                     assert status == 200 and json.loads(answer)["PATH_INFO"] == f"/{number}", answer
@@ -428,6 +431,34 @@ def test_load(client):
     threads = [threading.Thread(target=run, args=(first,)) for first in range(32)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        meanwhile()
+    finally:
+        for thread in threads:
+            thread.join()
     assert not failures
+
+
+def test_load(client):
+    load(client, lambda first: range(first, 2000, 32))
+
+
+def test_reload(stack, client):
+    """The same while all workers are replaced."""
+    over = threading.Event()
+
+    def numbers(first):
+        for number in itertools.count(first):
+            if over.is_set():
+                return
+            yield number
+
+    def meanwhile():
+        before = stack.rsgi.log().count(" retired")
+        stack.rsgi.process.send_signal(signal.SIGHUP)
+        try:
+            wait_until("both workers are replaced", lambda: stack.rsgi.log().count(" retired") == before + 2)
+        finally:
+            over.set()
+
+    load(client, numbers, meanwhile)
