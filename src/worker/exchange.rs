@@ -12,7 +12,7 @@ use super::clock::{self, after, now};
 use super::connection::{Connection, Phase};
 use super::incoming::SharedBody;
 use super::mux::Branch;
-use crate::gateway::{Body, Exchange, Kept, Local, Payload, Peer, Sent};
+use crate::gateway::{Body, Exchange, Kept, Local, Payload, Peer, Sent, Told};
 use crate::protocol::Protocol;
 use crate::protocol::request::{Request, Version};
 use crate::protocol::response::{self, BodyFraming, Facts, Head};
@@ -193,6 +193,17 @@ impl Connection {
         }
     }
 
+    /// Sends what the application wrote to `wsgi.errors` to the FastCGI web server. One that does not read loses it: the log
+    /// has it.
+    fn put_error(&mut self, text: &[u8]) {
+        let Some(branch) = &self.branch else { return };
+        let mut queue = self.io.queue();
+        if queue.len() <= self.worker.options.response_buffer {
+            queue.push(&branch.stderr(text));
+            queue.flush(&self.io.stream);
+        }
+    }
+
     /// Queues the end of a FastCGI request and writes out what there is.
     fn finish_records(&mut self) {
         if let Some(branch) = &self.branch {
@@ -259,7 +270,15 @@ impl Exchange for Connection {
     }
 
     fn peer(&self) -> &Peer {
-        &self.peer
+        self.client()
+    }
+
+    fn told(&self) -> Option<&Told> {
+        self.told_of_request()
+    }
+
+    fn write_error(&mut self, text: &[u8]) {
+        self.put_error(text);
     }
 
     fn take_body(&mut self) -> Body {
