@@ -20,6 +20,7 @@ mod processes;
 mod protocol_fastcgi;
 mod protocol_scgi;
 mod protocol_uwsgi;
+mod proxies;
 mod recycle;
 mod scaling;
 mod slow;

@@ -119,7 +119,7 @@ fn an_invalid_escape_stays_as_it_is() {
 #[test]
 fn forwarded_headers_have_no_effect() {
     differs(
-        "X-Forwarded-Proto and X-Forwarded-SSL have no effect on `wsgi.url_scheme` unless the front end sends HTTPS itself.",
+        "X-Forwarded-Proto has no effect on `wsgi.url_scheme` unless it comes from one of the `trusted-proxies`; X-Forwarded-SSL never has.",
         || {
             let server = Setup::http("basic").start();
             let page = server
