@@ -22,6 +22,7 @@ mod protocol_scgi;
 mod protocol_uwsgi;
 mod proxies;
 mod recycle;
+mod rfc9112;
 mod scaling;
 mod slow;
 mod startup;
