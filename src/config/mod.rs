@@ -113,6 +113,8 @@ pub struct Settings {
     pub fastcgi_stderr: bool,
     /// `listen`: the backlog asked for (100).
     pub listen: u32,
+    /// Not `no-defer-accept`: TCP connections are accepted with their first bytes.
+    pub defer_accept: bool,
     /// `chmod-socket`: mode of unix sockets.
     pub chmod_socket: Option<u32>,
     /// `chown-socket`.
@@ -211,6 +213,7 @@ impl Default for Settings {
             trusted_proxies: Trusted::default(),
             fastcgi_stderr: false,
             listen: 100,
+            defer_accept: true,
             chmod_socket: None,
             chown_socket: None,
             vacuum: false,
