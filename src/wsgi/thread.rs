@@ -211,7 +211,7 @@ impl AppThread<'_> {
             }
         }
         let text = errors::report(py, &format!("rsgi: exception in {}", self.describe()), error);
-        let mut response = lock(py, &self.callables.shared);
+        let mut response = self.callables.shared.take(py);
         if let Some(exchange) = &response.exchange
             && self.environs.passes_errors_on(exchange.local())
         {
