@@ -1,10 +1,11 @@
 //! Who the client is when proxies stand in between: fields of trusted proxies over each protocol, and the PROXY protocol.
 
-use crate::harness::differs;
+use nix::sys::signal::Signal;
+
 use crate::harness::fastcgi::{self, Records};
 use crate::harness::http::{Response, get};
 use crate::harness::server::{Server, Setup, Speaks};
-use crate::harness::{scgi, uwsgi};
+use crate::harness::{differs, scgi, uwsgi, wait_until};
 
 const TRUSTED: &str = "`trusted-proxies` names those whose Forwarded, X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host and X-Real-IP are believed, over each protocol; by default nobody's are.";
 const PROXY: &str = "`enable-proxy-protocol` and `http-enable-proxy-protocol` demand a PROXY header (v1 or v2): a connection without is closed.";
@@ -273,5 +274,32 @@ fn proxy_protocol_and_trusted_proxies_together() {
         let request = "GET /environ HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 198.51.100.4\r\n\r\n";
         assert_eq!(ask(&server, V1, request).expect(200).json()["REMOTE_ADDR"], "198.51.100.4");
         assert_eq!(ask(&server, V2, request).expect(200).json()["REMOTE_ADDR"], "2001:db8::7");
+    });
+}
+
+#[test]
+fn a_reload_and_a_stop_in_the_middle_of_a_proxy_header() {
+    differs(PROXY, || {
+        let server = Setup::http("basic").set("enable-proxy-protocol", "true").set("processes", "2").unasked().start();
+        let pid = || ask(&server, V1, &get("/pid")).expect(200).text();
+        let old = [pid(), pid(), pid(), pid()];
+        let (begun, rest) = V2.split_at(20);
+        let mut clients: Vec<_> = (0..8).map(|_| server.connect()).collect();
+        for client in &mut clients {
+            client.send(begun);
+        }
+        server.signal(Signal::SIGHUP);
+        wait_until("new workers serve", || !old.contains(&pid()));
+        // What had begun goes on with them.
+        for client in &mut clients {
+            client.send([rest, get("/environ").as_bytes()].concat());
+            assert_eq!(client.response().expect(200).json()["REMOTE_ADDR"], "2001:db8::7");
+        }
+        // Nobody waits for a header that does not come.
+        let mut late = server.connect();
+        late.send(begun);
+        server.signal(Signal::SIGTERM);
+        late.expect_closed();
+        server.expect_end();
     });
 }

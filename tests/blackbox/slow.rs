@@ -109,7 +109,7 @@ fn connections_that_say_nothing() {
 }
 
 #[test]
-fn a_head_that_takes_too_long_gets_408() {
+fn rfc9110_15_5_9_a_head_that_takes_too_long_gets_408() {
     differs(
         "A head or body that takes too long gets 408: `http-headers-timeout` for a whole head, `socket-timeout` or `http-timeout` between the pieces of a body.",
         || {
@@ -124,7 +124,7 @@ fn a_head_that_takes_too_long_gets_408() {
 }
 
 #[test]
-fn a_body_that_takes_too_long_gets_408() {
+fn rfc9110_15_5_9_a_body_that_takes_too_long_gets_408() {
     differs(
         "A head or body that takes too long gets 408: `http-headers-timeout` for a whole head, `socket-timeout` or `http-timeout` between the pieces of a body.",
         || {
@@ -140,7 +140,7 @@ fn a_body_that_takes_too_long_gets_408() {
 }
 
 #[test]
-fn a_body_that_trickles_below_its_rate_gets_408() {
+fn rfc9110_15_5_9_a_body_that_trickles_below_its_rate_gets_408() {
     differs("A body that brings less than `body-min-rate` (100 bytes a second, after 30 s of grace) gets 408.", || {
         // Buffered, and read by the application.
         for buffering in ["65536", "0"] {
@@ -172,7 +172,7 @@ fn a_body_that_trickles_below_its_rate_gets_408() {
 }
 
 #[test]
-fn idle_connections_are_closed_in_silence() {
+fn rfc9112_9_5_idle_connections_are_closed_in_silence() {
     differs(
         "`http-keepalive = N` closes connections that are idle for N seconds, in silence (75 by default and for 1, which only says yes); 0 closes after each response.",
         || {
