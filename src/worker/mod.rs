@@ -2,7 +2,8 @@
 //!
 //! - `reactor`: who waits for whom; the connections, the events, the deadlines. `doors`: the listening sockets. `moves` and
 //!   `migrate`: connections that go to other workers.
-//! - `connection`, `reading`, `incoming`: a client's bytes become requests. `exchange`, `output`: responses become bytes.
+//! - `connection`, `reading`, `incoming`: a client's bytes become requests. `exchange`, `output`, `segment`: responses become
+//!   bytes.
 //! - `mux`: FastCGI connections, which carry several requests at once.
 //! - `threads`: app threads, and the standby thread that does the I/O while all of them are in the application.
 //! - `harakiri`: requests that run for too long.
@@ -24,6 +25,7 @@ mod output;
 mod quota;
 mod reactor;
 mod reading;
+mod segment;
 mod threads;
 
 #[cfg(test)]
@@ -47,6 +49,7 @@ use crate::{sys, wsgi};
 
 use harakiri::Harakiri;
 pub use harakiri::Limits as HarakiriLimits;
+pub(crate) use incoming::{Broken, Incoming};
 use output::Io;
 use quota::Meter;
 pub use quota::Quota;

@@ -223,6 +223,9 @@ impl Connection {
             let mut queue = self.io.queue();
             queue.push(&mux.answers);
             mux.answers.clear();
+            if spare.attached && queue.is_at_file() {
+                return Step::Again;
+            }
             let drained = queue.flush(&self.io.stream);
             if queue.is_gone() {
                 return Step::Close;

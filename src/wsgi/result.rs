@@ -7,6 +7,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
+use super::file_wrapper::{Direct, FileWrapper};
 use super::interrupt::{Inside, Interrupt};
 use super::start_response::{Response, lock, type_name, wait_for_room};
 use crate::gateway::Sent;
@@ -32,7 +33,7 @@ pub(super) fn send(
         send_all(py, shared, std::slice::from_ref(bytes))?;
     } else if let Some(pieces) = finished(result)? {
         send_all(py, shared, &pieces)?;
-    } else {
+    } else if !send_file(py, shared, result)? {
         send_each(py, shared, result, interrupt)?;
     }
     // An application that is a generator calls start_response at the first step.
@@ -71,6 +72,25 @@ fn send_all(py: Python<'_>, shared: &Mutex<Response>, pieces: &[Bound<'_, PyByte
         }
     }
     require_head(&response)
+}
+
+/// Sends a wrapped file as a whole, where that can be. False: nothing is sent yet.
+fn send_file(py: Python<'_>, shared: &Mutex<Response>, result: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let Ok(wrapper) = result.cast_exact::<FileWrapper>() else { return Ok(false) };
+    if lock(py, shared).exchange.as_ref().is_none_or(|exchange| exchange.head_sent()) {
+        // Behind what write() sent.
+        return Ok(false);
+    }
+    let Some(direct) = wrapper.get().direct(py) else { return Ok(false) };
+    let mut response = lock(py, shared);
+    let response = &mut *response;
+    require_head(response)?;
+    match direct {
+        Direct::Part(part) => py.detach(|| response.send_file(part)),
+        Direct::Bytes(bytes) if bytes.is_empty() => {}
+        Direct::Bytes(bytes) => response.send_own(bytes),
+    }
+    Ok(true)
 }
 
 /// Sends what an iterable gives, as it gives it.

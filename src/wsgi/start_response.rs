@@ -16,7 +16,7 @@ use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use super::memory::Memory;
 use super::raw::references;
-use crate::gateway::{Exchange, Kept, Payload, Sent};
+use crate::gateway::{Exchange, FilePart, Kept, Payload, Sent};
 use crate::protocol::response::{Head, HeadError};
 
 /// The response of the request that an app thread runs.
@@ -54,6 +54,23 @@ impl Response {
             Sent::Gone => self.gone = true,
         }
         sent
+    }
+
+    /// Hands over bytes of our own as the whole body, but no more than the application's Content-Length. The exchange is there.
+    pub(super) fn send_own(&mut self, mut bytes: Vec<u8>) {
+        let Some(exchange) = &mut self.exchange else { return };
+        if let Some(length) = self.head.content_length() {
+            bytes.truncate(usize::try_from(length).unwrap_or(usize::MAX));
+        }
+        let mut keep = || -> Kept { Box::new(bytes.clone()) };
+        exchange.send(&mut self.head, Payload { bytes: &bytes, keep: &mut keep }, Some(bytes.len() as u64));
+    }
+
+    /// Hands over a part of a file as the whole body. To be called detached.
+    pub(super) fn send_file(&mut self, part: FilePart) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.send_file(&mut self.head, part);
+        }
     }
 
     /// Blocks until the client took enough of what waits. To be called detached.
