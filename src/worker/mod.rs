@@ -4,7 +4,7 @@
 //!   `migrate`: connections that go to other workers.
 //! - `connection`, `reading`, `incoming`: a client's bytes become requests. `exchange`, `output`, `segment`: responses become
 //!   bytes.
-//! - `mux`: FastCGI connections, which carry several requests at once.
+//! - `mux`: FastCGI connections, which carry several requests at once. `pipe`: their bodies when they are streamed.
 //! - `threads`: app threads, and the standby thread that does the I/O while all of them are in the application.
 //! - `harakiri`: requests that run for too long.
 //! - `access`: the request line. `quota`: when this worker should be replaced. `clock`: time.
@@ -22,6 +22,7 @@ mod migrate;
 mod moves;
 mod mux;
 mod output;
+mod pipe;
 mod quota;
 mod reactor;
 mod reading;
