@@ -264,7 +264,7 @@ impl Connection {
                 Filled::Gone => return Step::Close,
             }
         }
-        let drained = {
+        let (drained, full) = {
             let mut queue = self.io.queue();
             queue.push(&mux.answers);
             mux.answers.clear();
@@ -275,7 +275,7 @@ impl Connection {
             if queue.is_gone() {
                 return Step::Close;
             }
-            drained
+            (drained, queue.is_full())
         };
         let over = mux.demux.is_over() || (mux.ended && !mux.is_busy()) || mux.family.broken.load(Ordering::Relaxed);
         if over && drained {
@@ -294,7 +294,8 @@ impl Connection {
         if self.worker.is_retiring() && !mux.is_busy() {
             self.hurry(now());
         }
-        Step::Wait
+        // No event tells of room in a socket that was not found full.
+        if drained || full { Step::Wait } else { Step::Again }
     }
 
     fn take_records(&mut self, mux: &mut Mux) -> Result<(), ()> {

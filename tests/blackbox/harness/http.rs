@@ -300,6 +300,14 @@ impl Client {
         std::mem::take(&mut self.unread)
     }
 
+    /// Whatever comes next; nothing when the server has closed.
+    pub fn try_some(&mut self) -> io::Result<Vec<u8>> {
+        if self.unread.is_empty() {
+            self.fill()?;
+        }
+        Ok(std::mem::take(&mut self.unread))
+    }
+
     /// Fails the test unless the server closes now, without one more byte.
     #[track_caller]
     pub fn expect_closed(&mut self) {
