@@ -63,7 +63,10 @@ impl Pipe {
         let mut state = self.lock();
         let state = &mut *state;
         if state.trunk.is_some() {
-            state.reader.feed(bytes, &mut state.bytes)?;
+            if state.reader.feed(bytes, &mut state.bytes)?.done {
+                // The end of STDIN may be long in coming.
+                state.end = End::Whole;
+            }
             self.came.notify_one();
         }
         Ok(())
