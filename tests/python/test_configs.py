@@ -50,7 +50,8 @@ def folder():
 
 
 def test_all_files_are_tested():
-    assert {path.name for path in CONFIGS.iterdir()} == {"README.md", "minimal.ini", "production.ini", "nginx.conf"}
+    assert {path.name for path in CONFIGS.iterdir()} == {"README.md", "minimal.ini", "production.ini", "nginx.conf", "cgi"}
+    # Those of cgi/ are run by test_cgi.py.
     assert {path.name for path in EXAMPLES.iterdir()} == {"hello", "flask", "django"}
 
 
