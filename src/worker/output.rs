@@ -303,6 +303,79 @@ mod tests {
         assert_eq!(&all[4 + big.len()..], b"tailend");
     }
 
+    /// A file with so many bytes, and what it holds.
+    fn file(len: usize) -> (FilePart, Vec<u8>) {
+        let bytes: Vec<u8> = (0..len).map(|n| (n * 7 + (n >> 8)) as u8).collect();
+        let file = tempfile::tempfile().unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0).unwrap();
+        (FilePart { file, start: 0, len: len as u64 }, bytes)
+    }
+
+    /// Everything that a queue writes, to a client that reads it all.
+    fn written(fill: impl FnOnce(&mut Queue)) -> Vec<u8> {
+        let (io, mut client) = pair();
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            client.read_to_end(&mut all).unwrap();
+            all
+        });
+        fill(&mut io.queue());
+        while !io.flush() {
+            io.stream.wait(true, std::time::Duration::from_secs(10)).unwrap();
+        }
+        assert_eq!(io.queue().len(), 0);
+        io.stream.finish_writing();
+        reader.join().unwrap()
+    }
+
+    #[test]
+    fn files_stand_in_their_place() {
+        let (part, bytes) = file(3_000_000);
+        let part = FilePart { start: 1000, len: 2_500_000, ..part };
+        let (other, other_bytes) = file(70_000);
+        let all = written(|queue| {
+            queue.push(b"head");
+            queue.push_file(part, None);
+            queue.push_file(other, None);
+            queue.push(b"tail");
+            queue.push_kept(Box::new(*b"end"), 0);
+        });
+        assert!(all == [b"head", &bytes[1000..2_501_000], &other_bytes, b"tailend"].concat());
+    }
+
+    #[test]
+    fn files_and_large_pieces_are_framed_where_records_are_asked_for() {
+        use crate::protocol::fastcgi::render_stdout;
+        let (part, bytes) = file(200_000);
+        let (kept, owner) = (bytes[..150_000].to_vec(), bytes.clone());
+        let all = written(|queue| {
+            queue.push_records(Box::new(kept), 3);
+            queue.push_file(part, Some(4));
+            queue.push_records(Box::new(Vec::new()), 5);
+            queue.push_records(Box::new(owner), 6);
+        });
+        let mut expected = Vec::new();
+        render_stdout(3, &bytes[..150_000], &mut expected);
+        render_stdout(4, &bytes, &mut expected);
+        render_stdout(6, &bytes, &mut expected);
+        assert!(all == expected, "{} bytes", all.len());
+    }
+
+    #[test]
+    fn a_file_that_ends_early_ends_the_connection() {
+        let (io, mut client) = pair();
+        let (part, bytes) = file(1000);
+        let mut queue = io.queue();
+        queue.push(b"head");
+        queue.push_file(FilePart { len: 1001, ..part }, None);
+        assert!(queue.flush(&io.stream) && queue.is_gone());
+        drop(queue);
+        drop(io);
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).unwrap();
+        assert!(all == [b"head", &bytes[..]].concat());
+    }
+
     #[test]
     fn a_client_that_left_costs_nothing_more() {
         let (io, client) = pair();

@@ -247,7 +247,7 @@ def page_shrink(environ, start_response):
 
 
 def application(environ, start_response):
-    name = environ["PATH_INFO"].strip("/").split("/")[0].replace("-", "_")
+    name = environ.get("PATH_INFO", "/").strip("/").split("/")[0].replace("-", "_")
     page = globals().get("page_" + name)
     if page is None:
         start_response("200 OK", PLAIN)
