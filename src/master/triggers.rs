@@ -134,7 +134,9 @@ impl Master {
                 log::info!("{cause}: stopping at once");
                 self.children.end();
             }
-            Command::Reload | Command::ChainReload | Command::ReloadWorkers if self.children.stopping() => {
+            Command::Reload | Command::ChainReload | Command::ReloadWorkers | Command::Upgrade
+                if self.children.stopping() =>
+            {
                 log::warn!("{cause} is ignored: the server stops");
             }
             Command::Reload => {
@@ -142,6 +144,7 @@ impl Master {
                 self.reload(cause, How::Together);
             }
             Command::ChainReload => self.reload(cause, How::Chain),
+            Command::Upgrade => self.upgrade(cause),
             Command::ReloadWorkers => {
                 log::info!("{cause}: all workers are replaced");
                 self.children.replace_all();

@@ -30,6 +30,7 @@ fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
         response_buffer: 1 << 20,
         timeouts: Timeouts { head: 10 * second, body: 30 * second, write: 60 * second, keep_alive: 75 * second },
         quota: super::Quota::default(),
+        mercy: std::time::Duration::from_secs(60),
         harakiri: None,
         measures_busyness: false,
         keeps_time: false,

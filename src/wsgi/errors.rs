@@ -20,8 +20,8 @@ pub(super) fn stream(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
 }
 
 /// Writes `about` and the traceback of `error` to `sys.stderr`, in one piece so that the lines of several workers
-/// don't mix. SystemExit is shown like any other.
-pub(super) fn report(py: Python<'_>, about: &str, error: &PyErr) {
+/// don't mix. SystemExit is shown like any other. Gives the text.
+pub(super) fn report(py: Python<'_>, about: &str, error: &PyErr) -> String {
     let text = match format(py, error) {
         Ok(traceback) => format!("{about}\n{traceback}"),
         // The exception or the traceback module is broken beyond printing.
@@ -37,6 +37,7 @@ pub(super) fn report(py: Python<'_>, about: &str, error: &PyErr) {
         // The application replaced sys.stderr by something that fails. Nobody is left to tell if this fails too.
         let _ = std::io::stderr().lock().write_all(text.as_bytes());
     }
+    text
 }
 
 fn format(py: Python<'_>, error: &PyErr) -> PyResult<String> {
