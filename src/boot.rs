@@ -50,6 +50,8 @@ pub(crate) fn run(arguments: &[OsString], fork: fn() -> io::Result<Fork>) -> u8 
 
 /// Begins a server.
 fn start(arguments: &[OsString], fork: fn() -> io::Result<Fork>) -> u8 {
+    // Where the process was started, and before a title takes its name away.
+    let program = Program::of_this_process().map_err(|error| format!("the program's file is not known: {error}"));
     let own = arguments.get(1..).unwrap_or_default();
     let (check, arguments) = match cli::parse(own) {
         Ok(Command::Help(text) | Command::Version(text)) => return print(&text),
@@ -96,7 +98,7 @@ fn start(arguments: &[OsString], fork: fn() -> io::Result<Fork>) -> u8 {
     for name in SYSTEMD_VARIABLES {
         process::remove_variable(name);
     }
-    serve(settings, passed, start_dir, reader(arguments, facts), fork)
+    serve(settings, passed, start_dir, reader(arguments, facts), fork, program)
 }
 
 fn print(text: &str) -> u8 {
@@ -129,13 +131,6 @@ fn stdin_so_far() -> Option<Vec<u8>> {
 /// What a program before in this process has read from it.
 fn remember_stdin(bytes: Vec<u8>) {
     let _ = STDIN.set(Ok(bytes));
-}
-
-/// The program of this process, for upgrades.
-fn program() -> Result<Program, String> {
-    static PROGRAM: OnceLock<Result<Program, String>> = OnceLock::new();
-    let find = || Program::of_this_process().map_err(|error| format!("the program's file is not known: {error}"));
-    PROGRAM.get_or_init(find).clone()
 }
 
 fn configuration_errors(errors: &[config::Error]) -> Vec<String> {
@@ -275,6 +270,7 @@ fn serve(
     start_dir: PathBuf,
     read: Box<dyn FnMut() -> Result<Settings, Vec<String>>>,
     fork: fn() -> io::Result<Fork>,
+    program: Result<Program, String>,
 ) -> u8 {
     if let Err(error) = process::may_become(settings.uid, settings.gid) {
         log::error!("{}: {error}", place_of_user(&settings));
@@ -304,8 +300,7 @@ fn serve(
         return exit::ERROR;
     }
     introduce(&settings, &sockets);
-    // Before the title takes its name away.
-    let origin = Origin { program: program(), pidfile: made.pidfile.clone(), stdin: stdin_so_far };
+    let origin = Origin { program, pidfile: made.pidfile.clone(), stdin: stdin_so_far };
     let entitle = |settings: &Settings| rename(title(&settings.process_names, &Role::Master));
     entitle(&settings);
     let home_dir = start_dir.clone();

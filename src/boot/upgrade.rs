@@ -14,7 +14,7 @@ use crate::master::handoff::{self, Handoff};
 use crate::master::{self, Hooks, Origin, Sockets, Start, Task};
 use crate::net::listener;
 use crate::scoreboard::Scoreboard;
-use crate::sys::exec;
+use crate::sys::exec::{self, Program};
 use crate::sys::fd;
 use crate::sys::process::{self, Fork};
 use crate::zygote::{self, Zygote};
@@ -40,22 +40,21 @@ pub(super) fn role() -> Role {
     let mut words = value.split(':');
     let kind = words.next();
     let mut number = || words.next().and_then(|word| word.parse().ok());
-    let (text, control) = (number(), number());
+    let (master, text, control) = (number(), number(), number());
     let read = |number: i32| fd::adopt(number).map_err(|error| error.to_string()).and_then(Handoff::read);
     match (kind, text, control) {
-        (Some("trial"), Some(text), Some(control)) => match (read(text), fd::adopt(control)) {
-            (Ok(handoff), Ok(control)) if handoff.master == process::parent_id() => {
-                Role::Trial(Box::new(handoff), control)
+        (Some("trial"), Some(text), Some(control)) if master == Some(process::parent_id()) => {
+            match (read(text), fd::adopt(control)) {
+                (Ok(handoff), Ok(control)) => Role::Trial(Box::new(handoff), control),
+                (Err(why), Ok(control)) => {
+                    tell(&control, &why);
+                    Role::Unable(why)
+                }
+                (_, Err(error)) => Role::Unable(error.to_string()),
             }
-            (Err(why), Ok(control)) => {
-                tell(&control, &why);
-                Role::Unable(why)
-            }
-            _ => Role::Server,
-        },
-        (Some("master"), Some(text), None) => match read(text) {
-            Ok(handoff) if handoff.master == process::own_id() => Role::Successor(Box::new(handoff)),
-            Ok(_) => Role::Server,
+        }
+        (Some("master"), Some(text), None) if master == Some(process::own_id()) => match read(text) {
+            Ok(handoff) => Role::Successor(Box::new(handoff)),
             Err(why) => Role::Unable(why),
         },
         _ => Role::Server,
@@ -148,7 +147,7 @@ fn import(settings: Settings, handoff: &Handoff, control: OwnedFd, scoreboard: S
 /// Takes the place of the master before.
 pub(super) fn succeed(arguments: &[OsString], handoff: Handoff, fork: fn() -> io::Result<Fork>) -> u8 {
     // Before the name and the title change.
-    let program = super::program();
+    let program = Program::of_this_process().map_err(|error| format!("the program's file is not known: {error}"));
     name_process(&handoff);
     if let Some(limit) = handoff.limit {
         fd::remember_limit(limit);

@@ -1,9 +1,10 @@
 //! What a master hands to the program that takes its place in the same process (an upgrade): a text in a file in memory, and
 //! descriptors by their numbers.
 //!
-//! An older or newer program reads the text, so fields are only added, with a default. What the text points at (the
-//! scoreboard, the words on control sockets, letters in mailboxes) has a [`layout`] instead: where it differs, nothing of that
-//! is used, and the old workers are replaced by others.
+//! An older or newer program reads the text, so fields are only added, with a default. What the text points at has versions
+//! instead. Where the [`layout`] of the scoreboard differs, a fresh one is begun and the old zygote goes: the old workers
+//! serve until there are others. Where the [`words`] differ too, they are told nothing but to retire (`ToWorker::Retire`
+//! without heirs means the same in all releases).
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -23,40 +24,45 @@ use crate::sys::{fd, memory};
 /// The variable that tells a program what it is to do with which descriptor.
 pub const VARIABLE: &str = "RSGI_HANDOFF";
 
-/// Sources that two programs must have in common to share memory and words.
-const SOURCES: [&[u8]; 3] =
-    [include_bytes!("../scoreboard.rs"), include_bytes!("../control.rs"), include_bytes!("../worker/migrate.rs")];
+const MARK: usize = 12;
 
-const MARK: &[u8; 12] = b"rsgi layout ";
-
-/// [`MARK`] and sixteen hexadecimal digits (FNV-1a of the sources).
-static LAYOUT: [u8; MARK.len() + 16] = {
+/// A mark and sixteen hexadecimal digits (FNV-1a of the sources).
+const fn fingerprint(mark: &[u8; MARK], sources: &[&[u8]]) -> [u8; MARK + 16] {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     let mut source = 0;
-    while source < SOURCES.len() {
+    while source < sources.len() {
         let mut at = 0;
-        while at < SOURCES[source].len() {
-            hash = (hash ^ SOURCES[source][at] as u64).wrapping_mul(0x0100_0000_01b3);
+        while at < sources[source].len() {
+            hash = (hash ^ sources[source][at] as u64).wrapping_mul(0x0100_0000_01b3);
             at += 1;
         }
         source += 1;
     }
-    let mut text = [0; MARK.len() + 16];
+    let mut text = [0; MARK + 16];
     let mut at = 0;
     while at < text.len() {
-        text[at] = match at < MARK.len() {
-            true => MARK[at],
-            false => b"0123456789abcdef"[(hash >> (60 - 4 * (at - MARK.len()))) as usize & 15],
+        text[at] = match at < MARK {
+            true => mark[at],
+            false => b"0123456789abcdef"[(hash >> (60 - 4 * (at - MARK))) as usize & 15],
         };
         at += 1;
     }
     text
-};
+}
 
-/// The version of what programs share: the same for the same sources, whatever the release is called.
+static LAYOUT: [u8; MARK + 16] = fingerprint(b"rsgi layout ", &[include_bytes!("../scoreboard.rs")]);
+static WORDS: [u8; MARK + 16] =
+    fingerprint(b"rsgi words  ", &[include_bytes!("../control.rs"), include_bytes!("../worker/migrate.rs")]);
+
+/// The version of the scoreboard: the same for the same source, whatever the release is called.
 pub fn layout() -> String {
     // Read from the program's file and never computed in advance: tests change it there.
     String::from_utf8_lossy(std::hint::black_box(&LAYOUT)).into_owned()
+}
+
+/// The version of what processes say to each other: words on control sockets, letters in mailboxes.
+pub fn words() -> String {
+    String::from_utf8_lossy(std::hint::black_box(&WORDS)).into_owned()
 }
 
 /// A listening socket.
@@ -142,6 +148,8 @@ impl Kept {
 pub struct Handoff {
     /// See [`layout`].
     pub layout: String,
+    /// See [`words`].
+    pub words: String,
     /// Release of the program that hands over.
     pub version: String,
     /// Process id of the master.
@@ -170,7 +178,7 @@ pub struct Handoff {
     pub(super) fifos: Vec<(PathBuf, u64, RawFd)>,
     pub(super) fifo: usize,
     pub(super) daemons: Daemons,
-    /// Generations that were of another layout already.
+    /// Generations that are not spoken to.
     pub(super) foreign: Vec<u32>,
     /// Reloads that were done, and that failed.
     pub(super) reloads: (u64, u64),
@@ -273,10 +281,11 @@ mod tests {
     use crate::master::children::Children;
 
     #[test]
-    fn the_layout_is_a_mark_and_a_number() {
-        let layout = layout();
-        let number = layout.strip_prefix("rsgi layout ").unwrap();
-        assert!(number.len() == 16 && u64::from_str_radix(number, 16).unwrap() != 0, "{layout}");
+    fn versions_are_a_mark_and_a_number() {
+        assert_ne!(layout()[MARK..], words()[MARK..]);
+        for version in [layout(), words()] {
+            assert!(version.starts_with("rsgi ") && u64::from_str_radix(&version[MARK..], 16).is_ok(), "{version}");
+        }
     }
 
     #[test]
@@ -284,6 +293,7 @@ mod tests {
         let settings = Settings { listen: 7, uid: Some(33), ..Settings::default() };
         let handoff = Handoff {
             layout: layout(),
+            words: words(),
             version: "1".into(),
             master: 5,
             name: "rsgi".into(),

@@ -171,7 +171,7 @@ struct Master {
     origin: Origin,
     /// An upgrade that is tried.
     trial: Option<Trial>,
-    /// Generations of another program whose words and numbers are not ours: their workers are only told to retire.
+    /// Generations of another program whose words are not ours: their workers are only told to retire.
     foreign: Vec<u32>,
     /// Processes of the control group killed for want of memory, as of the last look.
     oom_kills: Option<u64>,
@@ -238,13 +238,14 @@ pub fn run(start: Start) -> Outcome {
 /// One line. Nothing can be undone then: the children see the end of this process and finish.
 pub fn resume(start: Start, handoff: Handoff) -> Result<Outcome, String> {
     let Start { settings, passed, start_dir, hooks, origin, .. } = start;
-    let foreign = handoff.layout != handoff::layout();
+    let mute = handoff.words != handoff::words();
+    let foreign = mute || handoff.layout != handoff::layout();
     let plan = children::Plan::from(&settings);
     let controls = upgrade::adopt_controls(&handoff)?;
     // Until the reload, which reads the configuration again, the old generation has the new settings but for what is
     // never changed.
     let settings = Arc::new(handoff.kept.clone().applied_to(settings));
-    let generations = upgrade::adopt_generations(&handoff, &settings, foreign)?;
+    let generations = upgrade::adopt_generations(&handoff, &settings, foreign, mute)?;
     let parked = handoff.parked.iter().map(handoff::Door::adopt).collect::<Result<_, _>>()?;
     let fifos = Fifos::adopt(&handoff.fifos, handoff.fifo)?;
     let signals = process::adopt_orphans().and_then(|()| Blocked::new(command::SIGNALS));
@@ -253,11 +254,11 @@ pub fn resume(start: Start, handoff: Handoff) -> Result<Outcome, String> {
     let all: Vec<u32> = generations.iter().map(|known| known.number).collect();
     let mut master = Master::new(signals, children, generations, passed, start_dir, hooks, origin);
     master.last_generation = handoff.last_generation;
-    master.foreign = if foreign { all } else { handoff.foreign };
+    master.foreign = if mute { all } else { handoff.foreign };
     (master.controls, master.parked, master.fifos, master.daemons) = (controls, parked, fifos, handoff.daemons);
     (master.reloads.done, master.reloads.failed) = handoff.reloads;
     master.open_up();
-    master.begin_succession(&handoff.version);
+    master.begin_succession(&handoff.version, foreign, mute);
     Ok(master.serve())
 }
 

@@ -158,7 +158,9 @@ impl Master {
         }
         let shared = || -> io::Result<_> {
             let workers = settings.processes as usize;
-            let same = old.settings.processes == settings.processes && old.settings.threads == settings.threads;
+            // By its size: after an upgrade the settings of old are not known.
+            let sizes = (old.scoreboard.workers(), old.scoreboard.threads_per_worker());
+            let same = sizes == (workers.max(1), settings.threads.max(1) as usize);
             let board = match same {
                 true => Arc::clone(&old.scoreboard),
                 false => Arc::new(Scoreboard::create(workers, settings.threads as usize)?),

@@ -88,7 +88,7 @@ impl Master {
                 self.go_to_start();
                 let mut keep = Keep::default();
                 let (text, control) = (keep.number(handoff.as_fd()), keep.number(theirs.as_fd()));
-                let variable = format!("{}=trial:{text}:{control}", handoff::VARIABLE);
+                let variable = format!("{}=trial:{master}:{text}:{control}", handoff::VARIABLE);
                 let ready = process::die_with_parent(master).and_then(|()| keep.stay(true));
                 let error = match ready {
                     Ok(()) => program.run(&file, &variable),
@@ -209,7 +209,7 @@ impl Master {
             Ok(rendered) => rendered,
             Err(why) => return why,
         };
-        let variable = format!("{}=master:{}", handoff::VARIABLE, keep.number(text.as_fd()));
+        let variable = format!("{}=master:{}:{}", handoff::VARIABLE, process::own_id(), keep.number(text.as_fd()));
         log::info!("{} is well; this process becomes it", program.path().display());
         process::send_signal(trial.pid, Signal::SIGKILL);
         let error = match keep.stay(true) {
@@ -259,6 +259,7 @@ impl Master {
         let program = self.origin.program.as_ref().map_err(String::clone)?;
         let handoff = Handoff {
             layout: handoff::layout(),
+            words: handoff::words(),
             version: env!("CARGO_PKG_VERSION").into(),
             master: process::own_id(),
             name: program.name().into(),
@@ -284,18 +285,16 @@ impl Master {
         Ok((handoff, keep))
     }
 
-    /// After an upgrade: loads the new generation. The children may have died while the program changed.
-    pub(super) fn begin_succession(&mut self, version: &str) {
-        let foreign = if self.foreign.contains(&self.children.serving()) {
-            "; its workers are not spoken to, and replaced by new ones"
-        } else {
-            ""
+    /// After an upgrade: loads the new generation. Children may have died while the program changed.
+    pub(super) fn begin_succession(&mut self, version: &str, foreign: bool, mute: bool) {
+        let (new, pid) = (env!("CARGO_PKG_VERSION"), process::own_id());
+        let how = match (foreign, mute) {
+            (false, _) => "it goes on with its scoreboard and its workers until there are new ones",
+            (true, false) => "its scoreboard is another one, so a fresh one is begun",
+            (true, true) => "its scoreboard and words are others, so its workers are only told to retire",
         };
-        let (new, layout) = (env!("CARGO_PKG_VERSION"), handoff::layout());
-        log::info!(
-            "rsgi {new} has taken the place of rsgi {version} in process {} ({layout}){foreign}",
-            process::own_id()
-        );
+        log::info!("rsgi {new} has taken the place of rsgi {version} in process {pid}; {how}");
+        log::debug!("{}, {}", handoff::layout(), handoff::words());
         self.reap();
         self.reload("upgrade", How::Together);
     }
@@ -309,12 +308,13 @@ fn place<'a, T>(all: &mut Vec<&'a Arc<T>>, wanted: &'a Arc<T>) -> usize {
     })
 }
 
-/// The generations that a program before left. Those of a foreign layout get new numbers and mailboxes, and
-/// lose their zygotes.
+/// The generations that a program before left. Foreign ones get a fresh scoreboard and lose their zygotes; those that
+/// are mute get other mailboxes.
 pub(super) fn adopt_generations(
     handoff: &Handoff,
     settings: &Arc<crate::config::Settings>,
     foreign: bool,
+    mute: bool,
 ) -> Result<Vec<Generation>, String> {
     let fresh = |board: &Board| {
         let board = Scoreboard::create(board.workers, board.threads).map_err(|error| error.to_string())?;
@@ -331,7 +331,7 @@ pub(super) fn adopt_generations(
     for ends in &handoff.mailboxes {
         let taken = ends.iter().map(|(read, write)| Ok((handoff::take(*read)?, handoff::take(*write)?)));
         let old = Mailboxes::adopt(taken.collect::<Result<_, String>>()?);
-        mailboxes.push(Arc::new(match foreign {
+        mailboxes.push(Arc::new(match mute {
             true => Mailboxes::create(old.len()).map_err(|error| error.to_string())?,
             false => old,
         }));

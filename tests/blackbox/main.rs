@@ -28,4 +28,5 @@ mod stats;
 mod streams;
 mod threads;
 mod triggers;
+mod upgrade;
 mod wsgi;
