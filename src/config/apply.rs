@@ -158,6 +158,7 @@ fn finish(draft: &mut Draft<'_>, not_yet: &[&str]) {
         body: written.http.or(written.all).unwrap_or(default.body),
         write: written.http.or(written.all).unwrap_or(default.write),
         keep_alive: written.keep_alive.or(written.all).unwrap_or(default.keep_alive),
+        linger: written.linger.unwrap_or(default.linger),
     };
 
     draft.check_lifecycle();

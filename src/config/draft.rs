@@ -36,6 +36,7 @@ pub(super) struct DraftTimeouts {
     pub(super) http: Option<Duration>,
     pub(super) head: Option<Duration>,
     pub(super) keep_alive: Option<Duration>,
+    pub(super) linger: Option<Duration>,
 }
 
 /// Settings in the making.

@@ -132,6 +132,7 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("http-timeout", "8", |s| s.timeouts.body.as_secs() == 8 && s.timeouts.write.as_secs() == 8),
     ("http-headers-timeout", "9", |s| s.timeouts.head.as_secs() == 9),
     ("http-keepalive", "6", |s| s.timeouts.keep_alive.as_secs() == 6),
+    ("stop-linger", "3", |s| s.timeouts.linger.as_secs() == 3),
     ("pidfile", "/run/p", |s| s.pidfile == Some("/run/p".into())),
     ("logto", "/var/log/l", |s| s.logto == Some("/var/log/l".into())),
     ("disable-logging", "true", |s| !s.log_requests),

@@ -153,8 +153,6 @@ struct Master {
     controls: Vec<(u32, OwnedFd)>,
     /// Inherited sockets that the configuration names no more; a later one may name them again.
     parked: Vec<Listener>,
-    /// Files of sockets that are closed because the server stops.
-    files: Vec<SocketFile>,
     passed: Vec<RawFd>,
     start_dir: PathBuf,
     hooks: Hooks,
@@ -184,7 +182,7 @@ struct Master {
 pub struct Outcome {
     /// Exit code.
     pub code: u8,
-    /// The files of the sockets it had then.
+    /// The files of sockets that could not be given up in order.
     pub files: Vec<SocketFile>,
     /// Whether the files of the server are to be removed.
     pub vacuum: bool,
@@ -285,7 +283,6 @@ impl Master {
             generations,
             controls: Vec::new(),
             parked: Vec::new(),
-            files: Vec::new(),
             passed,
             start_dir,
             hooks,
@@ -321,7 +318,7 @@ impl Master {
         let serving = self.children.serving();
         let vacuum = self.generation(serving).is_some_and(|generation| generation.settings.vacuum);
         self.close_listeners();
-        Outcome { code, files: self.files, vacuum }
+        Outcome { code, files: Vec::new(), vacuum }
     }
 
     fn work(&mut self) -> u8 {
@@ -331,6 +328,9 @@ impl Master {
             self.resize();
             self.care_for_daemons();
             self.go_on_with_upgrade();
+            if self.children.stopping() {
+                self.close_listeners();
+            }
             let actions = self.children.decide(monotonic_ms());
             let mut acted = !actions.is_empty();
             for action in actions {
@@ -551,8 +551,9 @@ impl Master {
     /// From now on the workers alone have the listeners, and each closes its own when it finds nobody there any more. A
     /// client that came then and met a queue which is only held open would be reset with its request.
     fn close_listeners(&mut self) {
-        for generation in &mut self.generations {
-            self.files.extend(generation.listeners.drain(..).filter_map(|listener| listener.unlink));
+        for listener in self.generations.iter_mut().flat_map(|generation| generation.listeners.drain(..)) {
+            // Nobody finds it any more: what is in its queue now is all, and is answered.
+            listener.remove_file();
         }
         self.parked.clear();
     }

@@ -240,7 +240,7 @@ impl Master {
             log::info!("{} is no longer listened on", listener.address);
             if listener.inherited {
                 self.parked.push(listener);
-            } else if generation.settings.vacuum {
+            } else {
                 listener.remove_file();
             }
         }

@@ -128,7 +128,6 @@ impl Master {
                 log::info!("{cause}: stopping; requests in flight are answered first");
                 self.children.heard_signal(monotonic_ms());
                 self.children.stop();
-                self.close_listeners();
             }
             Command::Stop | Command::End => {
                 log::info!("{cause}: stopping at once");

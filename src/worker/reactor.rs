@@ -605,8 +605,10 @@ impl Reactor {
             }
         }
         for index in 0..state.doors.len() {
-            if orphaned {
-                // A new master may want to bind the addresses of a dead one right away.
+            // A new master may want to bind the addresses of a dead one right away. At a stop, who waits at a socket of
+            // somebody else's is left to whom that one starts next.
+            let is_anothers = |door: &Door| door.listener.as_ref().is_some_and(|listener| listener.inherited);
+            if orphaned || how == Retire::Stop && is_anothers(&state.doors[index]) {
                 self.close_door(&mut state, index);
             } else if state.doors[index].listener.is_some() && !state.draining.contains(&index) {
                 // An exclusive wake-up that came to this worker came to no other: whoever is in the queue now is accepted

@@ -25,6 +25,7 @@ mod scaling;
 mod slow;
 mod startup;
 mod stats;
+mod stops;
 mod streams;
 mod threads;
 mod triggers;

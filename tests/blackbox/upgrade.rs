@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -20,20 +21,28 @@ use crate::listeners::for_everybody;
 const UPGRADES: &str = "HUP, `r` and `touch-reload` never run the binary anew: SIGUSR2 or `U` in the master fifo does, after a child has run the new file up to the imported application.";
 const FAILURES: &str = "An upgrade that fails leaves everything as it was and says why.";
 
+/// Copies a file by a process of its own: one that this process still writes to, as seen by a child that is just being
+/// forked in another test, cannot be run.
+fn copy(from: &Path, to: &Path) {
+    let done = Command::new("cp").args([from, to]).status().expect("cp");
+    assert!(done.success());
+}
+
 /// The server is started from a file of its own, which the test may replace.
 fn replaceable(setup: Setup) -> Setup {
     let file = setup.path("bin/rsgi");
     fs::create_dir(setup.path("bin")).expect("a folder");
-    fs::copy(program(), &file).expect("a copy of the program");
+    copy(&program(), &file);
     let stats = setup.path("stats.sock").display().to_string();
     setup.program(file).set("stats", stats).set("disable-logging", "true")
 }
 
 /// Puts a file in the place of the program, as packages do.
 fn install(server: &Server, bytes: &[u8]) {
-    let new = server.path("bin/new");
-    fs::write(&new, bytes).expect("a file");
-    fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).expect("permissions");
+    let (text, new) = (server.path("bin/text"), server.path("bin/new"));
+    fs::write(&text, bytes).expect("a file");
+    fs::set_permissions(&text, fs::Permissions::from_mode(0o755)).expect("permissions");
+    copy(&text, &new);
     fs::rename(new, server.path("bin/rsgi")).expect("the new file");
 }
 
@@ -122,9 +131,11 @@ fn an_upgrade_changes_the_program_and_nothing_else() {
         assert!(runs(master).0.ends_with("(deleted)"));
         upgrade(&server);
         assert_eq!(runs(master), (server.path("bin/rsgi").display().to_string(), name.clone()));
-        let new = kept.send(get("/pid")).response().expect(200);
-        assert!(!new.announces_close());
-        assert_ne!(new.text(), old.to_string());
+        wait_until("a new worker answers", || {
+            let new = kept.send(get("/pid")).response().expect(200);
+            assert!(!new.announces_close());
+            new.text() != old.to_string()
+        });
         let after = stats(&server);
         assert_eq!((&after["daemons"][0]["pid"], &after["pid"]), (&before["daemons"][0]["pid"], &before["pid"]));
         assert_eq!((&after["generation"], &after["sockets"]), (&Value::from(2), &before["sockets"]));
@@ -230,7 +241,7 @@ fn a_link_that_is_turned_is_the_new_program() {
         let setup = Setup::http("basic");
         for release in ["1", "2"] {
             fs::create_dir(setup.path(release)).expect("a folder");
-            fs::copy(program(), setup.path(release).join("rsgi")).expect("a copy");
+            copy(&program(), &setup.path(release).join("rsgi"));
         }
         let link = setup.path("current");
         symlink("1", &link).expect("a link");
@@ -266,8 +277,11 @@ fn an_upgrade_reads_the_configuration_again() {
         server.rewrite("threads", "2");
         server.rewrite("socket", &address.to_string());
         upgrade(&server);
-        let environ = server.get("/environ").json();
-        assert_eq!((&environ["wsgi.multiprocess"], &environ["wsgi.multithread"]), (&true.into(), &true.into()));
+        // What old workers had accepted they answer.
+        wait_until("new workers answer", || {
+            let environ = server.get("/environ").json();
+            environ["wsgi.multiprocess"] == true && environ["wsgi.multithread"] == true
+        });
         assert_eq!(stats(&server)["workers"].as_array().map(Vec::len), Some(3));
         server.wait_for_log(&["uwsgi on", &address.to_string()]);
     });
@@ -331,7 +345,7 @@ fn an_application_that_cannot_be_imported_changes_nothing() {
             server.wait_for_log(&["upgrade failed", "exited with code 3"]);
             fs::write(server.path("served.py"), says("new")).expect("the file");
             expect_success(&server);
-            assert_eq!(server.get("/").expect(200).text(), "new");
+            wait_until("the new one answers", || server.get("/").expect(200).text() == "new");
         }
     });
 }
