@@ -553,6 +553,7 @@ impl Master {
     fn close_listeners(&mut self) {
         for listener in self.generations.iter_mut().flat_map(|generation| generation.listeners.drain(..)) {
             // Nobody finds it any more: what is in its queue now is all, and is answered.
+            listener.turn_newcomers_away();
             listener.remove_file();
         }
         self.parked.clear();

@@ -15,11 +15,18 @@ use crate::harness::clients::{Clients, Keeps};
 use crate::harness::held::Held;
 use crate::harness::http::get;
 use crate::harness::server::{Server, Setup, Speaks, listen_tcp, processes_of};
-use crate::harness::{apps, differs, program, wait_until};
+use crate::harness::{Subject, apps, differs, program, subject, wait_until};
 use crate::listeners::for_everybody;
 
 const UPGRADES: &str = "HUP, `r` and `touch-reload` never run the binary anew: SIGUSR2 or `U` in the master fifo does, after a child has run the new file up to the imported application.";
 const FAILURES: &str = "An upgrade that fails leaves everything as it was and says why.";
+
+/// A test of what uWSGI does not have; that it differs is seen by one test for each line of README.md.
+fn rsgis(test: impl FnOnce()) {
+    if subject() == Subject::Rsgi {
+        test();
+    }
+}
 
 /// Copies a file by a process of its own: one that this process still writes to, as seen by a child that is just being
 /// forked in another test, cannot be run.
@@ -160,7 +167,7 @@ fn an_upgrade_changes_the_program_and_nothing_else() {
 
 #[test]
 fn a_program_with_another_scoreboard_begins_a_fresh_one() {
-    differs(UPGRADES, || {
+    rsgis(|| {
         let server = replaceable(Setup::http("basic").set("processes", "2")).start();
         let held = Held::begin(&server, "a");
         let mut kept = server.connect();
@@ -183,7 +190,7 @@ fn a_program_with_another_scoreboard_begins_a_fresh_one() {
 
 #[test]
 fn a_program_that_speaks_otherwise_retires_the_old_workers() {
-    differs(UPGRADES, || {
+    rsgis(|| {
         let server = replaceable(Setup::http("basic").set("processes", "2")).start();
         let mut kept = server.connect();
         kept.send(get("/pid")).response().expect(200);
@@ -210,7 +217,7 @@ fn a_program_that_speaks_otherwise_retires_the_old_workers() {
 
 #[test]
 fn upgrades_under_load_lose_no_request() {
-    differs(UPGRADES, || {
+    rsgis(|| {
         let server = replaceable(Setup::http("basic").set("processes", "2").set("threads", "2")).start();
         let clients = Clients::begin(server.endpoint(), 8);
         for _ in 0..3 {
@@ -223,7 +230,7 @@ fn upgrades_under_load_lose_no_request() {
 
 #[test]
 fn connections_that_are_kept_outlive_upgrades() {
-    differs(UPGRADES, || {
+    rsgis(|| {
         let server = replaceable(Setup::http("basic").set("processes", "2")).start();
         let mut idle: Vec<_> = (0..10).map(|_| server.connect()).collect();
         for round in 0..3 {
@@ -237,7 +244,7 @@ fn connections_that_are_kept_outlive_upgrades() {
 
 #[test]
 fn a_link_that_is_turned_is_the_new_program() {
-    differs(UPGRADES, || {
+    rsgis(|| {
         let setup = Setup::http("basic");
         for release in ["1", "2"] {
             fs::create_dir(setup.path(release)).expect("a folder");
@@ -257,7 +264,7 @@ fn a_link_that_is_turned_is_the_new_program() {
 
 #[test]
 fn a_program_found_on_path_is_found_again() {
-    differs(UPGRADES, || {
+    rsgis(|| {
         let setup = replaceable(Setup::http("basic"));
         let file = setup.path("bin/rsgi");
         let server = setup.shell("shift; PATH=\"$TEST_FOLDER/bin:$PATH\" exec rsgi \"$@\"").start();
@@ -268,7 +275,7 @@ fn a_program_found_on_path_is_found_again() {
 
 #[test]
 fn an_upgrade_reads_the_configuration_again() {
-    differs(UPGRADES, || {
+    rsgis(|| {
         let (fd, address) = listen_tcp("127.0.0.1:0");
         drop(fd);
         let mut server = replaceable(Setup::http("basic")).start();
@@ -327,7 +334,7 @@ fn a_file_that_is_missing_or_no_program_changes_nothing() {
 
 #[test]
 fn an_application_that_cannot_be_imported_changes_nothing() {
-    differs(FAILURES, || {
+    rsgis(|| {
         for lazy in ["false", "true"] {
             let server =
                 with_file().set("lazy-apps", lazy).allow("Traceback").allow("ValueError").allow("failed").start();
@@ -352,7 +359,7 @@ fn an_application_that_cannot_be_imported_changes_nothing() {
 
 #[test]
 fn a_configuration_that_is_wrong_changes_nothing() {
-    differs(FAILURES, || {
+    rsgis(|| {
         let (taken, address) = listen_tcp("127.0.0.1:0");
         let mut server = replaceable(Setup::http("basic")).allow("app.ini").allow("upgrade failed").start();
         server.rewrite("threads", "-3");
@@ -367,7 +374,7 @@ fn a_configuration_that_is_wrong_changes_nothing() {
 
 #[test]
 fn an_import_that_hangs_changes_nothing() {
-    differs(FAILURES, || {
+    rsgis(|| {
         let server = with_file().set("reload-import-timeout", "1").allow("upgrade failed").allow("File").start();
         fs::write(server.path("served.py"), "import time\ntime.sleep(600)\n").expect("the file");
         expect_failure_of_file(&server, "reload-import-timeout");
@@ -386,7 +393,7 @@ fn expect_failure_of_file(server: &Server, reason: &str) {
 
 #[test]
 fn a_failure_after_the_program_has_changed_says_so_and_ends_the_server() {
-    differs(FAILURES, || {
+    rsgis(|| {
         // The new application spoils the configuration after it was read for the trial.
         let spoil = "import os\nopen(os.environ['TEST_FOLDER'] + '/app.ini', 'a').write('processes = -3\\n')\n";
         let mut server = with_file().start();
@@ -402,7 +409,7 @@ fn a_failure_after_the_program_has_changed_says_so_and_ends_the_server() {
 
 #[test]
 fn a_stop_or_a_reload_ends_a_trial() {
-    differs(UPGRADES, || {
+    rsgis(|| {
         // The trial waits until it is killed.
         let wait = "import os, time\nif os.path.exists('flag'):\n    open('tried', 'w')\n    time.sleep(600)\n";
         for signal in [Signal::SIGTERM, Signal::SIGHUP] {
@@ -430,7 +437,7 @@ fn a_stop_or_a_reload_ends_a_trial() {
 
 #[test]
 fn an_upgrade_after_privileges_were_dropped() {
-    differs(UPGRADES, || {
+    rsgis(|| {
         if !nix::unistd::Uid::effective().is_root() {
             return;
         }
@@ -456,7 +463,7 @@ fn an_upgrade_after_privileges_were_dropped() {
 
 #[test]
 fn sockets_of_systemd_and_a_configuration_from_the_standard_input_survive() {
-    differs(UPGRADES, || {
+    rsgis(|| {
         let (fd, address) = listen_tcp("127.0.0.1:0");
         let mut setup = replaceable(Setup::bare());
         let number = setup.inherit(fd);
@@ -477,7 +484,7 @@ fn sockets_of_systemd_and_a_configuration_from_the_standard_input_survive() {
 
 #[test]
 fn a_variable_left_over_from_an_upgrade_is_nobodys() {
-    differs(UPGRADES, || {
+    rsgis(|| {
         let server = Setup::http("basic").env("RSGI_HANDOFF", "master:7").start();
         assert_eq!(server.get("/process").json()["environment"].get("RSGI_HANDOFF"), None);
         let clients = Clients::begin_as(server.endpoint(), &[Keeps::Open]);
