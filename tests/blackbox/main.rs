@@ -21,6 +21,7 @@ mod protocol_fastcgi;
 mod protocol_scgi;
 mod protocol_uwsgi;
 mod recycle;
+mod reloads;
 mod scaling;
 mod slow;
 mod startup;
