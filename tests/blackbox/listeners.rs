@@ -245,6 +245,41 @@ fn who_has_connected_is_answered_at_the_stop() {
     server.expect_end();
 }
 
+/// The states of the connections to a port of 127.0.0.1 (proc_pid_net(5)), but for the listener's.
+fn connection_states(port: u16) -> Vec<String> {
+    let local = format!("0100007F:{port:04X}");
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the table");
+    let mut rows = table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    rows.by_ref().filter(|row| row[1] == local && row[3] != "0A").map(|row| row[3].into()).collect()
+}
+
+#[test]
+fn connections_are_shown_to_the_server_with_their_first_bytes() {
+    shows_connections("false", "03");
+}
+
+#[test]
+fn connections_are_shown_at_once_when_that_is_asked_for() {
+    differs("`no-defer-accept` is for TCP sockets of every kind of `http-socket` and `socket`.", || {
+        shows_connections("true", "01");
+    });
+}
+
+#[track_caller]
+fn shows_connections(value: &str, state: &str) {
+    let setup = Setup::of("basic").set("http-socket", "127.0.0.1:0").set("no-defer-accept", value);
+    let server = setup.unasked().start();
+    let mut ports = Vec::new();
+    wait_until("it listens", || {
+        ports = bound_ports(&server);
+        ports.len() == 1
+    });
+    let endpoint = Endpoint::Tcp(([127, 0, 0, 1], ports[0]).into());
+    let mut client = endpoint.connect();
+    assert_eq!(connection_states(ports[0]), [state], "no-defer-accept = {value}");
+    assert_eq!(client.send(get("/")).response().expect(200).text(), "ready");
+}
+
 #[test]
 fn all_addresses() {
     let server = Setup::of("basic").set("http-socket", ":0").unasked().start();
