@@ -24,8 +24,8 @@ const TICK: Duration = Duration::from_millis(1);
 /// While every request is over within a tick, the standby thread looks less often: each look costs as much as three requests.
 const LONG_TICK: Duration = Duration::from_millis(4);
 
-/// Ticks in which all went fast before they become long.
-const FAST_TICKS: u32 = 16;
+/// Ticks in which all went fast before they become long: where there are slow requests at all, the next one is found soon.
+const FAST_TICKS: u32 = 400;
 
 /// Ticks without work before the standby thread sleeps until somebody enters the application.
 const QUIET_TICKS: u32 = 2;
