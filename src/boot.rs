@@ -512,7 +512,9 @@ fn worker_options(settings: &Settings) -> worker::Options {
         measures_busyness: settings.cheaper.algorithm == config::Algorithm::Busyness,
         keeps_time: settings.reports.any(),
         host_name: user::host_name(),
-        access: settings.log_requests.then(|| Arc::new(format)),
+        access: (settings.log_requests || settings.log_sendfile).then(|| Arc::new(format)),
+        logs_files_only: !settings.log_requests,
+        sendfile: settings.sendfile,
     }
 }
 

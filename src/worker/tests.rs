@@ -35,6 +35,8 @@ fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
         keeps_time: false,
         host_name: "host".into(),
         access: None,
+        logs_files_only: false,
+        sendfile: true,
     };
     change(&mut options);
     let (control, _) = UnixStream::pair().unwrap();
