@@ -106,8 +106,13 @@ fn answer(
         *streams = Some(returned);
         refused(refusal)
     })?;
-    let options =
-        wsgi::Options { threads: 1, processes: 1, manage_script_name: settings.manage_script_name, run_once: true };
+    let options = wsgi::Options {
+        threads: 1,
+        processes: 1,
+        manage_script_name: settings.manage_script_name,
+        fastcgi_stderr: false,
+        run_once: true,
+    };
     let done = wsgi::with_app_thread(&apps, &options, 0, |thread| thread.serve(Box::new(once)));
     let answered = done.into_any().downcast::<Once>().is_ok_and(|once| once.is_answered());
     // The answer is closed by now: the client does not wait for what the application does at its end.
