@@ -552,7 +552,9 @@ fn worker_options(settings: &Settings) -> worker::Options {
         keeps_time: settings.reports.any(),
         trusted: (!settings.trusted_proxies.is_empty()).then(|| settings.trusted_proxies.clone()),
         host_name: user::host_name(),
-        access: settings.log_requests.then(|| Arc::new(format)),
+        access: (settings.log_requests || settings.log_sendfile).then(|| Arc::new(format)),
+        logs_files_only: !settings.log_requests,
+        sendfile: settings.sendfile,
     }
 }
 

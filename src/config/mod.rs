@@ -175,6 +175,10 @@ pub struct Settings {
     pub logto: Option<PathBuf>,
     /// False with `disable-logging`.
     pub log_requests: bool,
+    /// `log-sendfile`: without request lines, those of files are written all the same.
+    pub log_sendfile: bool,
+    /// False with `disable-sendfile`.
+    pub sendfile: bool,
     /// `log-format`; none is the default request line.
     pub log_format: Option<String>,
     /// When workers are replaced.
@@ -252,6 +256,8 @@ impl Default for Settings {
             pidfile: None,
             logto: None,
             log_requests: true,
+            log_sendfile: false,
+            sendfile: true,
             log_format: None,
             recycle: Recycle::default(),
             harakiri: Harakiri::default(),

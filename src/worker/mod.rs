@@ -96,6 +96,10 @@ pub struct Options {
     pub host_name: String,
     /// The request line; none: requests are not logged.
     pub access: Option<Arc<Format>>,
+    /// Only of responses that the kernel sent from a file.
+    pub logs_files_only: bool,
+    /// Whether it does.
+    pub sendfile: bool,
 }
 
 impl Options {

@@ -44,7 +44,8 @@ pub(super) const LOGGING: &[Row] = &[
     Row::new("log-4xx", FLAG, "still log 4xx"),
     Row::new("log-5xx", FLAG, "still log 5xx"),
     Row::new("log-big", NUMBER, "still log responses >= N bytes"),
-    Row::new("log-sendfile", TEXT, "still log sendfile responses (declared with required arg)"),
+    Row::new("log-sendfile", TEXT, "true: with disable-logging, log responses sent by sendfile all the same")
+        .set(|d, s| d.settings.log_sendfile = d.flag(s)),
     Row::new("log-ioerror", TEXT, "still log requests with both read and write errors"),
     Row::new("log-micros", FLAG, "microseconds instead of ms in the default line"),
     Row::new("log-x-forwarded-for", FLAG, "use whole X-Forwarded-For as client address"),
