@@ -7,6 +7,7 @@ pub mod boot;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod ctl;
 pub mod exit;
 mod extension;
 pub mod gateway;

@@ -100,6 +100,7 @@ impl Master {
             let Some(worker) = self.children.worker(key).cloned() else { return };
             match message {
                 Some(FromWorker::Ready) => {
+                    self.notifier.heard(key);
                     let pid = self.board(worker.generation).map_or(0, |board| board.slot(worker.id, worker.lane).pid());
                     self.children.worker_ready(key, pid, now);
                     log::info!(
@@ -117,6 +118,7 @@ impl Master {
                 }
                 Some(FromWorker::Reached(limit)) => self.children.recycle(key, Why::Reached(limit), now),
                 Some(FromWorker::Stuck) => self.children.recycle(key, Why::Stuck, now),
+                Some(FromWorker::Pong) => self.notifier.heard(key),
                 None => log::warn!("worker {} said something that is not understood", worker.id),
             }
         }
@@ -227,8 +229,7 @@ impl Master {
             return false;
         }
         self.children.abort_reload();
-        self.reloads.failed += 1;
-        self.reloads.last = "failed";
+        self.reloads.fail(why);
         log::error!("reload failed ({why}); generation {} goes on serving as before", self.children.serving());
         self.drop_sockets(number);
         // What mended it may be a file that was never imported.

@@ -11,6 +11,8 @@ mod desk;
 mod fifo;
 mod hear;
 mod memory;
+pub mod notify;
+mod operator;
 mod reload;
 mod resize;
 mod scaling;
@@ -45,6 +47,8 @@ use children::{Action, Children};
 use daemons::Daemons;
 use desk::{Desk, Door};
 use fifo::Fifos;
+use notify::{Manager, Notifier};
+use operator::Operator;
 use resize::Resize;
 use triggers::Planned;
 use watch::{Module, Watch};
@@ -77,6 +81,8 @@ pub struct Hooks {
     pub entitle: fn(&Settings),
     /// Runs a zygote; gives its exit code.
     pub zygote: Box<dyn Fn(Task) -> u8>,
+    /// Called once, when all workers are ready for the first time.
+    pub ready: Option<Box<dyn FnOnce()>>,
 }
 
 /// The sockets of a configuration.
@@ -84,7 +90,7 @@ pub struct Hooks {
 pub struct Sockets {
     /// Those of the application.
     pub listeners: Vec<Listener>,
-    /// Those of the master itself: `stats` and `metrics-socket`.
+    /// Those of the master itself: `stats`, `metrics-socket`, `control-socket`.
     pub doors: Vec<(Report, Listener)>,
 }
 
@@ -106,6 +112,8 @@ pub struct Start {
     pub passed: Vec<RawFd>,
     /// Where relative paths of the configuration begin.
     pub start_dir: PathBuf,
+    /// Who wants to know how the server is.
+    pub manager: Manager,
     /// See [`Hooks`].
     pub hooks: Hooks,
 }
@@ -159,6 +167,8 @@ struct Master {
     planned: Option<Planned>,
     resize: Resize,
     desk: Desk,
+    notifier: Notifier,
+    operator: Operator,
     reloads: Reloads,
     daemons: Daemons,
     /// Processes of the control group killed for want of memory, as of the last look.
@@ -180,7 +190,7 @@ pub struct Outcome {
 
 /// Runs the master until the server has ended.
 pub fn run(start: Start) -> Outcome {
-    let Start { settings, sockets, passed, start_dir, hooks } = start;
+    let Start { settings, sockets, passed, start_dir, manager, hooks } = start;
     let Sockets { listeners, doors } = sockets;
     let settings = Arc::new(settings);
     let made = prepare(&settings);
@@ -230,6 +240,8 @@ pub fn run(start: Start) -> Outcome {
         planned: None,
         resize: Resize::new(monotonic_ms()),
         desk: Desk::default(),
+        notifier: Notifier::new(&manager),
+        operator: Operator::default(),
         reloads: Reloads::default(),
         daemons: Daemons::default(),
         oom_kills: crate::sys::cgroup::oom_kills(),
@@ -277,6 +289,8 @@ impl Master {
                 self.perform(action);
             }
             self.tidy();
+            self.notify();
+            self.answer_operators();
             let now = monotonic_ms();
             self.desk.keep_time(now);
             let times = [
@@ -286,6 +300,8 @@ impl Master {
                 self.resize_at(now),
                 self.desk.deadline(),
                 self.daemons_at(),
+                self.notifier.deadline(),
+                self.operator.deadline(),
             ];
             // What was done may call for more, as when a reload is given up.
             let times = times.into_iter().chain([acted.then_some(now)]);
@@ -307,6 +323,8 @@ impl Master {
         fds.extend(self.generations.iter().filter_map(|g| g.zygote.as_ref()?.control.as_ref()).map(AsFd::as_fd));
         let workers: Vec<u32> = self.controls.iter().map(|(key, _)| *key).collect();
         fds.extend(self.controls.iter().map(|(_, control)| control.as_fd()));
+        let pipes = self.operator.pipes().count();
+        fds.extend(self.operator.pipes().map(AsFd::as_fd));
         let own = [self.watch.descriptor(), self.fifos.descriptor(), self.desk.descriptor()];
         fds.extend(own.iter().flatten());
         let own = own.map(|fd| fd.is_some());
@@ -324,10 +342,14 @@ impl Master {
         for (key, _) in workers.into_iter().zip(readable.by_ref()).filter(|(_, readable)| *readable) {
             self.hear_worker(key);
         }
+        let told = readable.by_ref().take(pipes).filter(|readable| *readable).count() > 0;
         let [files, fifo, desk] = own.map(|watched| watched && readable.next() == Some(true));
         let knocks = readable.any(|readable| readable);
         if knocks {
             self.wake_up();
+        }
+        if told {
+            self.hear_stacks();
         }
         if files {
             self.hear_files();
@@ -390,6 +412,9 @@ impl Master {
                 }
             }
             Action::Complete { generation } => {
+                if let Some(ready) = self.hooks.ready.take() {
+                    ready();
+                }
                 if let Some(generation) = self.generations.iter().find(|known| known.number == generation) {
                     let took = words::duration(monotonic_ms() - generation.began);
                     match self.children.target() {
@@ -468,6 +493,9 @@ impl Master {
         self.fifos.forget();
         self.desk = Desk::default();
         self.watch = Watch::default();
+        self.hooks.ready = None;
+        self.notifier = Notifier::default();
+        self.operator = Operator::default();
         self.signals = None;
     }
 

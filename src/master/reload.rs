@@ -3,13 +3,15 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::desk::Door;
 use super::{Generation, Master, Sockets, words};
-use crate::config::Settings;
-use crate::net::listener::{self, BindOptions, Listener};
+use crate::config::{Privileges, Report, Settings};
+use crate::net::address::Address;
+use crate::net::listener::{self, BindOptions, Listener, SocketFile};
 use crate::scoreboard::Scoreboard;
 use crate::sys;
 use crate::sys::clock::monotonic_ms;
@@ -45,8 +47,27 @@ pub fn open(
     let mut listeners = listener::open(&wanted, existing, options)?;
     let at = settings.sockets.len();
     let doors = listeners.drain(at..at + reports.len());
-    let doors = reports.iter().map(|(report, _)| *report).zip(doors).collect();
-    Ok(Sockets { listeners, doors })
+    let doors: Vec<Door> = reports.iter().map(|(report, _)| *report).zip(doors).collect();
+    let sockets = Sockets { listeners, doors };
+    match sockets
+        .doors
+        .iter()
+        .find(|(report, _)| *report == Report::Control)
+        .map(|(_, listener)| keep_private(listener))
+    {
+        Some(Err(error)) => {
+            sockets.files().iter().for_each(SocketFile::remove);
+            Err(vec![error])
+        }
+        _ => Ok(sockets),
+    }
+}
+
+/// For its owner alone, whatever `chmod-socket` says. (Whoever came before this is asked who he is, as everybody.)
+fn keep_private(listener: &Listener) -> Result<(), String> {
+    let Address::Unix(path) = &listener.address else { return Ok(()) };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .map_err(|error| format!("control-socket: {}: {}", path.display(), sys::describe(&error)))
 }
 
 /// Goes to the directory of a configuration: `chdir`, else where rsgi was started.
@@ -74,11 +95,16 @@ pub fn enter(settings: &Settings, start_dir: &Path) -> Result<(), String> {
 
 /// Options that a running server keeps although the new configuration has another value.
 fn kept(old: &Settings, new: &Settings) -> Vec<&'static str> {
+    // Each worker sees to its processors for itself.
+    let fixed = |privileges: &Privileges| Privileges { cpu_affinity: 0, ..privileges.clone() };
     [
         ("logto", old.logto != new.logto),
         ("pidfile", old.pidfile != new.pidfile),
         ("uid", old.uid != new.uid),
         ("gid", old.gid != new.gid),
+        ("add-gid, cap, chroot or limits", fixed(&old.privileges) != fixed(&new.privileges)),
+        ("pidfile2 or safe-pidfile", old.pidfiles != new.pidfiles),
+        ("daemonize", old.background != new.background),
         ("max-fd", old.max_fd != new.max_fd),
         ("listen (of sockets that stay)", old.listen != new.listen),
         ("chmod-socket (of sockets that stay)", old.chmod_socket != new.chmod_socket),
@@ -114,14 +140,14 @@ impl Master {
         } else {
             log::info!("{cause}: reloading");
         }
+        self.notifier.reloading(cause);
         if let Err(errors) = self.prepare(how) {
             for error in &errors {
                 log::error!("{error}");
             }
             log::error!("reload failed; generation {} goes on serving as before", self.children.serving());
             self.watch.any_module = true;
-            self.reloads.failed += 1;
-            self.reloads.last = "failed";
+            self.reloads.fail(&errors.join("; "));
             self.go_home();
         }
     }
@@ -215,8 +241,7 @@ impl Master {
             .filter(|generation| generation.number != number)
             .flat_map(|generation| std::mem::take(&mut generation.doors))
             .collect();
-        self.reloads.done += 1;
-        self.reloads.last = "done";
+        self.reloads.succeed();
         let generation = &self.generations[index];
         let took = words::duration(monotonic_ms() - generation.began);
         let workers = words::count(self.children.target().into(), "worker");

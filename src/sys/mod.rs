@@ -8,6 +8,7 @@ pub mod epoll;
 pub mod fd;
 pub mod inotify;
 pub mod memory;
+pub mod privileges;
 pub mod process;
 pub mod signal;
 pub mod socket;

@@ -276,7 +276,7 @@ impl Connection {
                 let mut work = Work::bare();
                 mux.demux.take(&mut work.input, &mut work.request);
                 work.filled = work.input.len();
-                if options.access.is_some() {
+                if options.is_timed() {
                     work.started = clock::micros();
                 }
                 let threshold = options.post_buffering.unwrap_or(DEFAULT_BUFFER);
