@@ -7,6 +7,7 @@
 
 mod bodies;
 mod config;
+mod control;
 mod daemons;
 mod edges;
 mod fairness;
@@ -16,6 +17,7 @@ mod hooks;
 mod http;
 mod listeners;
 mod options;
+mod privileges;
 mod processes;
 mod protocol_fastcgi;
 mod protocol_scgi;
@@ -26,6 +28,7 @@ mod slow;
 mod startup;
 mod stats;
 mod streams;
+mod systemd;
 mod threads;
 mod triggers;
 mod wsgi;
