@@ -11,7 +11,7 @@ use super::desk::Door;
 use super::{Generation, Master, Sockets, words};
 use crate::config::{Privileges, Report, Settings};
 use crate::net::address::Address;
-use crate::net::listener::{self, BindOptions, Listener, SocketFile};
+use crate::net::listener::{self, BindOptions, Listener};
 use crate::scoreboard::Scoreboard;
 use crate::sys;
 use crate::sys::clock::monotonic_ms;
@@ -48,26 +48,18 @@ pub fn open(
     let at = settings.sockets.len();
     let doors = listeners.drain(at..at + reports.len());
     let doors: Vec<Door> = reports.iter().map(|(report, _)| *report).zip(doors).collect();
-    let sockets = Sockets { listeners, doors };
-    match sockets
-        .doors
-        .iter()
-        .find(|(report, _)| *report == Report::Control)
-        .map(|(_, listener)| keep_private(listener))
-    {
-        Some(Err(error)) => {
-            sockets.files().iter().for_each(SocketFile::remove);
-            Err(vec![error])
-        }
-        _ => Ok(sockets),
-    }
+    doors.iter().filter(|(report, _)| *report == Report::Control).for_each(|(_, listener)| keep_private(listener));
+    listeners.iter().for_each(|listener| listener.defer_accept(settings.defer_accept));
+    Ok(Sockets { listeners, doors })
 }
 
-/// For its owner alone, whatever `chmod-socket` says. (Whoever came before this is asked who he is, as everybody.)
-fn keep_private(listener: &Listener) -> Result<(), String> {
-    let Address::Unix(path) = &listener.address else { return Ok(()) };
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
-        .map_err(|error| format!("control-socket: {}: {}", path.display(), sys::describe(&error)))
+/// For its owner alone, whatever `chmod-socket` says. (Whoever gets by that is asked who he is all the same.)
+fn keep_private(listener: &Listener) {
+    if let Address::Unix(path) = &listener.address
+        && let Err(error) = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+    {
+        log::warn!("control-socket: the mode of {} cannot be set: {}", path.display(), sys::describe(&error));
+    }
 }
 
 /// Goes to the directory of a configuration: `chdir`, else where rsgi was started.
@@ -259,6 +251,7 @@ impl Master {
                 continue;
             }
             log::info!("{} is no longer listened on", listener.address);
+            listener.turn_newcomers_away();
             if listener.inherited {
                 self.parked.push(listener);
             } else if generation.settings.vacuum {
