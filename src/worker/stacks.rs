@@ -29,6 +29,8 @@ pub(super) struct Witness {
     names: Vec<OnceLock<c_ulong>>,
     /// Where faulthandler writes to.
     file: OnceLock<Mutex<File>>,
+    /// Accounts are given one after the other.
+    turn: Mutex<()>,
     /// A thread waits for the interpreter already.
     asks: AtomicBool,
     helpers: Mutex<Vec<JoinHandle<()>>>,
@@ -137,6 +139,7 @@ pub(super) fn write(worker: &Arc<Worker>, out: OwnedFd) {
 
 fn account(worker: &Arc<Worker>) -> String {
     let witness = &worker.witness;
+    let _turn = witness.turn.lock().unwrap_or_else(PoisonError::into_inner);
     match witness.ask(worker) {
         Some(Ok(stacks)) => tell(worker, Some(&stacks), "in no Python code: it may wait for the interpreter\n"),
         Some(Err(error)) => tell(worker, None, &format!("its stack cannot be shown: {error}\n")),
