@@ -206,23 +206,27 @@ pub struct Reloads {
     pub failed: u64,
     /// `none`, `running`, `done` or `failed`: the last one.
     pub last: &'static str,
-    /// Why the last one failed; else empty.
+    /// Why the last one failed; empty when it did not.
     pub reason: String,
+    /// The end of the traceback, of an application that could not be imported.
+    pub traceback: String,
 }
 
 impl Reloads {
-    /// One more whose generation serves.
-    pub fn succeed(&mut self) {
-        self.done += 1;
-        self.last = "done";
-        self.reason.clear();
+    /// One that was given up.
+    pub fn fail(&mut self, reason: &str, traceback: &str) {
+        *self = Reloads {
+            done: self.done,
+            failed: self.failed + 1,
+            last: "failed",
+            reason: reason.into(),
+            traceback: traceback.into(),
+        };
     }
 
-    /// One more that was given up.
-    pub fn fail(&mut self, why: &str) {
-        self.failed += 1;
-        self.last = "failed";
-        self.reason = why.to_owned();
+    /// One whose generation serves.
+    pub fn succeed(&mut self) {
+        *self = Reloads { done: self.done + 1, failed: self.failed, last: "done", ..Reloads::default() };
     }
 }
 

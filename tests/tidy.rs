@@ -14,10 +14,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("stats", &["scoreboard"]),
     ("ctl", &["sys"]),
     ("interpreter", &["sys"]),
-    ("config", &["net::address", "protocol::Protocol"]),
+    ("config", &["net::address", "protocol::Protocol", "protocol::forwarded"]),
     ("net", &["sys", "config::Socket", "config::Owner", "protocol::Protocol"]),
     ("wsgi", &["gateway", "protocol"]),
     ("mailbox", &["sys"]),
+    ("cgi", &["gateway", "protocol", "sys", "worker::Broken", "worker::Incoming"]),
     ("logging", &["protocol", "gateway"]),
     ("zygote", &["interpreter", "wsgi", "control", "scoreboard", "sys", "exit"]),
     (
@@ -53,6 +54,7 @@ const NEVER: &[(&str, &[&str])] = &[
     ("net", &["pyo3"]),
     ("wsgi", &["mio", "nix", "libc", "socket2"]),
     ("zygote", &["mio"]),
+    ("cgi", &["pyo3", "mio"]),
     ("master", &["pyo3"]),
     ("scoreboard", &["pyo3", "mio"]),
 ];

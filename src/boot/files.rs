@@ -24,6 +24,16 @@ impl Made {
         Made { pid: process::own_id(), pidfiles: Vec::new() }
     }
 
+    /// What this process made before another program took its place.
+    pub(super) fn with(pidfiles: Vec<(PathBuf, u64)>) -> Made {
+        Made { pidfiles, ..Made::new() }
+    }
+
+    /// The pid files, with their inodes.
+    pub(super) fn pidfiles(&self) -> &[(PathBuf, u64)] {
+        &self.pidfiles
+    }
+
     /// Makes the pid file that `option` asks for.
     ///
     /// # Errors

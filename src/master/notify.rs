@@ -8,6 +8,8 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Master;
 use super::children::{Millis, Phase};
 use crate::control::ToWorker;
@@ -15,7 +17,7 @@ use crate::sys::clock::{monotonic_micros, monotonic_ms};
 use crate::sys::{self, fd};
 
 /// What the environment says of a service manager.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manager {
     /// `NOTIFY_SOCKET`.
     pub socket: Option<String>,

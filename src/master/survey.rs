@@ -151,7 +151,7 @@ impl Master {
         if stats.reloads.last.is_empty() {
             stats.reloads.last = "none";
         }
-        if self.children.incoming().is_some() {
+        if self.children.incoming().is_some() || self.trial_descriptor().is_some() {
             stats.reloads.last = "running";
         }
         let Some(generation) = self.generations.iter().find(|known| known.number == serving) else { return stats };

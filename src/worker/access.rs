@@ -53,7 +53,8 @@ fn write(
     let record = Record {
         request,
         head,
-        peer: &connection.peer,
+        peer: connection.client(),
+        told: connection.told_of_request(),
         local: connection.local(),
         status: if response.gone { CLIENT_LEFT } else { response.status },
         body_bytes: response.body_bytes,
@@ -69,7 +70,7 @@ fn write(
         app_requests: served,
         total_requests: total,
         switches: 1,
-        via: None,
+        via: response.is_file.then_some("sendfile"),
         vsz: 0,
         rss: 0,
         write_errors: u32::from(response.gone),

@@ -6,15 +6,18 @@
 #![allow(unreachable_pub)]
 
 mod bodies;
+mod cgi;
 mod config;
 mod control;
 mod daemons;
 mod edges;
 mod fairness;
+mod files;
 mod harakiri;
 mod harness;
 mod hooks;
 mod http;
+mod large;
 mod listeners;
 mod options;
 mod privileges;
@@ -22,13 +25,18 @@ mod processes;
 mod protocol_fastcgi;
 mod protocol_scgi;
 mod protocol_uwsgi;
+mod proxies;
 mod recycle;
+mod reloads;
+mod rfc9112;
 mod scaling;
 mod slow;
 mod startup;
 mod stats;
+mod stops;
 mod streams;
 mod systemd;
 mod threads;
 mod triggers;
+mod upgrade;
 mod wsgi;
