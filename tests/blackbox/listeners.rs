@@ -23,21 +23,38 @@ fn unix_http() -> Setup {
 /// Serves `basic.py` so that every user can: a copy of the application and, where Python's own
 /// library stands in a folder of somebody's (root's home, say), a copy of that.
 pub fn for_everybody(setup: Setup) -> Setup {
-    let code = std::fs::read(apps().join("basic.py")).expect("basic.py");
-    let setup = setup.file("basic.py", code);
+    let setup = with_copy(setup, "basic");
     let folder = setup.path("").display().to_string();
     let setup = setup.set("pythonpath", folder).set("module", "basic");
-    let script = "import sysconfig; print(sysconfig.get_path('stdlib'))";
-    let output = Command::new("python3").args(["-c", script]).output().expect("python3");
-    let library = PathBuf::from(String::from_utf8(output.stdout).expect("a path").trim());
+    let library = library();
     let open = |folder: &Path| std::fs::metadata(folder).expect("a folder").permissions().mode() & 0o005 == 0o005;
     if library.ancestors().all(open) {
         return setup;
     }
-    let home = setup.path("python");
-    let copy = home.join("lib").join(library.file_name().expect("a name"));
-    copy_library(&library, &copy);
+    let home = with_library(&setup);
     setup.set("home", home.display().to_string())
+}
+
+/// With a copy of `tests/apps/APP.py` in the server's folder.
+pub fn with_copy(setup: Setup, app: &str) -> Setup {
+    let name = format!("{app}.py");
+    let code = std::fs::read(apps().join(&name)).expect("the application");
+    setup.file(&name, code)
+}
+
+/// Where Python's own library is.
+fn library() -> PathBuf {
+    let script = "import sysconfig; print(sysconfig.get_path('stdlib'))";
+    let output = Command::new("python3").args(["-c", script]).output().expect("python3");
+    PathBuf::from(String::from_utf8(output.stdout).expect("a path").trim())
+}
+
+/// Copies Python's library into the server's folder; what is `home` then.
+pub fn with_library(setup: &Setup) -> PathBuf {
+    let library = library();
+    let home = setup.path("python");
+    copy_library(&library, &home.join("lib").join(library.file_name().expect("a name")));
+    home
 }
 
 /// Copies Python's library without what no test needs.
