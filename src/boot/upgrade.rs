@@ -110,7 +110,8 @@ fn prepare_trial(arguments: &[OsString], handoff: &Handoff) -> Result<(Settings,
     let known = handoff.known_sockets();
     let reports = settings.report_sockets().into_iter().map(|(_, socket)| socket);
     let wanted: Vec<_> = settings.sockets.iter().cloned().chain(reports).collect();
-    let wanted = listener::with_systemd(&wanted, &handoff.passed, settings.inherited_protocol);
+    let (protocol, proxied) = (settings.inherited_protocol, settings.inherited_proxy_protocol);
+    let wanted = listener::with_systemd(&wanted, &handoff.passed, protocol, proxied);
     let new: Vec<_> =
         wanted.into_iter().filter(|socket| !known.contains(&listener::known_as(&socket.address))).collect();
     let (options, _) = master::bind_options(&settings);

@@ -126,10 +126,13 @@ fn cycle(times: u32) {
         clients.wait_for(8);
         let signal = if round % 2 == 0 { Signal::SIGTERM } else { Signal::SIGINT };
         stop(server, signal);
+        if round % 100 == 99 {
+            eprintln!("{} cycles, {} answers so far", round + 1, clients.answered());
+        }
     }
     let last = on(&socket, &endpoint).start();
     clients.wait_for(8);
-    println!("{times} cycles, {} answers", clients.answered());
+    eprintln!("{times} cycles, {} answers", clients.answered());
     clients.expect_no_loss();
     drop(last);
 }
@@ -195,7 +198,7 @@ fn recycle(warm: impl Fn(u64) -> bool, done: impl Fn(u64) -> bool) {
     // What is open depends on who is just being replaced; at rest it is what it was.
     wait_until("all is quiet", || stats_of_rest(&server));
     let after = holds(master);
-    println!(
+    eprintln!(
         "{} recycles, then {} more: {memory} KiB, then {} KiB; {} descriptors",
         first,
         last - first,
@@ -229,8 +232,8 @@ fn ten_minutes_of_recycling_make_the_master_no_larger() {
 /// The zygote: a child of the master that does no requests.
 fn zygote(server: &Server) -> Option<i32> {
     let workers: HashSet<i64> = stats(server)["workers"].as_array()?.iter().filter_map(|w| w["pid"].as_i64()).collect();
-    let others = processes_of(server.pid()).into_iter();
-    others.filter(|pid| *pid != server.pid().as_raw() && !workers.contains(&i64::from(*pid))).next()
+    let mut others = processes_of(server.pid()).into_iter();
+    others.find(|pid| *pid != server.pid().as_raw() && !workers.contains(&i64::from(*pid)))
 }
 
 #[test]
