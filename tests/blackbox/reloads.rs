@@ -59,6 +59,7 @@ fn with_file() -> Setup {
 /// Reloads in vain: the same workers go on, and the reason is told in the log and in the statistics.
 #[track_caller]
 fn expect_failure(server: &Server, reason: &str, traceback: &str) {
+    wait_until("all workers serve", || workers(server).iter().all(|pid| *pid != 0));
     let (serving, before) = (workers(server), stats(server)["reloads"]["failed"].as_u64());
     server.signal(Signal::SIGHUP);
     wait_until("the failure is told", || stats(server)["reloads"]["failed"].as_u64() > before);

@@ -53,8 +53,14 @@ fn who_waits_at_an_inherited_socket_is_left_to_the_successor() {
         let held = Held::begin(&server, "a");
         let old = held.pid;
         server.signal(Signal::SIGTERM);
-        server.wait_for_log(&["stopping"]);
-        // The worker still lives; some may come before it has heard.
+        let inode = nix::sys::stat::fstat(&socket).expect("a socket").st_ino;
+        let name = format!("socket:[{inode}]");
+        wait_until("nobody of the server listens", || {
+            processes_of(server.pid()).iter().all(|pid| {
+                let all = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+                all.filter_map(|entry| fs::read_link(entry.path()).ok()).all(|link| link.as_os_str() != name.as_str())
+            })
+        });
         let mut waiting: Vec<Client> = (0..20).map(|_| endpoint.connect()).collect();
         for client in &mut waiting {
             client.send(get("/pid"));
@@ -64,7 +70,7 @@ fn who_waits_at_an_inherited_socket_is_left_to_the_successor() {
         drop(server);
         let next = on(&socket, &endpoint).start();
         let answers: Vec<String> = waiting.iter_mut().map(|client| client.response().expect(200).text()).collect();
-        assert!(answers.iter().any(|pid| *pid != old.to_string()), "{answers:?}");
+        assert!(answers.iter().all(|pid| *pid != old.to_string()), "{answers:?}");
         drop(next);
     });
 }
