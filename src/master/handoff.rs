@@ -72,9 +72,8 @@ pub(super) struct Door {
     address: String,
     asked: String,
     protocol: String,
-    #[serde(default)]
-    proxy_protocol: bool,
     inherited: bool,
+    proxy_protocol: bool,
     unlink: Option<SocketFile>,
     /// The option, of one that the master answers.
     report: Option<String>,
@@ -230,8 +229,8 @@ impl Door {
             address: listener.address.to_string(),
             asked: listener.asked.to_string(),
             protocol: listener.protocol.name().into(),
-            proxy_protocol: listener.proxy_protocol,
             inherited: listener.inherited,
+            proxy_protocol: listener.proxy_protocol,
             unlink: listener.unlink.clone(),
             report: report.map(|report| report.option().into()),
         }
@@ -245,8 +244,8 @@ impl Door {
             address: Address::parse(&self.address)?,
             asked: Address::parse(&self.asked)?,
             protocol: protocol.ok_or_else(|| format!("{} is no protocol", self.protocol))?,
-            proxy_protocol: self.proxy_protocol,
             inherited: self.inherited,
+            proxy_protocol: self.proxy_protocol,
             unlink: self.unlink.clone(),
         })
     }
