@@ -234,6 +234,7 @@ fn a_worker_counts_as_ready_only_when_its_hooks_are_done() {
     rsgis(|| {
         // The hook of the new generation waits; until then the old one serves alone.
         let mut server = with_file().start();
+        wait_until("all workers serve", || workers(&server).iter().all(|pid| *pid != 0));
         let old = workers(&server);
         fs::write(server.path("served.py"), says("new")).expect("the file");
         server.rewrite("hook-accepting", "exec:touch begun; while ! test -e go; do sleep 0.02; done");
