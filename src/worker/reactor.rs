@@ -617,9 +617,10 @@ impl Reactor {
                 log::info!("worker {} is not wanted any more; it exits", worker.id);
             } else {
                 log::error!("worker {}: the master is gone; requests in flight are finished, then it exits", worker.id);
-                // Nobody else would end one that is stuck.
-                sys::process::end_in(worker.options.mercy.as_secs() as u32);
             }
+            // Nobody else would end one that is stuck. Whoever the parent is: a dying master's sockets are closed before its
+            // children are given away.
+            sys::process::end_in(worker.options.mercy.as_secs() as u32);
         }
         for index in 0..state.doors.len() {
             // A new master may want to bind the addresses of a dead one right away. At a stop, who waits at a socket of

@@ -59,6 +59,7 @@ fn with_file() -> Setup {
 /// Reloads in vain: the same workers go on, and the reason is told in the log and in the statistics.
 #[track_caller]
 fn expect_failure(server: &Server, reason: &str, traceback: &str) {
+    wait_until("all workers serve", || workers(server).iter().all(|pid| *pid != 0));
     let (serving, before) = (workers(server), stats(server)["reloads"]["failed"].as_u64());
     server.signal(Signal::SIGHUP);
     wait_until("the failure is told", || stats(server)["reloads"]["failed"].as_u64() > before);
@@ -233,6 +234,7 @@ fn a_worker_counts_as_ready_only_when_its_hooks_are_done() {
     rsgis(|| {
         // The hook of the new generation waits; until then the old one serves alone.
         let mut server = with_file().start();
+        wait_until("all workers serve", || workers(&server).iter().all(|pid| *pid != 0));
         let old = workers(&server);
         fs::write(server.path("served.py"), says("new")).expect("the file");
         server.rewrite("hook-accepting", "exec:touch begun; while ! test -e go; do sleep 0.02; done");

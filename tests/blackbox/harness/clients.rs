@@ -42,7 +42,7 @@ fn ask(endpoint: &Endpoint, kept: &mut Option<Client>, keeps: Keeps, number: u64
     let how = |what: &str, error: String| format!("{what} request {number} (reused: {reused}): {error}");
     client.try_send(request).map_err(|error| how("sending", error.to_string()))?;
     let response = client.try_response_to("GET").map_err(|error| how("reading", error))?;
-    if response.status != 200 || number % 2 == 0 && response.body != body.as_bytes() {
+    if response.status != 200 || number.is_multiple_of(2) && response.body != body.as_bytes() {
         return Err(how("the answer to", format!("{} {}", response.status, response.text())));
     }
     if keeps == Keeps::Open && !response.announces_close() {
