@@ -246,7 +246,7 @@ fn serve(
         return exit::ERROR;
     }
     // Before the sockets, so that they can make folders for them.
-    for phase in [Phase::Asap, Phase::PreJail, Phase::PostJail, Phase::InJail, Phase::AsRoot] {
+    for phase in [Phase::Asap, Phase::PreJail, Phase::PostJail, Phase::InJail, Phase::BeforeRoot, Phase::AsRoot] {
         if let Err(error) = hooks::run(&settings.hooks, phase) {
             log::error!("{error}");
             return exit::ERROR;
@@ -272,7 +272,13 @@ fn serve(
     let entitle = |settings: &Settings| rename(title(&settings.process_names, &Role::Master));
     entitle(&settings);
     let home_dir = start_dir.clone();
-    let hooks = Hooks { read, fork, entitle, zygote: Box::new(move |task| run_zygote(task, &home_dir)) };
+    let hooks = Hooks {
+        read,
+        fork,
+        entitle,
+        deed: hooks::carry_out,
+        zygote: Box::new(move |task| run_zygote(task, &home_dir)),
+    };
     let at_exit = settings.hooks.clone();
     let outcome = master::run(Start { settings, sockets, passed, start_dir, hooks });
     if outcome.code != exit::OK || outcome.vacuum {
@@ -420,11 +426,17 @@ fn run_zygote(task: Task, start_dir: &Path) -> u8 {
                 manage_script_name: settings.manage_script_name,
             },
         };
-        let id = context.id;
+        let (id, first) = (context.id, birth.first);
         let load = move || {
+            hooks::run(&settings.hooks, Phase::PostFork)?;
             let apps = load()?;
-            let first = if id == 1 { hooks::run(&settings.hooks, Phase::Accepting1) } else { Ok(()) };
-            first.and_then(|()| hooks::run(&settings.hooks, Phase::Accepting))?;
+            let phases = [
+                (Phase::Accepting, true),
+                (Phase::AcceptingOnce, first),
+                (Phase::Accepting1, id == 1),
+                (Phase::Accepting1Once, id == 1 && first),
+            ];
+            phases.into_iter().filter(|(_, due)| *due).try_for_each(|(phase, _)| hooks::run(&settings.hooks, phase))?;
             Ok(apps)
         };
         worker::run(context, load)

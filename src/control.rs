@@ -15,6 +15,8 @@ pub enum ToZygote {
         id: u32,
         /// The scoreboard lane of the new process.
         lane: u32,
+        /// No worker of this number has served in this generation yet.
+        first: bool,
     },
 }
 
@@ -125,14 +127,17 @@ impl ToZygote {
     /// The datagram.
     pub fn encode(self) -> Vec<u8> {
         match self {
-            ToZygote::Fork { id, lane } => number(b'f', &[id, lane], ""),
+            ToZygote::Fork { id, lane, first } => number(b'f', &[id, lane, first.into()], ""),
         }
     }
 
     /// The value of a datagram; `None` for one that no version of this program sends.
     pub fn decode(bytes: &[u8]) -> Option<ToZygote> {
         match bytes.first()? {
-            b'f' => Some(ToZygote::Fork { id: u32_at(bytes, 1)?, lane: u32_at(bytes, 5)? }),
+            b'f' => {
+                let (id, lane, first) = (u32_at(bytes, 1)?, u32_at(bytes, 5)?, u32_at(bytes, 9)? != 0);
+                Some(ToZygote::Fork { id, lane, first })
+            }
             _ => None,
         }
     }
@@ -249,10 +254,10 @@ mod tests {
             let message = ToWorker::Retire { how, heirs: 12 };
             assert_eq!(ToWorker::decode(&message.encode()), Some(message));
         }
-        assert_eq!(
-            ToZygote::decode(&ToZygote::Fork { id: 3, lane: 2 }.encode()),
-            Some(ToZygote::Fork { id: 3, lane: 2 })
-        );
+        for first in [false, true] {
+            let message = ToZygote::Fork { id: 3, lane: 2, first };
+            assert_eq!(ToZygote::decode(&message.encode()), Some(message));
+        }
         assert!(FromZygote::LoadFailed(long).encode().len() <= MAX_MESSAGE);
     }
 

@@ -45,6 +45,8 @@ pub struct Draft<'a> {
     pub(super) sockets: Vec<DraftSocket>,
     pub(super) protocol: Option<Protocol>,
     pub(super) timeouts: DraftTimeouts,
+    /// `wait-for-*-timeout`: of whom, and how many seconds.
+    pub(super) wait_limits: Vec<(&'static [super::hooks::Awaited], u64)>,
     /// Unknown names that are near to an option.
     pub(super) misspelt: Vec<(Setting, &'static str)>,
     pub(super) errors: Vec<Error>,
@@ -76,6 +78,7 @@ impl<'a> Draft<'a> {
             sockets: Vec::new(),
             protocol: None,
             timeouts: DraftTimeouts::default(),
+            wait_limits: Vec::new(),
             misspelt: Vec::new(),
             errors: Vec::new(),
             warnings: Vec::new(),

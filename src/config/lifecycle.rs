@@ -74,6 +74,8 @@ pub enum Touch {
     Chain,
     /// `touch-workers-reload`.
     Workers,
+    /// `hook-touch` and `touch-exec`: this one of the hooks.
+    Hook(usize),
 }
 
 /// Memory of one process in bytes; 0 is without limit.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::daemons::Care;
+use super::hooks::Awaited;
 use super::options::{self, Action, Row};
 use super::*;
 
@@ -161,6 +162,8 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("cheaper", "2\nprocesses = 9", |s| s.cheaper.least == 2 && s.cheaper.initial == 2),
     ("cheaper-initial", "5\nprocesses = 9\ncheaper = 2", |s| s.cheaper.initial == 5),
     ("cheaper-algo", "busyness", |s| s.cheaper.algorithm == Algorithm::Busyness),
+    ("cheaper-algo", "spare2", |s| s.cheaper.algorithm == Algorithm::Spare2),
+    ("cheaper-idle", "9", |s| s.cheaper.idle_looks == 9),
     ("cheaper-step", "2", |s| s.cheaper.step == 2),
     ("cheaper-overload", "9", |s| s.cheaper.overload == 9),
     ("cheaper-rss-limit-soft", "9", |s| s.cheaper.soft_resident == 9),
@@ -195,6 +198,20 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("exec-post-app", "true", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::PostApp)),
     ("hook-accepting", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::Accepting)),
     ("hook-accepting1", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::Accepting1)),
+    ("hook-post-fork", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::PostFork)),
+    ("hook-accepting-once", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::AcceptingOnce)),
+    ("hook-accepting1-once", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::Accepting1Once)),
+    ("hook-touch", "/f print:x", |s| s.triggers.touch == [("/f".into(), Touch::Hook(0))] && s.hooks.len() == 1),
+    ("touch-exec", "/f a b", |s| s.hooks.iter().any(|hook| hook.deed == hooks::Deed::Exec("a b".into(), true))),
+    ("wait-for-fs", "/f", |s| waits(s, Awaited::Path, 60)),
+    ("wait-for-file", "/f", |s| waits(s, Awaited::File, 60)),
+    ("wait-for-dir", "/f", |s| waits(s, Awaited::Folder, 60)),
+    ("wait-for-mountpoint", "/f", |s| waits(s, Awaited::MountPoint, 60)),
+    ("wait-for-fs-timeout", "5\nwait-for-dir = /f", |s| waits(s, Awaited::Folder, 5)),
+    ("wait-for-socket", "/f", |s| waits(s, Awaited::Socket, 60)),
+    ("wait-for-socket-timeout", "5\nwait-for-socket = /f", |s| waits(s, Awaited::Socket, 5)),
+    ("wait-for-interface", "/f", |s| waits(s, Awaited::Interface, 60)),
+    ("wait-for-interface-timeout", "5\nwait-for-iface = /f", |s| waits(s, Awaited::Interface, 5)),
     ("hook-master-start", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::MasterStart)),
     ("attach-daemon", "x", |s| has_daemon(s, Care::Attached)),
     ("attach-control-daemon", "x", |s| has_daemon(s, Care::Control)),
@@ -215,6 +232,10 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("procname", "p", |s| s.process_names.all.as_deref() == Some("p")),
     ("procname-master", "p", |s| s.process_names.master.as_deref() == Some("p")),
 ];
+
+fn waits(settings: &Settings, what: Awaited, seconds: u64) -> bool {
+    settings.hooks.iter().any(|hook| hook.deed == hooks::Deed::Wait(what, "/f".into(), seconds))
+}
 
 fn socket(settings: &Settings, address: &str, protocol: Protocol) -> bool {
     settings.sockets.iter().any(|socket| socket.address.to_string() == address && socket.protocol == protocol)

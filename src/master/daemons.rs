@@ -258,6 +258,25 @@ impl Master {
         }
     }
 
+    /// Starts a program that nobody waits for.
+    pub(super) fn run_command(&mut self, command: &str) {
+        match fd::with_original_limit(|| process::spawn_shell(command, true)).0 {
+            Ok(pid) => self.commands.push((pid, command.to_owned())),
+            Err(error) => log::error!("{command:?} cannot be started: {}", sys::describe(&error)),
+        }
+    }
+
+    /// A process ended: true when it was one of those programs.
+    pub(super) fn bury_command(&mut self, pid: i32, end: End) -> bool {
+        let Some(at) = self.commands.iter().position(|(known, _)| *known == pid) else { return false };
+        let (_, command) = self.commands.swap_remove(at);
+        match end {
+            End::Code(0) => log::info!("{command:?} (pid {pid}) is done"),
+            _ => log::warn!("{command:?} (pid {pid}) {end}"),
+        }
+        true
+    }
+
     /// A process ended: true when it was a daemon.
     pub(super) fn bury_daemon(&mut self, pid: i32, end: End) -> bool {
         let Some((daemon, wait)) = self.daemons.ended(pid, monotonic_ms()) else { return false };

@@ -102,6 +102,9 @@ impl Master {
                 Some(FromWorker::Ready) => {
                     let pid = self.board(worker.generation).map_or(0, |board| board.slot(worker.id, worker.lane).pid());
                     self.children.worker_ready(key, pid, now);
+                    if let Some(generation) = self.generation(worker.generation) {
+                        generation.have_served.insert(worker.id);
+                    }
                     log::info!(
                         "worker {} (pid {}) is ready",
                         worker.id,
@@ -132,7 +135,7 @@ impl Master {
             } else if let Some(key) = self.children.key_of(pid) {
                 self.hear_worker(key);
                 self.bury_worker(key, end);
-            } else if self.bury_daemon(pid, end) {
+            } else if self.bury_daemon(pid, end) || self.bury_command(pid, end) {
             } else if self.children.expects_births() {
                 self.unclaimed.push((pid, end));
             } else {

@@ -22,6 +22,7 @@ mod words;
 pub use reload::{bind_options, enter, open};
 pub use words::listens;
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,6 +30,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::hooks::Hook;
 use crate::config::{Report, Settings};
 use crate::control::{Retire, ToWorker, ToZygote};
 use crate::exit;
@@ -75,6 +77,8 @@ pub struct Hooks {
     pub fork: fn() -> io::Result<Fork>,
     /// Gives the master the title that a configuration asks for.
     pub entitle: fn(&Settings),
+    /// Carries out a hook that waits for nobody.
+    pub deed: fn(&Hook) -> Result<(), String>,
     /// Runs a zygote; gives its exit code.
     pub zygote: Box<dyn Fn(Task) -> u8>,
 }
@@ -124,6 +128,8 @@ struct Generation {
     import_ms: u64,
     /// Files of the application that are watched for changes.
     modules: Vec<Module>,
+    /// Numbers of the workers that have been ready.
+    have_served: HashSet<u32>,
     began: u64,
 }
 
@@ -161,6 +167,8 @@ struct Master {
     desk: Desk,
     reloads: Reloads,
     daemons: Daemons,
+    /// Programs that were started for a touched file, as long as they run.
+    commands: Vec<(i32, String)>,
     /// Processes of the control group killed for want of memory, as of the last look.
     oom_kills: Option<u64>,
     /// When memory is looked at next.
@@ -211,6 +219,7 @@ pub fn run(start: Start) -> Outcome {
         zygote: None,
         import_ms: 0,
         modules: Vec::new(),
+        have_served: HashSet::new(),
         began: monotonic_ms(),
     };
     let mut master = Master {
@@ -232,6 +241,7 @@ pub fn run(start: Start) -> Outcome {
         desk: Desk::default(),
         reloads: Reloads::default(),
         daemons: Daemons::default(),
+        commands: Vec::new(),
         oom_kills: crate::sys::cgroup::oom_kills(),
         next_sample: 0,
         code: None,
@@ -483,11 +493,12 @@ impl Master {
     fn ask_for_worker(&mut self, number: u32, key: u32, id: u32, lane: u32) -> io::Result<()> {
         let (ours, theirs) = fd::message_pair()?;
         let generation = self.generations.iter().find(|generation| generation.number == number);
+        let first = generation.is_some_and(|generation| !generation.have_served.contains(&id));
         let (zygote, board) = generation
             .and_then(|generation| Some((generation.zygote.as_ref()?.control.as_ref()?, &generation.scoreboard)))
             .ok_or_else(|| io::Error::other("there is none"))?;
         board.slot(id, lane).reset(0, number);
-        fd::send(zygote, &ToZygote::Fork { id, lane }.encode(), Some(theirs.as_fd()))?;
+        fd::send(zygote, &ToZygote::Fork { id, lane, first }.encode(), Some(theirs.as_fd()))?;
         self.controls.push((key, ours));
         Ok(())
     }

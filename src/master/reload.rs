@@ -185,6 +185,7 @@ impl Master {
             zygote: None,
             import_ms: 0,
             modules: Vec::new(),
+            have_served: std::collections::HashSet::new(),
             began: monotonic_ms(),
         });
         Ok(())

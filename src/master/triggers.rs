@@ -11,6 +11,7 @@ use super::Master;
 use super::command::{self, Command};
 use super::reload::How;
 use super::watch::Module;
+use crate::config::hooks::Deed;
 use crate::config::{Settings, Touch};
 use crate::sys::clock::monotonic_ms;
 
@@ -78,8 +79,29 @@ impl Master {
                 Touch::Reload => Command::Reload,
                 Touch::Chain => Command::ChainReload,
                 Touch::Workers => Command::ReloadWorkers,
+                Touch::Hook(index) => {
+                    self.run_touch_hook(index, &path);
+                    continue;
+                }
             };
             self.obey(command, &format!("{} was touched", path.display()));
+        }
+    }
+
+    /// Carries out a hook because a file was touched. A program runs beside the server: the master waits for nobody.
+    fn run_touch_hook(&mut self, index: usize, path: &Path) {
+        let Some(settings) = self.serving_generation().map(|known| std::sync::Arc::clone(&known.settings)) else {
+            return;
+        };
+        let Some(hook) = settings.hooks.get(index) else { return };
+        log::info!("{} was touched: {}", path.display(), hook.shown);
+        match &hook.deed {
+            Deed::Exec(command, _) => self.run_command(command),
+            _ => {
+                if let Err(why) = (self.hooks.deed)(hook) {
+                    log::error!("{}: {why}", hook.shown);
+                }
+            }
         }
     }
 

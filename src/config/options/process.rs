@@ -119,7 +119,9 @@ pub(super) const RELOAD: &[Row] = &[
     Row::new("touch-chain-reload", PATH, "reload one worker after the other when this file is touched")
         .listed()
         .set(|d, s| d.touch(s, Touch::Chain)),
-    Row::new("touch-exec", TEXT, "\"file command\" run on touch"),
+    Row::new("touch-exec", TEXT, "a file, a blank, and a shell command to run beside the server when it is touched")
+        .listed()
+        .set(|d, s| d.touch_hook(s, "exec:")),
     Row::new("fs-reload", PATH, "reload when something in this folder, or this file, changes")
         .listed()
         .set(|d, s| d.fs_reload(s)),
@@ -170,7 +172,7 @@ pub(super) const CHEAPER: &[Row] = &[
         .set(|d, s| d.fill_number(s, FEWEST, |x| &mut x.cheaper.least)),
     Row::new("cheaper-initial", NUMBER, "workers at the start")
         .set(|d, s| d.fill_number(s, FEWEST, |x| &mut x.cheaper.initial)),
-    Row::new("cheaper-algo", TEXT, "what decides: spare, backlog, busyness or manual (spare)")
+    Row::new("cheaper-algo", TEXT, "what decides: spare, spare2, backlog, busyness or manual (spare)")
         .set(|d, s| d.cheaper_algo(s)),
     Row::new("cheaper-step", NUMBER, "workers added at a time (1)")
         .set(|d, s| d.fill_number(s, MOST, |x| &mut x.cheaper.step)),
@@ -180,7 +182,11 @@ pub(super) const CHEAPER: &[Row] = &[
         "looks without a free worker, or waiting requests (backlog), before one is added (3)",
     )
     .set(|d, s| d.fill_number(s, FEWEST, |x| &mut x.cheaper.overload)),
-    Row::new("cheaper-algo-list", FLAG, "list algorithms").also(&["cheaper-algos-list", "cheaper-list"]),
+    Row::new("cheaper-idle", NUMBER, "looks (spare2) with more than cheaper workers free before one goes (10)")
+        .set(|d, s| d.fill_number(s, MOST, |x| &mut x.cheaper.idle_looks)),
+    Row::new("cheaper-algo-list", FLAG, "list algorithms")
+        .also(&["cheaper-algos-list", "cheaper-list"])
+        .no_effect("they are spare, spare2, backlog, busyness and manual, see cheaper-algo"),
     Row::new("cheaper-rss-limit-soft", NUMBER, "bytes of resident memory in all workers; beyond, none is added")
         .set(|d, s| d.fill_number(s, 0..=u64::MAX, |x| &mut x.cheaper.soft_resident)),
     Row::new("cheaper-rss-limit-hard", NUMBER, "bytes of resident memory in all workers; beyond, workers are removed")
