@@ -45,6 +45,8 @@ pub struct Draft<'a> {
     pub(super) sockets: Vec<DraftSocket>,
     pub(super) protocol: Option<Protocol>,
     pub(super) timeouts: DraftTimeouts,
+    /// `daemons-honour-stdin`.
+    pub(super) daemons_keep_stdin: bool,
     /// `wait-for-*-timeout`: of whom, and how many seconds.
     pub(super) wait_limits: Vec<(&'static [super::hooks::Awaited], u64)>,
     /// Unknown names that are near to an option.
@@ -78,6 +80,7 @@ impl<'a> Draft<'a> {
             sockets: Vec::new(),
             protocol: None,
             timeouts: DraftTimeouts::default(),
+            daemons_keep_stdin: false,
             wait_limits: Vec::new(),
             misspelt: Vec::new(),
             errors: Vec::new(),

@@ -76,6 +76,8 @@ pub enum Touch {
     Workers,
     /// `hook-touch` and `touch-exec`: this one of the hooks.
     Hook(usize),
+    /// `attach-daemon2` with `touch=`: this one of the daemons.
+    Daemon(usize),
 }
 
 /// Memory of one process in bytes; 0 is without limit.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::daemons::Care;
+use super::daemons::{Care, Daemon};
 use super::hooks::Awaited;
 use super::options::{self, Action, Row};
 use super::*;
@@ -88,7 +88,7 @@ fn errors(lines: &str) -> Vec<String> {
 type Check = fn(&Settings) -> bool;
 
 fn has_daemon(settings: &Settings, care: Care) -> bool {
-    settings.daemons == [daemons::Daemon { command: "x".into(), care }]
+    settings.daemons.iter().any(|daemon| daemon.command == "x" && daemon.care == care)
 }
 
 /// One line for each supported option, and what it does.
@@ -217,6 +217,29 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("attach-control-daemon", "x", |s| has_daemon(s, Care::Control)),
     ("smart-attach-daemon", "/p,5 x", |s| has_daemon(s, Care::Smart("/p".into()))),
     ("smart-attach-daemon2", "/p x", |s| has_daemon(s, Care::Smart2("/p".into()))),
+    ("smart-attach-daemon", "/p,5 x", |s| s.daemons.iter().any(|daemon| daemon.patience.as_secs() == 5)),
+    ("attach-daemon2", "command=x,control=1", |s| has_daemon(s, Care::Control)),
+    ("attach-daemon2", "cmd=x,pidfile=/p", |s| has_daemon(s, Care::Smart("/p".into()))),
+    ("attach-daemon2", "exec=x,pidfile=/p,daemonize=1", |s| has_daemon(s, Care::Smart2("/p".into()))),
+    (
+        "attach-daemon2",
+        "cmd=x,touch=/a;/b,uid=web,gid=www,chdir=/c,max_throttle=7,freq=3,stopsignal=2,reloadsignal=1",
+        |s| {
+            let touch = [("/a".into(), Touch::Daemon(0)), ("/b".into(), Touch::Daemon(0))];
+            let wanted = Daemon {
+                uid: Some(33),
+                gid: Some(44),
+                folder: Some("/c".into()),
+                longest_pause: Some(Duration::from_secs(7)),
+                patience: Duration::from_secs(3),
+                stop_signal: 2,
+                reload_signal: Some(1),
+                ..Daemon::new("x", Care::Attached)
+            };
+            s.daemons == [wanted] && s.triggers.touch == touch
+        },
+    ),
+    ("daemons-honour-stdin", "1\nattach-daemon = x", |s| s.daemons.iter().any(|daemon| daemon.stdin)),
     ("reload-mercy", "9", |s| s.reload_mercy.as_secs() == 9),
     ("worker-reload-mercy", "9", |s| s.recycle.mercy.as_secs() == 9),
     ("stats", "127.0.0.1:1717", |s| s.reports.stats.as_ref().is_some_and(|at| at.to_string() == "127.0.0.1:1717")),
@@ -338,6 +361,18 @@ fn bad_values_say_what_would_be_good() {
         ("uid = nobody-here", "a user of this system"),
         ("gid = nobody-here", "a group of this system"),
         ("chown-socket = web:nobody-here", "a group of this system"),
+        ("attach-daemon2 = pidfile=/p", "command="),
+        ("attach-daemon2 = cmd=x,nonsense=1", "max_throttle"),
+        ("attach-daemon2 = cmd=x,ns_pid=1", "unshare"),
+        ("attach-daemon2 = cmd=x,legion=a", "every node"),
+        ("attach-daemon2 = cmd=x,stopsignal=99", "the number of a signal"),
+        ("attach-daemon2 = cmd=x,uid=nobody-here", "a user of this system"),
+        ("attach-daemon2 = cmd=x,daemonize=1", "pidfile="),
+        ("smart-attach-daemon = /p,x y", "whole number"),
+        ("legion-attach-daemon = l:x", "no legions"),
+        ("hook-touch = /f", "a file, a blank"),
+        ("hook-touch = /f wait_for_fs:/x", "need not wait"),
+        ("hook-as-user = mount:none / bind", "container"),
         ("mount = here=app", "/path=application"),
         ("mount = /here", "/path=application"),
         ("umask = 9", "octal"),

@@ -259,6 +259,7 @@ impl Master {
         self.open_desk();
         self.watch_files();
         self.want_daemons(true);
+        self.reload_daemons();
     }
 
     /// A generation that was prepared is given up: what was bound for it alone is closed and removed, an inherited

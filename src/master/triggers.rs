@@ -79,6 +79,10 @@ impl Master {
                 Touch::Reload => Command::Reload,
                 Touch::Chain => Command::ChainReload,
                 Touch::Workers => Command::ReloadWorkers,
+                Touch::Daemon(index) => {
+                    self.touch_daemon(index, &path);
+                    continue;
+                }
                 Touch::Hook(index) => {
                     self.run_touch_hook(index, &path);
                     continue;

@@ -116,16 +116,20 @@ fn decode(status: i32) -> End {
     }
 }
 
+/// A signal by its number.
+pub fn signal_by_number(number: i32) -> Option<Signal> {
+    Signal::try_from(number).ok()
+}
+
 /// Sends a signal; false when there is no such process.
 pub fn send_signal(id: i32, signal: Signal) -> bool {
     id > 0 && kill(Pid::from_raw(id), signal).is_ok()
 }
 
 /// Sends a signal to all processes of the group that process `id` leads.
-pub fn signal_group(id: i32, signal: Signal) {
-    if id > 1 {
-        let _ = nix::sys::signal::killpg(Pid::from_raw(id), signal);
-    }
+/// False when there is no such group.
+pub fn signal_group(id: i32, signal: Signal) -> bool {
+    id > 1 && nix::sys::signal::killpg(Pid::from_raw(id), signal).is_ok()
 }
 
 /// Whether there is a process `id`.
@@ -147,15 +151,36 @@ pub fn die_with_parent(parent: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// Starts a shell command in a session of its own, with nothing to read. If it is `attached` the system kills it when this
-/// process is gone.
+/// How a shell command is started.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spawn<'a> {
+    /// The system kills it when this process is gone.
+    pub attached: bool,
+    /// It reads what this process would; else nothing.
+    pub stdin: bool,
+    /// User to become.
+    pub uid: Option<u32>,
+    /// Group to become.
+    pub gid: Option<u32>,
+    /// Where it runs.
+    pub folder: Option<&'a std::path::Path>,
+}
+
+/// Starts a shell command in a session of its own.
 ///
 /// # Errors
 /// The system's.
-pub fn spawn_shell(command: &str, attached: bool) -> io::Result<i32> {
+pub fn spawn_shell(command: &str, how: Spawn<'_>) -> io::Result<i32> {
     use std::os::unix::process::CommandExt;
+    let attached = how.attached;
     let mut shell = std::process::Command::new("/bin/sh");
-    shell.args(["-c", command]).stdin(std::process::Stdio::null());
+    shell.args(["-c", command]);
+    if !how.stdin {
+        shell.stdin(std::process::Stdio::null());
+    }
+    how.uid.map(|uid| shell.uid(uid));
+    how.gid.map(|gid| shell.gid(gid));
+    how.folder.map(|folder| shell.current_dir(folder));
     let parent = own_id();
     let prepare = move || {
         nix::unistd::setsid()?;

@@ -148,7 +148,7 @@ fn hooks_change_names_modes_and_owners() {
     let is_root = nix::unistd::geteuid().is_root();
     if is_root {
         setup = setup
-            .set("hook-asap", format!("chown:{a} 65534 65534"))
+            .set("hook-asap", format!("chown:{a} nobody nogroup"))
             .set("hook-as-root", format!("chown2:{b} 65534 65534"));
     }
     let server = setup.start();

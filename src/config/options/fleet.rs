@@ -47,6 +47,9 @@ pub(super) const EMPEROR: &[Row] = &[
     Row::new("heartbeat", NUMBER, "send an heartbeat to the Emperor every N seconds"),
 ];
 
+const NO_LEGION: &str = "there are no legions, so it would never be started; attach-daemon and smart-attach-daemon start it on \
+                         every node";
+
 pub(super) const LEGION: &[Row] = &[
     Row::new("legion", TEXT, "legion clustering: legion"),
     Row::new("legion-mcast", TEXT, "legion clustering: mcast"),
@@ -68,9 +71,9 @@ pub(super) const LEGION: &[Row] = &[
     Row::new("legion-scroll-list-max-size", NUMBER, "legion clustering: scroll list max size"),
     Row::new("legion-cron", TEXT, "legion clustering: cron").also(&["cron-legion"]),
     Row::new("unique-legion-cron", TEXT, "legion clustering: unique legion cron").also(&["unique-cron-legion"]),
-    Row::new("legion-attach-daemon", TEXT, "legion clustering: attach daemon"),
-    Row::new("legion-smart-attach-daemon", TEXT, "legion clustering: smart attach daemon"),
-    Row::new("legion-smart-attach-daemon2", TEXT, "legion clustering: smart attach daemon2"),
+    Row::new("legion-attach-daemon", TEXT, "legion clustering: attach daemon").refused(NO_LEGION),
+    Row::new("legion-smart-attach-daemon", TEXT, "legion clustering: smart attach daemon").refused(NO_LEGION),
+    Row::new("legion-smart-attach-daemon2", TEXT, "legion clustering: smart attach daemon2").refused(NO_LEGION),
 ];
 
 pub(super) const HOOKS: &[Row] = &[
