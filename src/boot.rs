@@ -509,11 +509,12 @@ fn worker_options(settings: &Settings) -> worker::Options {
         response_buffer: settings.response_buffer,
         timeouts: settings.timeouts.clone(),
         quota: quota(&settings.recycle),
-        harakiri: (!settings.harakiri.limit.is_zero()).then_some(worker::HarakiriLimits {
+        harakiri: worker::HarakiriLimits {
             limit: settings.harakiri.limit,
             grace: settings.harakiri.grace,
             verbose: settings.harakiri.verbose,
-        }),
+            queue_threshold: settings.harakiri.queue_threshold,
+        },
         measures_busyness: settings.cheaper.algorithm == config::Algorithm::Busyness,
         keeps_time: settings.reports.any(),
         host_name: user::host_name(),

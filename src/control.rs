@@ -66,6 +66,10 @@ pub enum ToWorker {
         /// Workers 1 to this number read their mailboxes: they inherit connections that wait for their clients. 0: nobody.
         heirs: u32,
     },
+    /// Accept nothing and begin no request until told otherwise; what is in flight goes on.
+    Pause,
+    /// Go on.
+    Resume,
 }
 
 /// Worker to master.
@@ -176,6 +180,8 @@ impl ToWorker {
         match self {
             ToWorker::Retire { how: Retire::Replaced, heirs } => number(b'r', &[heirs], ""),
             ToWorker::Retire { how: Retire::Stop, heirs } => number(b's', &[heirs], ""),
+            ToWorker::Pause => vec![b'p'],
+            ToWorker::Resume => vec![b'g'],
         }
     }
 
@@ -184,6 +190,8 @@ impl ToWorker {
         let how = match bytes.first()? {
             b'r' => Retire::Replaced,
             b's' => Retire::Stop,
+            b'p' => return Some(ToWorker::Pause),
+            b'g' => return Some(ToWorker::Resume),
             _ => return None,
         };
         Some(ToWorker::Retire { how, heirs: u32_at(bytes, 1)? })
@@ -252,6 +260,9 @@ mod tests {
         }
         for how in [Retire::Replaced, Retire::Stop] {
             let message = ToWorker::Retire { how, heirs: 12 };
+            assert_eq!(ToWorker::decode(&message.encode()), Some(message));
+        }
+        for message in [ToWorker::Pause, ToWorker::Resume] {
             assert_eq!(ToWorker::decode(&message.encode()), Some(message));
         }
         for first in [false, true] {

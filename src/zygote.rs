@@ -91,6 +91,9 @@ pub fn run(zygote: Zygote, worker: impl FnOnce(Birth, Load) -> u8) -> u8 {
     if let Err(error) = Python::attach(limits::install) {
         log::warn!("programs started by the application will have the server's limit of descriptors: {error}");
     }
+    if let Err(error) = Python::attach(wsgi::install) {
+        log::warn!("the application cannot import rsgi: {error}");
+    }
     log::info!("CPython {}", Python::version_str().split(' ').next().unwrap_or_default());
     if let Err(cause) = (zygote.before_import)() {
         tell(&zygote.control, &FromZygote::StartFailed(cause));

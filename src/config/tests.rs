@@ -148,6 +148,7 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("mem-collector-freq", "9", |s| s.recycle.sample_every.as_secs() == 9),
     ("harakiri", "9", |s| s.harakiri.limit.as_secs() == 9),
     ("harakiri-graceful-timeout", "9", |s| s.harakiri.grace.as_secs() == 9),
+    ("harakiri-queue-threshold", "9", |s| s.harakiri.queue_threshold == 9),
     ("harakiri-verbose", "true", |s| s.harakiri.verbose),
     ("reload-import-timeout", "9", |s| s.recycle.import_timeout.as_secs() == 9),
     ("touch-reload", "f", |s| s.triggers.touch == [("f".into(), Touch::Reload)]),

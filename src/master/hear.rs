@@ -159,7 +159,8 @@ impl Master {
         }
         let Some(zygote) = zygote else { return };
         let when = if zygote.ready { "" } else { " before it was ready" };
-        let text = format!("the zygote of generation {number} (pid {}) {end}{when}", zygote.pid);
+        let mut text = format!("the zygote of generation {number} (pid {}) {end}{when}", zygote.pid);
+        self.blame_memory(end, &mut text);
         if !self.generation_failed(number, &text) && !zygote.told {
             log::error!("{text}");
         }
@@ -182,9 +183,7 @@ impl Master {
             board.slot(worker.id, worker.lane).set_state(State::Empty);
         }
         let (bad, mut text) = words::last_words(&worker, end, current.as_ref(), now);
-        if matches!(end, End::Killed(9, _)) && self.ran_out_of_memory() {
-            text.push_str("; the system killed it for want of memory (oom_kill in the cgroup's memory.events)");
-        }
+        self.blame_memory(end, &mut text);
         self.forward_letters();
         let early = matches!(worker.phase, Phase::Asked | Phase::Starting);
         if early && self.generation_failed(worker.generation, &text) {
@@ -194,6 +193,13 @@ impl Master {
             log::error!("{text}");
         } else {
             log::info!("{text}");
+        }
+    }
+
+    /// Adds to the last words of a process what the control group tells of its end.
+    fn blame_memory(&mut self, end: End, text: &mut String) {
+        if matches!(end, End::Killed(9, _)) && self.ran_out_of_memory() {
+            text.push_str("; the system killed it for want of memory (oom_kill in the cgroup's memory.events)");
         }
     }
 

@@ -169,8 +169,12 @@ struct Master {
     daemons: Daemons,
     /// Programs that were started for a touched file, as long as they run.
     commands: Vec<(i32, String)>,
+    /// The workers begin no requests.
+    paused: bool,
     /// Processes of the control group killed for want of memory, as of the last look.
     oom_kills: Option<u64>,
+    /// What the workers have of the memory, as told last and when.
+    shares: std::cell::RefCell<std::collections::HashMap<i32, (u64, u64)>>,
     /// When memory is looked at next.
     next_sample: u64,
     code: Option<u8>,
@@ -242,7 +246,9 @@ pub fn run(start: Start) -> Outcome {
         reloads: Reloads::default(),
         daemons: Daemons::default(),
         commands: Vec::new(),
+        paused: false,
         oom_kills: crate::sys::cgroup::oom_kills(),
+        shares: std::cell::RefCell::default(),
         next_sample: 0,
         code: None,
     };
@@ -260,6 +266,7 @@ pub fn run(start: Start) -> Outcome {
 
 fn prepare(settings: &Settings) -> io::Result<(Blocked, Scoreboard, Mailboxes)> {
     process::adopt_orphans()?;
+    process::be_visible()?;
     let workers = settings.processes as usize;
     let scoreboard = Scoreboard::create(workers, settings.threads as usize)?;
     Ok((Blocked::new(command::SIGNALS)?, scoreboard, Mailboxes::create(workers)?))
@@ -499,6 +506,10 @@ impl Master {
             .ok_or_else(|| io::Error::other("there is none"))?;
         board.slot(id, lane).reset(0, number);
         fd::send(zygote, &ToZygote::Fork { id, lane, first }.encode(), Some(theirs.as_fd()))?;
+        if self.paused {
+            // Waiting there, it is the first that the worker hears.
+            fd::send(&ours, &ToWorker::Pause.encode(), None)?;
+        }
         self.controls.push((key, ours));
         Ok(())
     }

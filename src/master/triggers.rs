@@ -13,7 +13,9 @@ use super::reload::How;
 use super::watch::Module;
 use crate::config::hooks::Deed;
 use crate::config::{Settings, Touch};
+use crate::control::ToWorker;
 use crate::sys::clock::monotonic_ms;
+use crate::sys::fd;
 
 /// A deployment changes many files: the reload waits until so long nothing has changed,
 const QUIET: u64 = 200;
@@ -164,14 +166,19 @@ impl Master {
                 log::warn!("{cause} is ignored: the server stops");
             }
             Command::Reload => {
+                self.pause(false, cause);
                 self.children.heard_signal(monotonic_ms());
                 self.reload(cause, How::Together);
             }
-            Command::ChainReload => self.reload(cause, How::Chain),
+            Command::ChainReload => {
+                self.pause(false, cause);
+                self.reload(cause, How::Chain);
+            }
             Command::ReloadWorkers => {
                 log::info!("{cause}: all workers are replaced");
                 self.children.replace_all();
             }
+            Command::Pause => self.pause(!self.paused && !self.children.stopping(), cause),
             Command::More | Command::Less | Command::GoCheap if self.children.stopping() => {}
             Command::More => self.scale_to(self.children.target() + 1, cause),
             Command::Less => self.scale_to(self.children.target().saturating_sub(1).max(1), cause),
@@ -182,6 +189,25 @@ impl Master {
                 None => log::warn!("{cause} is ignored: there is no such fifo"),
             },
         }
+    }
+
+    /// Tells all workers to pause or to go on.
+    fn pause(&mut self, paused: bool, cause: &str) {
+        if std::mem::replace(&mut self.paused, paused) == paused {
+            return;
+        }
+        match paused {
+            true => log::warn!(
+                "{cause}: paused; connections and requests wait until SIGTSTP or p in the master fifo comes again"
+            ),
+            false => log::info!("{cause}: the pause is over"),
+        }
+        let word = if paused { ToWorker::Pause } else { ToWorker::Resume };
+        for (_, control) in &self.controls {
+            // Who cannot hear it is dying.
+            let _ = fd::send(control, &word.encode(), None);
+        }
+        self.resize.begin_anew(monotonic_ms());
     }
 
     fn write_pidfile(&self) {

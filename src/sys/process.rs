@@ -205,6 +205,27 @@ pub fn memory_of(id: i32) -> Option<Memory> {
     parse_statm(&fs::read(format!("/proc/{id}/statm")).ok()?)
 }
 
+/// The memory of process `id` in bytes, where what it shares with others counts for each of them in part (proc(5)); none when it
+/// is gone, or the system does not tell. The kernel walks all its pages for it.
+pub fn share_of_memory(id: i32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{id}/smaps_rollup")).ok()?;
+    parse_share(&text)
+}
+
+fn parse_share(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    line.split_ascii_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+/// Lets whoever runs as the same user look at this process and its children, as if it had never been root. Without it the
+/// system hides their memory from their own master.
+///
+/// # Errors
+/// The system's.
+pub fn be_visible() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_dumpable(true)?)
+}
+
 /// The text of `/proc/PID/statm` (proc(5)): pages of address space and of resident memory come first.
 pub fn parse_statm(text: &[u8]) -> Option<Memory> {
     let mut pages = std::str::from_utf8(text).ok()?.split_ascii_whitespace().map(|word| word.parse::<u64>().ok());
@@ -408,6 +429,10 @@ mod tests {
         assert!(own.resident > 0 && own.address_space >= own.resident, "{own:?}");
         assert_eq!(memory_of(i32::MAX), None);
         assert_eq!(parse_statm(b"12"), None);
+        let share = share_of_memory(own_id()).unwrap();
+        assert!(share > 0 && share <= own.resident * 2, "{share}");
+        assert_eq!(share_of_memory(i32::MAX), None);
+        assert_eq!(parse_share("5-7 ---p [rollup]\nRss:   9 kB\nPss:    3 kB\nPss_Anon: 1 kB\n"), Some(3072));
     }
 
     #[test]

@@ -70,6 +70,16 @@ impl Reactor {
         None
     }
 
+    /// Requests that wait in any worker, and connections that nobody has accepted (the kernel tells of TCP alone).
+    pub(super) fn queue(&self, worker: &Worker) -> u64 {
+        let board = &worker.scoreboard;
+        let in_workers: u64 = (1..=board.workers() as u32).map(|id| board.worker(id).waiting()).sum();
+        let state = self.lock();
+        let listeners = state.doors.iter().filter_map(|door| door.listener.as_ref());
+        let unaccepted = listeners.filter_map(|listener| sys::fd::listen_queue(&listener.fd).ok());
+        in_workers + unaccepted.map(|(waiting, _)| waiting).sum::<u64>()
+    }
+
     /// Nobody waits at a listener; if it is served to its end, that is its end.
     pub(super) fn found_empty(&self, index: usize) {
         let mut state = self.lock();

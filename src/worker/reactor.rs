@@ -248,7 +248,7 @@ impl Reactor {
         };
         loop {
             let mut state = held.take().unwrap_or_else(|| self.lock());
-            match state.pick() {
+            match state.pick(worker) {
                 Pick::Request(connection) => return Some(connection),
                 Pick::Nothing if patience == Patience::None => return None,
                 Pick::Nothing if state.is_done() => {
@@ -262,7 +262,7 @@ impl Reactor {
                     let timeout = state.timeout();
                     let retiring = state.retiring.is_some();
                     drop(state);
-                    worker.slot().set_idle(!retiring);
+                    worker.slot().set_idle(!retiring && !worker.is_paused());
                     worker.slot().set_waiting(0);
                     self.wait(timeout, Driver::Thread);
                     worker.slot().set_idle(false);
@@ -277,7 +277,10 @@ impl Reactor {
                 pick => {
                     drop(state);
                     if let Some(connection) = self.act(worker, spare, pick) {
-                        return Some(connection);
+                        if !worker.is_paused() {
+                            return Some(connection);
+                        }
+                        self.lock().requests.push_back(connection);
                     }
                 }
             }
@@ -584,6 +587,8 @@ impl Reactor {
             match nix::sys::socket::recv(worker.control.as_raw_fd(), &mut buffer, flags) {
                 Ok(len) if len > 0 => match ToWorker::decode(&buffer[..len]) {
                     Some(ToWorker::Retire { how, heirs }) => self.retire(worker, how, heirs, false),
+                    Some(ToWorker::Pause) => self.pause(worker),
+                    Some(ToWorker::Resume) => self.resume(worker),
                     None => log::warn!("worker {}: the master said something unknown", worker.id),
                 },
                 Err(nix::errno::Errno::EAGAIN) => return,
@@ -593,7 +598,35 @@ impl Reactor {
         }
     }
 
+    /// Accepts nothing and begins no request; what is read meanwhile waits.
+    fn pause(&self, worker: &Worker) {
+        let mut state = self.lock();
+        if state.retiring.is_some() {
+            return;
+        }
+        worker.paused.store(true, Ordering::Relaxed);
+        worker.slot().set_idle(false);
+        state.pause = None;
+        for index in 0..state.doors.len() {
+            self.watch_door(&mut state, index, false);
+        }
+    }
+
+    fn resume(&self, worker: &Worker) {
+        let mut state = self.lock();
+        if !worker.paused.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        if state.retiring.is_none() {
+            self.resume_accepting(&mut state);
+        }
+        drop(state);
+        self.wake.notify_all();
+    }
+
     fn retire(&self, worker: &Arc<Worker>, how: Retire, heirs: u32, orphaned: bool) {
+        // Its requests are answered before it goes.
+        self.resume(worker);
         let mut state = self.lock();
         if orphaned && state.retiring != Some(Retire::Stop) {
             if nix::unistd::getppid() == worker.parent {
@@ -651,7 +684,7 @@ impl State {
     /// drives it can, and says so itself.)
     fn tell_idle(&self, worker: &Worker) {
         if self.driver == Driver::Standby {
-            worker.slot().set_idle(self.retiring.is_none() && self.asleep > self.requests.len());
+            worker.slot().set_idle(self.retiring.is_none() && !worker.is_paused() && self.asleep > self.requests.len());
         }
     }
 
@@ -671,8 +704,10 @@ impl State {
         if deadline < self.wakes_at && self.driver != Driver::Nobody { Parked::TooLate } else { Parked::Asleep }
     }
 
-    fn pick(&mut self) -> Pick {
-        if let Some(connection) = self.requests.pop_front() {
+    fn pick(&mut self, worker: &Worker) -> Pick {
+        if !worker.is_paused()
+            && let Some(connection) = self.requests.pop_front()
+        {
             return Pick::Request(connection);
         }
         self.pick_io()

@@ -3,14 +3,14 @@
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::connection::{Connection, Phase, Spare, Step};
 use super::reactor::Reactor;
 use super::threads::Standby;
-use super::{Options, Worker};
+use super::{HarakiriLimits, Options, Worker};
 use crate::config::Timeouts;
 use crate::gateway::{Body, Exchange, Local, Payload, Peer, Sent};
 use crate::net::stream::Stream;
@@ -30,7 +30,7 @@ fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
         response_buffer: 1 << 20,
         timeouts: Timeouts { head: 10 * second, body: 30 * second, write: 60 * second, keep_alive: 75 * second },
         quota: super::Quota::default(),
-        harakiri: None,
+        harakiri: HarakiriLimits::default(),
         measures_busyness: false,
         keeps_time: false,
         host_name: "host".into(),
@@ -43,7 +43,8 @@ fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
         id: 1,
         parent: nix::unistd::getppid(),
         meter: super::Meter::new(&options.quota),
-        harakiri: None,
+        harakiri: OnceLock::new(),
+        paused: AtomicBool::new(false),
         options,
         locals: vec![local(0, Protocol::Http), local(1, Protocol::Uwsgi)],
         addresses: vec!["127.0.0.1:80".into(), "@app".into()],

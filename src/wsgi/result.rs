@@ -7,7 +7,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
-use super::interrupt::{Inside, Interrupt};
+use super::interrupt::{Inside, Interruptible};
 use super::start_response::{Response, lock, type_name, wait_for_room};
 use crate::gateway::Sent;
 
@@ -19,7 +19,7 @@ pub(super) fn send(
     py: Python<'_>,
     shared: &Mutex<Response>,
     result: &Bound<'_, PyAny>,
-    interrupt: Option<&Interrupt>,
+    interrupt: &Interruptible,
 ) -> PyResult<()> {
     if let Ok(list) = result.cast_exact::<PyList>()
         && list.len() == 1
@@ -78,7 +78,7 @@ fn send_each(
     py: Python<'_>,
     shared: &Mutex<Response>,
     result: &Bound<'_, PyAny>,
-    interrupt: Option<&Interrupt>,
+    interrupt: &Interruptible,
 ) -> PyResult<()> {
     let mut pieces = {
         let _inside = Inside::enter(interrupt)?;

@@ -52,7 +52,8 @@ pub(super) const PROCESS: &[Row] = &[
     Row::new("cpu-affinity", NUMBER, "CPUs per worker"),
     Row::new("check-interval", NUMBER, "seconds between two looks for the cheaper options (1)")
         .set(|d, s| d.settings.cheaper.every = d.seconds(s).unwrap_or(d.settings.cheaper.every)),
-    Row::new("forkbomb-delay", NUMBER, "sleep when workers die too fast, 0 disables"),
+    Row::new("forkbomb-delay", NUMBER, "sleep when workers die too fast, 0 disables")
+        .no_effect("a worker that fails is started again with growing pauses of its own, and nobody else waits for it"),
     Row::new("force-cwd", TEXT, "override base cwd"),
     Row::new("close-on-exec", FLAG, "FD_CLOEXEC on connections")
         .always("no descriptor reaches programs that are started"),
@@ -149,10 +150,13 @@ pub(super) const HARAKIRI: &[Row] = &[
         "seconds after which a worker is replaced whose request could not be stopped (2)",
     )
     .set(|d, s| d.fill_seconds(s, |x| &mut x.harakiri.grace)),
-    Row::new("harakiri-graceful-signal", NUMBER, "signal used for the graceful attempt"),
-    Row::new("harakiri-queue-threshold", NUMBER, "only kill while the listen backlog is at least this value"),
+    Row::new("harakiri-graceful-signal", NUMBER, "signal used for the graceful attempt")
+        .no_effect("the graceful attempt is an exception in the one thread that is late, no signal to its process"),
+    Row::new("harakiri-queue-threshold", NUMBER, "requests are only stopped while at least so many others wait")
+        .set(|d, s| d.fill_number(s, 0..=u64::MAX, |x| &mut x.harakiri.queue_threshold)),
     Row::new("harakiri-no-arh", FLAG, "clear harakiri before the python after-request hook runs")
-        .also(&["no-harakiri-arh", "no-harakiri-after-req-hook"]),
+        .also(&["no-harakiri-arh", "no-harakiri-after-req-hook"])
+        .no_effect("there are no after-request hooks"),
     Row::new("mule-harakiri", NUMBER, "seconds a mule may spend in one signal/task"),
 ];
 
