@@ -199,7 +199,7 @@ impl Master {
     /// Adds to the last words of a process what the control group tells of its end.
     fn blame_memory(&mut self, end: End, text: &mut String) {
         if matches!(end, End::Killed(9, _)) && self.ran_out_of_memory() {
-            text.push_str("; the system killed it for want of memory (oom_kill in the cgroup's memory.events)");
+            text.push_str("; the system killed it for want of memory (oom_kill of its control group)");
         }
     }
 
