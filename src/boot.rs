@@ -424,6 +424,7 @@ fn run_zygote(task: Task, start_dir: &Path) -> u8 {
                 threads: settings.threads,
                 processes: settings.processes,
                 manage_script_name: settings.manage_script_name,
+                fastcgi_stderr: settings.fastcgi_stderr,
             },
         };
         let (id, first) = (context.id, birth.first);
@@ -517,6 +518,7 @@ fn worker_options(settings: &Settings) -> worker::Options {
         },
         measures_busyness: settings.cheaper.algorithm == config::Algorithm::Busyness,
         keeps_time: settings.reports.any(),
+        trusted: (!settings.trusted_proxies.is_empty()).then(|| settings.trusted_proxies.clone()),
         host_name: user::host_name(),
         access: settings.log_requests.then(|| Arc::new(format)),
     }

@@ -41,7 +41,8 @@ pub fn open(
     let reports = settings.report_sockets();
     let own = reports.iter().map(|(_, socket)| socket.clone());
     let wanted: Vec<_> = settings.sockets.iter().cloned().chain(own).collect();
-    let wanted = listener::with_systemd(&wanted, passed, settings.inherited_protocol);
+    let wanted =
+        listener::with_systemd(&wanted, passed, settings.inherited_protocol, settings.inherited_proxy_protocol);
     let mut listeners = listener::open(&wanted, existing, options)?;
     let at = settings.sockets.len();
     let doors = listeners.drain(at..at + reports.len());

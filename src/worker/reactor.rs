@@ -806,7 +806,8 @@ impl State {
     /// Takes the connections that wait for a request of their clients.
     #[expect(clippy::vec_box, reason = "connections live in boxes wherever they are kept")]
     fn take_waiting(&mut self) -> Vec<Box<Connection>> {
-        let idle = |connection: &mut Box<Connection>| matches!(connection.phase, Phase::Idle | Phase::Head);
+        let idle =
+            |connection: &mut Box<Connection>| matches!(connection.phase, Phase::Preface | Phase::Idle | Phase::Head);
         self.slots.iter_mut().filter_map(|(_, slot)| slot.connection.take_if(idle)).collect()
     }
 

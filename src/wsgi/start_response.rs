@@ -19,6 +19,9 @@ use super::raw::{Held, Holder, references};
 use crate::gateway::{Exchange, Kept, Payload, Sent};
 use crate::protocol::response::{Head, HeadError};
 
+/// So much of a line of `wsgi.errors` waits for its end.
+const MAX_ERROR_LINE: usize = 8 * 1024;
+
 /// The response of the request that an app thread runs.
 #[derive(Default)]
 pub(super) struct Response {
@@ -29,6 +32,10 @@ pub(super) struct Response {
     pub(super) full: bool,
     /// Nothing more will be sent.
     pub(super) gone: bool,
+    /// Tells the request from those before it.
+    pub(super) serial: u64,
+    /// What the application has written to `wsgi.errors` since the last line that was passed on.
+    error_line: Vec<u8>,
     memory: Memory,
 }
 
@@ -54,6 +61,27 @@ impl Response {
             Sent::Gone => self.gone = true,
         }
         sent
+    }
+
+    /// Passes whole lines of `wsgi.errors` on to the web server.
+    pub(super) fn add_error(&mut self, text: &[u8]) {
+        self.error_line.extend_from_slice(text);
+        let end = self.error_line.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        self.pass_errors_on(if self.error_line.len() > MAX_ERROR_LINE { self.error_line.len() } else { end });
+    }
+
+    /// Passes on the last line, which may have no end.
+    pub(super) fn end_errors(&mut self) {
+        self.pass_errors_on(self.error_line.len());
+    }
+
+    fn pass_errors_on(&mut self, end: usize) {
+        if end > 0
+            && let Some(exchange) = &mut self.exchange
+        {
+            exchange.write_error(&self.error_line[..end]);
+            self.error_line.drain(..end);
+        }
     }
 
     /// Blocks until the client took enough of what waits. To be called detached.
