@@ -196,18 +196,18 @@ impl Master {
         if std::mem::replace(&mut self.paused, paused) == paused {
             return;
         }
-        match paused {
-            true => log::warn!(
-                "{cause}: paused; connections and requests wait until SIGTSTP or p in the master fifo comes again"
-            ),
-            false => log::info!("{cause}: the pause is over"),
-        }
         let word = if paused { ToWorker::Pause } else { ToWorker::Resume };
         for (_, control) in &self.controls {
             // Who cannot hear it is dying.
             let _ = fd::send(control, &word.encode(), None);
         }
         self.resize.begin_anew(monotonic_ms());
+        match paused {
+            true => log::warn!(
+                "{cause}: paused; connections and requests wait until SIGTSTP or p in the master fifo comes again"
+            ),
+            false => log::info!("{cause}: the pause is over"),
+        }
     }
 
     fn write_pidfile(&self) {

@@ -185,7 +185,7 @@ fn the_start_waits_for_what_is_needed() {
     let path = |name: &str| setup.path(name).display().to_string();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
     let address = listener.local_addr().expect("its address").to_string();
-    let (go, folder, file) = (setup.path("go"), path("kept"), path("kept/f"));
+    let (go, folder, file, did) = (setup.path("go"), path("kept"), path("kept/f"), path("did"));
     let setup = setup
         .set("wait-for-fs", go.display().to_string())
         .set("wait-for-fs-timeout", "30")
@@ -195,6 +195,7 @@ fn the_start_waits_for_what_is_needed() {
         .set("wait-for-socket", address)
         .set("wait-for-socket-timeout", "30")
         .set("hook-as-root", format!("wait_for_file:{file}"))
+        .set("hook-as-root", format!("exec:test -e {} && echo then >> {did}", go.display()))
         .unasked();
     let names = [
         ("wait-for-interface", "wait-for-interface-timeout"),
@@ -208,6 +209,7 @@ fn the_start_waits_for_what_is_needed() {
     wait_until("it waits", || waits(server.log()));
     std::fs::write(go, "").expect("the file");
     server.get("/").expect(200);
+    assert_eq!(notes(&server), ["then"]);
 }
 
 #[test]
