@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Touch;
 use super::draft::{Draft, Setting, is_true};
 
@@ -13,7 +15,7 @@ const FREQUENCY: u64 = 10;
 const TERMINATE: i32 = 15;
 
 /// What becomes of a program.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Care {
     /// `attach-daemon`: it is started again when it ends, and ends with the server.
     Attached,
@@ -27,7 +29,7 @@ pub enum Care {
 }
 
 /// A program that runs beside the workers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Daemon {
     /// For the shell.
     pub command: String,
