@@ -358,9 +358,10 @@ fn a_pause_ends_with_a_reload_and_with_a_stop() {
         server.signal(Signal::SIGHUP);
         client.response().expect(200);
         server.wait_for_log(&["reload done"]);
+        let mut client = server.connect();
+        client.send(get("/pid")).response().expect(200);
         server.signal(Signal::SIGTSTP);
         wait_until("it is paused again", || server.log().matches("paused").count() == 2);
-        let mut client = server.connect();
         client.send(get("/pid"));
         server.signal(Signal::SIGTERM);
         client.response().expect(200);
