@@ -437,6 +437,7 @@ fn serve(
         read,
         fork,
         entitle,
+        deed: hooks::carry_out,
         zygote: Box::new(move |task| run_zygote(task, &home_dir)),
         ready: Some(Box::new(ready)),
     };
@@ -493,7 +494,7 @@ fn change_root(settings: &Settings, made: &mut Made) -> Result<(bool, Vec<File>)
         })?;
         log::info!("{} is the root of the file system from now on", folder.display());
     }
-    for phase in [Phase::PostJail, Phase::InJail, Phase::AsRoot] {
+    for phase in [Phase::PostJail, Phase::InJail, Phase::BeforeRoot, Phase::AsRoot] {
         hooks::run(&settings.hooks, phase)?;
     }
     Ok((settings.privileges.chroot.is_some(), safe))
@@ -642,11 +643,17 @@ fn run_zygote(task: Task, start_dir: &Path) -> u8 {
                 run_once: false,
             },
         };
-        let id = context.id;
+        let (id, first) = (context.id, birth.first);
         let load = move || {
+            hooks::run(&settings.hooks, Phase::PostFork)?;
             let apps = load()?;
-            let first = if id == 1 { hooks::run(&settings.hooks, Phase::Accepting1) } else { Ok(()) };
-            first.and_then(|()| hooks::run(&settings.hooks, Phase::Accepting))?;
+            let phases = [
+                (Phase::Accepting, true),
+                (Phase::AcceptingOnce, first),
+                (Phase::Accepting1, id == 1),
+                (Phase::Accepting1Once, id == 1 && first),
+            ];
+            phases.into_iter().filter(|(_, due)| *due).try_for_each(|(phase, _)| hooks::run(&settings.hooks, phase))?;
             Ok(apps)
         };
         worker::run(context, load)
@@ -732,11 +739,12 @@ fn worker_options(settings: &Settings) -> worker::Options {
         timeouts: settings.timeouts.clone(),
         quota: quota(&settings.recycle),
         mercy: settings.recycle.mercy,
-        harakiri: (!settings.harakiri.limit.is_zero()).then_some(worker::HarakiriLimits {
+        harakiri: worker::HarakiriLimits {
             limit: settings.harakiri.limit,
             grace: settings.harakiri.grace,
             verbose: settings.harakiri.verbose,
-        }),
+            queue_threshold: settings.harakiri.queue_threshold,
+        },
         measures_busyness: settings.cheaper.algorithm == config::Algorithm::Busyness,
         keeps_time: settings.reports.any(),
         tells_stacks: settings.reports.control.is_some(),

@@ -302,6 +302,9 @@ impl Exchange for Once {
         }
     }
 
+    /// Whoever started this program limits its time.
+    fn limit_time(&mut self, _limit: std::time::Duration, _thread: std::sync::Arc<dyn Any + Send + Sync>) {}
+
     fn count_exception(&mut self) {}
 
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {

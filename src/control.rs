@@ -15,6 +15,8 @@ pub enum ToZygote {
         id: u32,
         /// The scoreboard lane of the new process.
         lane: u32,
+        /// No worker of this number has served in this generation yet.
+        first: bool,
     },
 }
 
@@ -68,6 +70,10 @@ pub enum ToWorker {
     Ping,
     /// Write what every thread is doing into the descriptor that comes with this.
     Stacks,
+    /// Accept nothing and begin no request until told otherwise; what is in flight goes on.
+    Pause,
+    /// Go on.
+    Resume,
 }
 
 /// Worker to master.
@@ -131,14 +137,17 @@ impl ToZygote {
     /// The datagram.
     pub fn encode(self) -> Vec<u8> {
         match self {
-            ToZygote::Fork { id, lane } => number(b'f', &[id, lane], ""),
+            ToZygote::Fork { id, lane, first } => number(b'f', &[id, lane, first.into()], ""),
         }
     }
 
     /// The value of a datagram; `None` for one that no version of this program sends.
     pub fn decode(bytes: &[u8]) -> Option<ToZygote> {
         match bytes.first()? {
-            b'f' => Some(ToZygote::Fork { id: u32_at(bytes, 1)?, lane: u32_at(bytes, 5)? }),
+            b'f' => {
+                let (id, lane, first) = (u32_at(bytes, 1)?, u32_at(bytes, 5)?, u32_at(bytes, 9)? != 0);
+                Some(ToZygote::Fork { id, lane, first })
+            }
             _ => None,
         }
     }
@@ -179,6 +188,8 @@ impl ToWorker {
             ToWorker::Retire { how: Retire::Stop, heirs } => number(b's', &[heirs], ""),
             ToWorker::Ping => vec![b'p'],
             ToWorker::Stacks => vec![b'k'],
+            ToWorker::Pause => vec![b'h'],
+            ToWorker::Resume => vec![b'g'],
         }
     }
 
@@ -189,6 +200,8 @@ impl ToWorker {
             b's' => Retire::Stop,
             b'p' => return Some(ToWorker::Ping),
             b'k' => return Some(ToWorker::Stacks),
+            b'h' => return Some(ToWorker::Pause),
+            b'g' => return Some(ToWorker::Resume),
             _ => return None,
         };
         Some(ToWorker::Retire { how, heirs: u32_at(bytes, 1)? })
@@ -262,13 +275,13 @@ mod tests {
             let message = ToWorker::Retire { how, heirs: 12 };
             assert_eq!(ToWorker::decode(&message.encode()), Some(message));
         }
-        for message in [ToWorker::Ping, ToWorker::Stacks] {
+        for message in [ToWorker::Ping, ToWorker::Stacks, ToWorker::Pause, ToWorker::Resume] {
             assert_eq!(ToWorker::decode(&message.encode()), Some(message));
         }
-        assert_eq!(
-            ToZygote::decode(&ToZygote::Fork { id: 3, lane: 2 }.encode()),
-            Some(ToZygote::Fork { id: 3, lane: 2 })
-        );
+        for first in [false, true] {
+            let message = ToZygote::Fork { id: 3, lane: 2, first };
+            assert_eq!(ToZygote::decode(&message.encode()), Some(message));
+        }
         assert!(FromZygote::LoadFailed(long).encode().len() <= MAX_MESSAGE);
     }
 

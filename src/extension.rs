@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use crate::boot;
 use crate::interpreter;
 use crate::sys::process::{self, Fork};
+use crate::wsgi;
 
 /// Forks a process with an interpreter in it.
 fn fork() -> io::Result<Fork> {
@@ -36,5 +37,7 @@ fn main(py: Python<'_>, argv: Vec<OsString>) -> u8 {
 #[pymodule]
 fn _rsgi(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("HarakiriError", module.py().get_type::<wsgi::HarakiriError>())?;
+    module.add_function(wrap_pyfunction!(wsgi::set_user_harakiri, module)?)?;
     module.add_function(wrap_pyfunction!(main, module)?)
 }

@@ -6,6 +6,8 @@
 use std::any::Any;
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::protocol::Protocol;
 use crate::protocol::request::Request;
@@ -171,6 +173,10 @@ pub trait Exchange: Send {
     /// The application failed: a plain answer with `status` when the head is not out, else the connection is cut,
     /// so that the client cannot take the response for a whole one.
     fn fail(&mut self, status: u16);
+
+    /// The application wants its request stopped when it takes longer than `limit` from now; zero takes that back. `thread`
+    /// is how the thread that runs it can be interrupted.
+    fn limit_time(&mut self, limit: Duration, thread: Arc<dyn Any + Send + Sync>);
 
     /// Counts an exception that the application raised.
     fn count_exception(&mut self);

@@ -125,6 +125,8 @@ pub struct Worker {
     pub generation: u32,
     /// Where it stands: `none`, `starting`, `ready` or `retiring`.
     pub state: &'static str,
+    /// Memory in bytes, what is shared with others counted in part; as of at most 5 s ago.
+    pub pss: u64,
     /// App threads inside a request.
     pub busy_threads: usize,
     /// App threads.
@@ -252,6 +254,8 @@ pub struct Holder {
     pub state: &'static str,
     /// Resident memory and address space.
     pub memory: (u64, u64),
+    /// See [`Worker::pss`].
+    pub share: u64,
 }
 
 impl Worker {
@@ -289,6 +293,7 @@ impl Worker {
             cores: Some((0..board.threads_per_worker()).map(|core| Core::new(&lanes, process, core, now)).collect()),
             generation: known.generation,
             state: known.state,
+            pss: known.share,
             busy_threads: busy,
             threads: board.threads_per_worker(),
             connections: of_process(|slot| slot.connections()),
@@ -415,7 +420,7 @@ mod tests {
     const NOW: Moment = Moment { monotonic_ms: 10_000, wall_ms: 1_700_000_010_500 };
 
     fn holder() -> Option<Holder> {
-        Some(Holder { lane: 1, pid: 77, generation: 3, state: "ready", memory: (4096, 8192) })
+        Some(Holder { lane: 1, pid: 77, generation: 3, state: "ready", memory: (4096, 8192), share: 2048 })
     }
 
     #[test]

@@ -66,6 +66,8 @@ pub struct Birth {
     pub control: OwnedFd,
     /// Whether the application is imported by `load` in this process.
     pub lazy: bool,
+    /// No worker of this number has served in this generation yet.
+    pub first: bool,
 }
 
 /// Gives a worker its application, or the cause why there is none.
@@ -113,7 +115,7 @@ pub fn run(zygote: Zygote, worker: impl FnOnce(Birth, Load) -> u8) -> u8 {
     tell(&zygote.control, &FromZygote::Ready);
     match serve_forks(&zygote) {
         None => exit::OK,
-        Some((id, control)) => {
+        Some((id, control, first)) => {
             // Held open here, it would never come to its end for the zygote.
             let Zygote { apps: spec, lazy, watched, import_timeout, control: zygotes_own, .. } = zygote;
             drop(zygotes_own);
@@ -132,7 +134,7 @@ pub fn run(zygote: Zygote, worker: impl FnOnce(Birth, Load) -> u8) -> u8 {
                 }
                 loaded
             });
-            let code = worker(Birth { id, control, lazy }, load);
+            let code = worker(Birth { id, control, lazy, first }, load);
             if code == exit::OK {
                 interpreter::finalize(PATIENCE);
             }
@@ -152,6 +154,9 @@ pub fn start_python(spec: &Spec, environment: &[(String, Option<String>)]) -> Re
         .map_err(|error| format!("os.environ cannot be set: {error}"))?;
     if let Err(error) = Python::attach(limits::install) {
         log::warn!("programs started by the application will have the server's limit of descriptors: {error}");
+    }
+    if let Err(error) = Python::attach(wsgi::install) {
+        log::warn!("the application cannot import rsgi: {error}");
     }
     Ok(())
 }
@@ -271,9 +276,9 @@ fn warn_of_threads() {
     );
 }
 
-/// Forks whenever the master asks. Gives the number and the control socket in a worker, nothing in a zygote whose
+/// Forks whenever the master asks. Gives the number, the control socket and whether it is the first in a worker, nothing in a zygote whose
 /// master is gone.
-fn serve_forks(zygote: &Zygote) -> Option<(u32, OwnedFd)> {
+fn serve_forks(zygote: &Zygote) -> Option<(u32, OwnedFd, bool)> {
     let mut buffer = [0; MAX_MESSAGE];
     loop {
         let (len, control) = match fd::receive(&zygote.control, &mut buffer, true) {
@@ -284,7 +289,8 @@ fn serve_forks(zygote: &Zygote) -> Option<(u32, OwnedFd)> {
                 return None;
             }
         };
-        let (Some(ToZygote::Fork { id, lane }), Some(control)) = (ToZygote::decode(&buffer[..len]), control) else {
+        let (Some(ToZygote::Fork { id, lane, first }), Some(control)) = (ToZygote::decode(&buffer[..len]), control)
+        else {
             log::warn!("the zygote does not understand the master");
             continue;
         };
@@ -293,7 +299,7 @@ fn serve_forks(zygote: &Zygote) -> Option<(u32, OwnedFd)> {
             Ok(None) => {
                 zygote.scoreboard.settle(id, lane);
                 zygote.scoreboard.worker(id).reset(process::own_id(), zygote.generation);
-                return Some((id, control));
+                return Some((id, control, first));
             }
             Err(error) => tell(&zygote.control, &FromZygote::ForkFailed { id, reason: sys::describe(&error) }),
         }

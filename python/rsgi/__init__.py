@@ -1,8 +1,9 @@
 """rsgi serves Python WSGI applications, configured by uWSGI's ini files.
 
-The server is the ``rsgi`` command (or ``python -m rsgi``); there is nothing to import for an application.
+The server is the ``rsgi`` command (or ``python -m rsgi``). An application may limit the time of the request that it serves
+(``set_user_harakiri``), and catch what ends a request that is late (``HarakiriError``).
 """
 
-from rsgi._rsgi import __version__, main
+from rsgi._rsgi import HarakiriError, __version__, main, set_user_harakiri
 
-__all__ = ["__version__", "main"]
+__all__ = ["HarakiriError", "__version__", "main", "set_user_harakiri"]

@@ -167,6 +167,7 @@ pub(super) fn succeed(arguments: &[OsString], handoff: Handoff, fork: fn() -> io
     let hooks = Hooks {
         read: reader(arguments, facts),
         fork,
+        deed: crate::hooks::carry_out,
         entitle,
         zygote: Box::new(move |task: Task| super::run_zygote(task, &home_dir)),
         ready: None,

@@ -167,6 +167,8 @@ fn finish(draft: &mut Draft<'_>, not_yet: &[&str]) {
     };
 
     draft.check_lifecycle();
+    draft.finish_waits();
+    draft.finish_daemons();
     draft.check_cheaper();
 
     // After mistakes it is not known whether something is missing.

@@ -11,6 +11,8 @@ pub enum Algorithm {
     /// By workers that are free (uWSGI's default).
     #[default]
     Spare,
+    /// The same, but as many as the fewest are kept free.
+    Spare2,
     /// By requests that wait.
     Backlog,
     /// By the part of the time that workers spend in requests.
@@ -53,6 +55,8 @@ pub struct Cheaper {
     pub step: u32,
     /// `cheaper-overload`: looks (spare), waiting requests (backlog), or looks in a period (busyness) (3).
     pub overload: u32,
+    /// `cheaper-idle`: looks (spare2) at which too many are free before one goes (10).
+    pub idle_looks: u32,
     /// `check-interval`: time between two looks (1 s).
     pub every: Duration,
     /// See [`Busyness`].
@@ -77,6 +81,7 @@ impl Default for Cheaper {
             algorithm: Algorithm::Spare,
             step: 1,
             overload: 3,
+            idle_looks: 10,
             every: Duration::from_secs(1),
             busyness: Busyness {
                 max: 50,
@@ -109,12 +114,16 @@ impl Draft<'_> {
     pub(super) fn cheaper_algo(&mut self, s: &Setting) {
         self.settings.cheaper.algorithm = match s.value.as_str() {
             "spare" => Algorithm::Spare,
+            "spare2" => Algorithm::Spare2,
             "backlog" => Algorithm::Backlog,
             "busyness" => Algorithm::Busyness,
             "manual" => Algorithm::Manual,
             // As uWSGI does with every name it does not know.
             other => {
-                self.warn(s, format!("{} = {other} is taken as spare (there are backlog, busyness and manual)", s.key));
+                self.warn(
+                    s,
+                    format!("{} = {other} is taken as spare (there are spare2, backlog, busyness and manual)", s.key),
+                );
                 Algorithm::Spare
             }
         };

@@ -57,6 +57,10 @@ pub struct Draft<'a> {
     pub(super) sockets: Vec<DraftSocket>,
     pub(super) protocol: Option<Protocol>,
     pub(super) timeouts: DraftTimeouts,
+    /// `daemons-honour-stdin`.
+    pub(super) daemons_keep_stdin: bool,
+    /// `wait-for-*-timeout`: of whom, and how many seconds.
+    pub(super) wait_limits: Vec<(&'static [super::hooks::Awaited], u64)>,
     pub(super) proxy_protocol: DraftProxyProtocol,
     /// Unknown names that are near to an option.
     pub(super) misspelt: Vec<(Setting, &'static str)>,
@@ -89,6 +93,8 @@ impl<'a> Draft<'a> {
             sockets: Vec::new(),
             protocol: None,
             timeouts: DraftTimeouts::default(),
+            daemons_keep_stdin: false,
+            wait_limits: Vec::new(),
             proxy_protocol: DraftProxyProtocol::default(),
             misspelt: Vec::new(),
             errors: Vec::new(),

@@ -42,11 +42,13 @@ pub struct Harakiri {
     pub grace: Duration,
     /// `harakiri-verbose`: the log gets the stacks of all threads.
     pub verbose: bool,
+    /// `harakiri-queue-threshold`: nobody is stopped while fewer requests wait.
+    pub queue_threshold: u64,
 }
 
 impl Default for Harakiri {
     fn default() -> Harakiri {
-        Harakiri { limit: Duration::ZERO, grace: Duration::from_secs(2), verbose: false }
+        Harakiri { limit: Duration::ZERO, grace: Duration::from_secs(2), verbose: false, queue_threshold: 0 }
     }
 }
 
@@ -74,6 +76,10 @@ pub enum Touch {
     Chain,
     /// `touch-workers-reload`.
     Workers,
+    /// `hook-touch` and `touch-exec`: this one of the hooks.
+    Hook(usize),
+    /// `attach-daemon2` with `touch=`: this one of the daemons.
+    Daemon(usize),
 }
 
 /// Memory of one process in bytes; 0 is without limit.

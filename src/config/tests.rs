@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::daemons::Care;
+use super::daemons::{Care, Daemon};
+use super::hooks::Awaited;
 use super::options::{self, Action, Row};
 use super::*;
 use crate::protocol::forwarded::Source;
@@ -88,7 +89,7 @@ fn errors(lines: &str) -> Vec<String> {
 type Check = fn(&Settings) -> bool;
 
 fn has_daemon(settings: &Settings, care: Care) -> bool {
-    settings.daemons == [daemons::Daemon { command: "x".into(), care }]
+    settings.daemons.iter().any(|daemon| daemon.command == "x" && daemon.care == care)
 }
 
 /// One line for each supported option, and what it does.
@@ -160,6 +161,7 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("mem-collector-freq", "9", |s| s.recycle.sample_every.as_secs() == 9),
     ("harakiri", "9", |s| s.harakiri.limit.as_secs() == 9),
     ("harakiri-graceful-timeout", "9", |s| s.harakiri.grace.as_secs() == 9),
+    ("harakiri-queue-threshold", "9", |s| s.harakiri.queue_threshold == 9),
     ("harakiri-verbose", "true", |s| s.harakiri.verbose),
     ("reload-import-timeout", "9", |s| s.recycle.import_timeout.as_secs() == 9),
     ("touch-reload", "f", |s| s.triggers.touch == [("f".into(), Touch::Reload)]),
@@ -174,6 +176,8 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("cheaper", "2\nprocesses = 9", |s| s.cheaper.least == 2 && s.cheaper.initial == 2),
     ("cheaper-initial", "5\nprocesses = 9\ncheaper = 2", |s| s.cheaper.initial == 5),
     ("cheaper-algo", "busyness", |s| s.cheaper.algorithm == Algorithm::Busyness),
+    ("cheaper-algo", "spare2", |s| s.cheaper.algorithm == Algorithm::Spare2),
+    ("cheaper-idle", "9", |s| s.cheaper.idle_looks == 9),
     ("cheaper-step", "2", |s| s.cheaper.step == 2),
     ("cheaper-overload", "9", |s| s.cheaper.overload == 9),
     ("cheaper-rss-limit-soft", "9", |s| s.cheaper.soft_resident == 9),
@@ -208,11 +212,48 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("exec-post-app", "true", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::PostApp)),
     ("hook-accepting", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::Accepting)),
     ("hook-accepting1", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::Accepting1)),
+    ("hook-post-fork", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::PostFork)),
+    ("hook-accepting-once", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::AcceptingOnce)),
+    ("hook-accepting1-once", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::Accepting1Once)),
+    ("hook-touch", "/f print:x", |s| s.triggers.touch == [("/f".into(), Touch::Hook(0))] && s.hooks.len() == 1),
+    ("touch-exec", "/f a b", |s| s.hooks.iter().any(|hook| hook.deed == hooks::Deed::Exec("a b".into(), true))),
+    ("wait-for-fs", "/f", |s| waits(s, Awaited::Path, 60)),
+    ("wait-for-file", "/f", |s| waits(s, Awaited::File, 60)),
+    ("wait-for-dir", "/f", |s| waits(s, Awaited::Folder, 60)),
+    ("wait-for-mountpoint", "/f", |s| waits(s, Awaited::MountPoint, 60)),
+    ("wait-for-fs-timeout", "5\nwait-for-dir = /f", |s| waits(s, Awaited::Folder, 5)),
+    ("wait-for-socket", "/f", |s| waits(s, Awaited::Socket, 60)),
+    ("wait-for-socket-timeout", "5\nwait-for-socket = /f", |s| waits(s, Awaited::Socket, 5)),
+    ("wait-for-interface", "/f", |s| waits(s, Awaited::Interface, 60)),
+    ("wait-for-interface-timeout", "5\nwait-for-iface = /f", |s| waits(s, Awaited::Interface, 5)),
     ("hook-master-start", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::MasterStart)),
     ("attach-daemon", "x", |s| has_daemon(s, Care::Attached)),
     ("attach-control-daemon", "x", |s| has_daemon(s, Care::Control)),
     ("smart-attach-daemon", "/p,5 x", |s| has_daemon(s, Care::Smart("/p".into()))),
     ("smart-attach-daemon2", "/p x", |s| has_daemon(s, Care::Smart2("/p".into()))),
+    ("smart-attach-daemon", "/p,5 x", |s| s.daemons.iter().any(|daemon| daemon.patience.as_secs() == 5)),
+    ("attach-daemon2", "command=x,control=1", |s| has_daemon(s, Care::Control)),
+    ("attach-daemon2", "cmd=x,pidfile=/p", |s| has_daemon(s, Care::Smart("/p".into()))),
+    ("attach-daemon2", "exec=x,pidfile=/p,daemonize=1", |s| has_daemon(s, Care::Smart2("/p".into()))),
+    (
+        "attach-daemon2",
+        "cmd=x,touch=/a;/b,uid=web,gid=www,chdir=/c,max_throttle=7,freq=3,stopsignal=2,reloadsignal=1",
+        |s| {
+            let touch = [("/a".into(), Touch::Daemon(0)), ("/b".into(), Touch::Daemon(0))];
+            let wanted = Daemon {
+                uid: Some(33),
+                gid: Some(44),
+                folder: Some("/c".into()),
+                longest_pause: Some(Duration::from_secs(7)),
+                patience: Duration::from_secs(3),
+                stop_signal: 2,
+                reload_signal: Some(1),
+                ..Daemon::new("x", Care::Attached)
+            };
+            s.daemons == [wanted] && s.triggers.touch == touch
+        },
+    ),
+    ("daemons-honour-stdin", "1\nattach-daemon = x", |s| s.daemons.iter().any(|daemon| daemon.stdin)),
     ("reload-mercy", "9", |s| s.reload_mercy.as_secs() == 9),
     ("worker-reload-mercy", "9", |s| s.recycle.mercy.as_secs() == 9),
     ("stats", "127.0.0.1:1717", |s| s.reports.stats.as_ref().is_some_and(|at| at.to_string() == "127.0.0.1:1717")),
@@ -243,6 +284,10 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("procname", "p", |s| s.process_names.all.as_deref() == Some("p")),
     ("procname-master", "p", |s| s.process_names.master.as_deref() == Some("p")),
 ];
+
+fn waits(settings: &Settings, what: Awaited, seconds: u64) -> bool {
+    settings.hooks.iter().any(|hook| hook.deed == hooks::Deed::Wait(what, "/f".into(), seconds))
+}
 
 fn socket(settings: &Settings, address: &str, protocol: Protocol) -> bool {
     settings.sockets.iter().any(|socket| socket.address.to_string() == address && socket.protocol == protocol)
@@ -351,6 +396,18 @@ fn bad_values_say_what_would_be_good() {
         ("uid = nobody-here", "a user of this system"),
         ("gid = nobody-here", "a group of this system"),
         ("chown-socket = web:nobody-here", "a group of this system"),
+        ("attach-daemon2 = pidfile=/p", "command="),
+        ("attach-daemon2 = cmd=x,nonsense=1", "max_throttle"),
+        ("attach-daemon2 = cmd=x,ns_pid=1", "unshare"),
+        ("attach-daemon2 = cmd=x,legion=a", "every node"),
+        ("attach-daemon2 = cmd=x,stopsignal=99", "the number of a signal"),
+        ("attach-daemon2 = cmd=x,uid=nobody-here", "a user of this system"),
+        ("attach-daemon2 = cmd=x,daemonize=1", "pidfile="),
+        ("smart-attach-daemon = /p,x y", "whole number"),
+        ("legion-attach-daemon = l:x", "no legions"),
+        ("hook-touch = /f", "a file, a blank"),
+        ("hook-touch = /f wait_for_fs:/x", "need not wait"),
+        ("hook-as-user = mount:none / bind", "container"),
         ("mount = here=app", "/path=application"),
         ("mount = /here", "/path=application"),
         ("umask = 9", "octal"),

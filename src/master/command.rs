@@ -26,6 +26,8 @@ pub enum Command {
     Less,
     /// All workers go until somebody connects.
     GoCheap,
+    /// All workers pause, or go on.
+    Pause,
     /// Write the pid file again.
     WritePidfile,
     /// Listen to another fifo.
@@ -54,8 +56,6 @@ pub const SIGNALS: &[Signal] = &[
     Signal::SIGCHLD,
 ];
 
-const NO_PAUSE: &str = "pausing is not supported yet";
-
 /// The meaning of `signal`; none for those that come without anybody wanting something.
 pub fn meaning(signal: Signal) -> Option<Command> {
     Some(match signal {
@@ -66,7 +66,7 @@ pub fn meaning(signal: Signal) -> Option<Command> {
         Signal::SIGUSR1 => Command::Status,
         Signal::SIGCHLD => Command::Reap,
         Signal::SIGUSR2 => Command::Upgrade,
-        Signal::SIGTSTP => Command::Nothing(NO_PAUSE),
+        Signal::SIGTSTP => Command::Pause,
         Signal::SIGALRM => Command::Nothing("nothing is bound to it"),
         // The window, the terminal and sockets send these by themselves.
         _ => return None,
@@ -103,7 +103,7 @@ pub fn letter(byte: u8) -> Option<Command> {
         b'-' => Command::Less,
         b'C' => Command::GoCheap,
         b'P' => Command::WritePidfile,
-        b'p' => Command::Nothing(NO_PAUSE),
+        b'p' => Command::Pause,
         b'l' | b'L' => Command::Nothing("the log cannot be reopened yet"),
         b'f' => Command::Nothing("rsgi does not fork a second master; reload with r, upgrade with U"),
         b'B' | b'E' => Command::Nothing("there is no emperor"),
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn term_stops() {
         assert_eq!(meaning(Signal::SIGTERM), Some(Command::Stop));
-        assert_eq!(meaning(Signal::SIGTSTP), Some(Command::Nothing("pausing is not supported yet")));
+        assert_eq!(meaning(Signal::SIGTSTP), Some(Command::Pause));
     }
 
     #[test]

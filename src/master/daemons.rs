@@ -10,8 +10,9 @@ use crate::stats;
 use crate::sys;
 use crate::sys::clock::monotonic_ms;
 use crate::sys::fd;
-use crate::sys::process::{self, End};
+use crate::sys::process::{self, End, Spawn};
 use crate::sys::signal::Signal;
+use crate::sys::user;
 
 /// One that ran for so long did not fail at once.
 const SETTLED: Millis = 3_000;
@@ -26,6 +27,8 @@ enum State {
     Waiting(Millis),
     /// A child of ours, since then.
     Running(i32, Millis),
+    /// It should be in the background, and its pid file be written: to be looked at then, and given up then.
+    Expected(Millis, Millis),
     /// It lives by itself; to be looked at then.
     Foreign(i32, Millis),
     /// It was told to end; killed then.
@@ -43,6 +46,8 @@ struct Entry {
     wanted: bool,
     /// How often it was started.
     starts: u64,
+    /// It was said that it does not go into the background.
+    complained: bool,
 }
 
 /// What is to be done with one of them.
@@ -51,7 +56,12 @@ enum Todo {
     Start(usize),
     /// Look whether this process lives.
     Look(usize, i32),
-    Terminate(i32),
+    /// Look whether its pid file names a process that lives.
+    Find(usize),
+    /// The same of one that should have gone into the background and still runs.
+    Expect(usize, i32),
+    /// Tell it to end, by this signal.
+    Terminate(i32, i32),
     Kill(i32),
 }
 
@@ -80,6 +90,7 @@ impl Daemons {
             failures: 0,
             wanted: true,
             starts: 0,
+            complained: false,
         };
         self.entries.extend(left.into_iter().map(new));
     }
@@ -91,7 +102,7 @@ impl Daemons {
             cmd: entry.daemon.command.clone(),
             pid: match entry.state {
                 State::Running(pid, _) | State::Foreign(pid, _) | State::Ending(pid, _) => pid,
-                State::Waiting(_) | State::Gone => 0,
+                State::Waiting(_) | State::Expected(..) | State::Gone => 0,
             },
             respawns: entry.starts.saturating_sub(1),
         });
@@ -108,11 +119,13 @@ impl Daemons {
         for (index, entry) in self.entries.iter_mut().enumerate() {
             let survives = matches!(entry.daemon.care, Care::Smart(_) | Care::Smart2(_));
             match entry.state {
-                State::Waiting(_) | State::Foreign(..) if !entry.wanted => entry.state = State::Gone,
+                State::Waiting(_) | State::Foreign(..) | State::Expected(..) if !entry.wanted => {
+                    entry.state = State::Gone;
+                }
                 State::Running(..) if !entry.wanted && survives => entry.state = State::Gone,
                 State::Running(pid, _) if !entry.wanted => {
                     entry.state = State::Ending(pid, Some(now + self.mercy));
-                    out.push(Todo::Terminate(pid));
+                    out.push(Todo::Terminate(pid, entry.daemon.stop_signal));
                 }
                 State::Ending(pid, Some(at)) if at <= now => {
                     entry.state = State::Ending(pid, None);
@@ -123,6 +136,14 @@ impl Daemons {
                     entry.state = State::Foreign(pid, now + LOOK);
                     out.push(Todo::Look(index, pid));
                 }
+                State::Running(pid, _) if entry.detaches_until().is_some_and(|at| at <= now) => {
+                    entry.complained = true;
+                    out.push(Todo::Expect(index, pid));
+                }
+                State::Expected(at, until) if at <= now => {
+                    entry.state = State::Expected(now + LOOK, until);
+                    out.push(Todo::Find(index));
+                }
                 _ => {}
             }
         }
@@ -132,8 +153,11 @@ impl Daemons {
 
     fn deadline(&self) -> Option<Millis> {
         let time = |entry: &Entry| match entry.state {
-            State::Waiting(at) | State::Foreign(_, at) => Some(if entry.wanted { at } else { 0 }),
+            State::Waiting(at) | State::Foreign(_, at) | State::Expected(at, _) => {
+                Some(if entry.wanted { at } else { 0 })
+            }
             State::Running(..) if !entry.wanted => Some(0),
+            State::Running(..) => entry.detaches_until(),
             State::Ending(_, at) => at,
             _ => None,
         };
@@ -147,16 +171,17 @@ impl Daemons {
             Some(pid) => {
                 entry.state = State::Running(pid, now);
                 entry.starts += 1;
+                entry.complained = false;
             }
             None => {
                 entry.failures += 1;
-                entry.state = State::Waiting(now + pause(entry.failures));
+                entry.state = State::Waiting(now + entry.pause());
             }
         }
     }
 
     /// A process ended. Gives its command, what becomes of it, and when it is started again, if it is one of these.
-    fn ended(&mut self, pid: i32, now: Millis) -> Option<(Daemon, Option<Millis>)> {
+    fn ended(&mut self, pid: i32, end: End, now: Millis) -> Option<(Daemon, Option<Millis>)> {
         let is_it = |entry: &&mut Entry| match entry.state {
             State::Running(own, _) | State::Ending(own, _) | State::Foreign(own, _) => own == pid,
             _ => false,
@@ -171,13 +196,53 @@ impl Daemons {
             (entry.wanted, entry.state) = (false, State::Gone);
             return Some((daemon, Some(0)));
         }
-        let quick = matches!(entry.state, State::Running(_, since) if now < since + SETTLED);
         // Going to the background is what a smart one does; only then it is looked for.
-        let detaches = matches!(daemon.care, Care::Smart(_)) && matches!(entry.state, State::Running(..));
+        if matches!((&daemon.care, entry.state, end), (Care::Smart(_), State::Running(..), End::Code(0))) {
+            let patience = daemon.patience.as_millis() as Millis;
+            entry.state = State::Expected(now, now + patience);
+            return Some((daemon, Some(patience)));
+        }
+        let quick = matches!(entry.state, State::Running(_, since) if now < since + SETTLED);
         entry.failures = if quick { entry.failures + 1 } else { 0 };
-        let wait = if detaches { LOOK.max(pause(entry.failures.saturating_sub(1))) } else { pause(entry.failures) };
+        let wait = entry.pause();
         entry.state = State::Waiting(now + wait);
         Some((daemon, Some(wait)))
+    }
+
+    /// The pid file of one that should be in the background names nobody. True: its time is over, it is started again.
+    fn not_found(&mut self, index: usize, now: Millis) -> bool {
+        let Some(entry) = self.entries.get_mut(index) else { return false };
+        let over = matches!(entry.state, State::Expected(_, until) if now >= until);
+        if over {
+            entry.failures += 1;
+            entry.state = State::Waiting(now + entry.pause());
+        }
+        over
+    }
+
+    /// A file of this one was touched. Gives the process and the signal that it gets.
+    fn touched(&mut self, daemon: &Daemon, now: Millis) -> Option<(i32, i32)> {
+        let mercy = self.mercy;
+        let entry = self.entries.iter_mut().find(|entry| entry.wanted && entry.daemon == *daemon)?;
+        let (State::Running(pid, _) | State::Foreign(pid, _)) = entry.state else { return None };
+        match (daemon.reload_signal, entry.state) {
+            (Some(signal), _) => Some((pid, signal)),
+            // It is started again when it has ended.
+            (None, State::Running(..)) => {
+                entry.state = State::Ending(pid, Some(now + mercy));
+                Some((pid, daemon.stop_signal))
+            }
+            (None, _) => Some((pid, daemon.stop_signal)),
+        }
+    }
+
+    /// The server reloads. Gives the processes that want to hear of it, and the signals that they get.
+    fn reloaded(&self) -> Vec<(i32, i32)> {
+        let hears = |entry: &Entry| match entry.state {
+            State::Running(pid, _) | State::Foreign(pid, _) if entry.wanted => Some((pid, entry.daemon.reload_signal?)),
+            _ => None,
+        };
+        self.entries.iter().filter_map(hears).collect()
     }
 
     /// One that lives by itself was found, or has gone.
@@ -189,11 +254,46 @@ impl Daemons {
     }
 }
 
+impl Entry {
+    /// When one that runs should have gone into the background; none when nobody waits for that.
+    fn detaches_until(&self) -> Option<Millis> {
+        match (self.state, &self.daemon.care) {
+            (State::Running(_, since), Care::Smart(_)) if !self.complained => {
+                Some(since + self.daemon.patience.as_millis() as Millis)
+            }
+            _ => None,
+        }
+    }
+
+    /// Time to wait before it is started again.
+    fn pause(&self) -> Millis {
+        let longest = self.daemon.longest_pause.map_or(LONGEST, |longest| longest.as_millis() as Millis);
+        pause(self.failures).min(longest)
+    }
+}
+
 /// Time to wait after `failures` ends in a row soon after the start.
 fn pause(failures: u32) -> Millis {
     match failures {
         0 => 0,
         n => (1000 << (n - 1).min(20)).min(LONGEST),
+    }
+}
+
+/// The process that a pid file names, if it lives.
+fn living(care: &Care) -> Option<i32> {
+    let (Care::Smart(file) | Care::Smart2(file)) = care else { return None };
+    let pid = std::fs::read_to_string(file).ok()?.trim().parse().ok()?;
+    process::lives(pid).then_some(pid)
+}
+
+/// Sends a signal to a daemon and what it has started; to itself alone where it leads no group.
+fn signal_daemon(pid: i32, number: i32) {
+    let Some(signal) = process::signal_by_number(number) else {
+        return log::warn!("daemon {pid} gets no signal {number}: the system does not know it");
+    };
+    if !process::signal_group(pid, signal) {
+        process::send_signal(pid, signal);
     }
 }
 
@@ -221,7 +321,9 @@ impl Master {
                         self.daemons.found(index, pid, false, now);
                     }
                 }
-                Todo::Terminate(pid) => process::signal_group(pid, Signal::SIGTERM),
+                Todo::Find(index) => self.find_daemon(index, now),
+                Todo::Expect(index, pid) => self.expect_daemon(index, pid),
+                Todo::Terminate(pid, signal) => signal_daemon(pid, signal),
                 Todo::Kill(pid) => {
                     log::warn!("daemon {pid} takes too long to end: killed");
                     process::signal_group(pid, Signal::SIGKILL);
@@ -233,16 +335,20 @@ impl Master {
     fn start_daemon(&mut self, index: usize) {
         let now = monotonic_ms();
         let Some(daemon) = self.daemons.entries.get(index).map(|entry| entry.daemon.clone()) else { return };
-        if let Care::Smart(file) | Care::Smart2(file) = &daemon.care
-            && let Some(pid) = std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok())
-            && process::lives(pid)
-        {
+        if let Some(pid) = living(&daemon.care) {
             log::info!("{:?} runs as process {pid}", daemon.command);
             return self.daemons.found(index, pid, true, now);
         }
-        // One that is attached must not outlive a master that is killed.
-        let attached = matches!(daemon.care, Care::Attached | Care::Control);
-        let (started, _) = fd::with_original_limit(|| process::spawn_shell(&daemon.command, attached));
+        let how = Spawn {
+            // It must not outlive a master that is killed.
+            attached: matches!(daemon.care, Care::Attached | Care::Control),
+            stdin: daemon.stdin,
+            uid: daemon.uid,
+            // Root's would be too much for one that runs as somebody else.
+            gid: daemon.gid.or_else(|| daemon.uid.and_then(user::primary_group)),
+            folder: daemon.folder.as_deref(),
+        };
+        let (started, _) = fd::with_original_limit(|| process::spawn_shell(&daemon.command, how));
         match started {
             Ok(pid) => {
                 log::info!("{:?} is started as process {pid}", daemon.command);
@@ -260,9 +366,77 @@ impl Master {
         }
     }
 
+    /// Looks for one that should be in the background by now.
+    fn find_daemon(&mut self, index: usize, now: Millis) {
+        let Some(daemon) = self.daemons.entries.get(index).map(|entry| entry.daemon.clone()) else { return };
+        let Care::Smart(file) = &daemon.care else { return };
+        if let Some(pid) = living(&daemon.care) {
+            log::info!("{:?} runs as process {pid}", daemon.command);
+            self.daemons.found(index, pid, true, now);
+        } else if self.daemons.not_found(index, now) {
+            let waited = words::duration(daemon.patience.as_millis() as Millis);
+            log::warn!(
+                "{:?} has ended, and {} names no living process after {waited}; it is started again",
+                daemon.command,
+                file.display()
+            );
+        }
+    }
+
+    /// One that should be in the background still runs: it may have written its pid file.
+    fn expect_daemon(&self, index: usize, pid: i32) {
+        let Some(daemon) = self.daemons.entries.get(index).map(|entry| &entry.daemon) else { return };
+        if let (Care::Smart(file), None) = (&daemon.care, living(&daemon.care)) {
+            log::warn!(
+                "{:?} (pid {pid}) does not go into the background, and {} names no living process: let it do both, or use \
+                 smart-attach-daemon2",
+                daemon.command,
+                file.display()
+            );
+        }
+    }
+
+    /// A file that a daemon is to notice was touched.
+    pub(super) fn touch_daemon(&mut self, index: usize, path: &std::path::Path) {
+        let daemon = self.serving_generation().and_then(|known| known.settings.daemons.get(index).cloned());
+        let Some(daemon) = daemon else { return };
+        if let Some((pid, signal)) = self.daemons.touched(&daemon, monotonic_ms()) {
+            log::info!("{} was touched: {:?} (pid {pid}) gets signal {signal}", path.display(), daemon.command);
+            signal_daemon(pid, signal);
+        }
+    }
+
+    /// A reload is done.
+    pub(super) fn reload_daemons(&self) {
+        for (pid, signal) in self.daemons.reloaded() {
+            log::debug!("daemon {pid} gets signal {signal}: the server has reloaded");
+            signal_daemon(pid, signal);
+        }
+    }
+
+    /// Starts a program that nobody waits for.
+    pub(super) fn run_command(&mut self, command: &str) {
+        match fd::with_original_limit(|| process::spawn_shell(command, Spawn { attached: true, ..Spawn::default() })).0
+        {
+            Ok(pid) => self.commands.push((pid, command.to_owned())),
+            Err(error) => log::error!("{command:?} cannot be started: {}", sys::describe(&error)),
+        }
+    }
+
+    /// A process ended: true when it was one of those programs.
+    pub(super) fn bury_command(&mut self, pid: i32, end: End) -> bool {
+        let Some(at) = self.commands.iter().position(|(known, _)| *known == pid) else { return false };
+        let (_, command) = self.commands.swap_remove(at);
+        match end {
+            End::Code(0) => log::info!("{command:?} (pid {pid}) is done"),
+            _ => log::warn!("{command:?} (pid {pid}) {end}"),
+        }
+        true
+    }
+
     /// A process ended: true when it was a daemon.
     pub(super) fn bury_daemon(&mut self, pid: i32, end: End) -> bool {
-        let Some((daemon, wait)) = self.daemons.ended(pid, monotonic_ms()) else { return false };
+        let Some((daemon, wait)) = self.daemons.ended(pid, end, monotonic_ms()) else { return false };
         let what = format!("{:?} (pid {pid}) {end}", daemon.command);
         match (&daemon.care, wait) {
             (_, None) => log::info!("{what}"),
@@ -284,8 +458,10 @@ impl Master {
 mod tests {
     use super::*;
 
+    const DONE: End = End::Code(0);
+
     fn daemon(name: &str, care: Care) -> Daemon {
-        Daemon { command: name.into(), care }
+        Daemon::new(name, care)
     }
 
     fn of(list: &[Daemon]) -> Daemons {
@@ -300,18 +476,18 @@ mod tests {
         assert_eq!(daemons.todo(0), [Todo::Start(0)]);
         daemons.started(0, Some(7), 0);
         assert_eq!((daemons.todo(10), daemons.deadline()), (vec![], None));
-        assert_eq!(daemons.ended(7, SETTLED).unwrap().1, Some(0));
+        assert_eq!(daemons.ended(7, DONE, SETTLED).unwrap().1, Some(0));
         let mut now = SETTLED;
         let mut waits = Vec::new();
         for pid in 8..20 {
             assert_eq!(daemons.todo(now), [Todo::Start(0)]);
             daemons.started(0, Some(pid), now);
-            let wait = daemons.ended(pid, now + 1).unwrap().1.unwrap();
+            let wait = daemons.ended(pid, DONE, now + 1).unwrap().1.unwrap();
             waits.push(wait / 1000);
             now += 1 + wait;
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
-        assert_eq!(daemons.ended(99, now), None);
+        assert_eq!(daemons.ended(99, DONE, now), None);
     }
 
     #[test]
@@ -323,10 +499,10 @@ mod tests {
         assert_eq!(daemons.todo(0), [Todo::Start(1)]);
         daemons.started(1, Some(8), 0);
         daemons.want(&[b], 3000);
-        assert_eq!(daemons.todo(100), [Todo::Terminate(7)]);
+        assert_eq!(daemons.todo(100), [Todo::Terminate(7, 15)]);
         assert_eq!(daemons.deadline(), Some(3100));
         assert_eq!(daemons.todo(3100), [Todo::Kill(7)]);
-        assert_eq!(daemons.ended(7, 3200).unwrap().1, None);
+        assert_eq!(daemons.ended(7, DONE, 3200).unwrap().1, None);
         assert_eq!(daemons.todo(3200), []);
         // Wanted again while it still ends: another one is started.
         daemons.want(&[a], 3000);
@@ -339,8 +515,8 @@ mod tests {
         daemons.started(0, Some(7), 0);
         daemons.started(1, Some(8), 0);
         daemons.want(&[], 3000);
-        assert_eq!(daemons.todo(0), [Todo::Terminate(7)]);
-        daemons.ended(7, 1);
+        assert_eq!(daemons.todo(0), [Todo::Terminate(7, 15)]);
+        daemons.ended(7, DONE, 1);
         assert_eq!(daemons.todo(1), []);
         assert!(daemons.are_gone());
     }
@@ -355,6 +531,54 @@ mod tests {
         assert_eq!(daemons.todo(LOOK), [Todo::Start(0)]);
         // It goes to the background, which is no failure.
         daemons.started(0, Some(8), LOOK);
-        assert_eq!(daemons.ended(8, LOOK + 1).unwrap().1, Some(LOOK));
+        let now = LOOK + 1;
+        assert_eq!(daemons.ended(8, DONE, now).unwrap().1, Some(10_000));
+        assert_eq!(daemons.todo(now), [Todo::Find(0)]);
+        assert!(!daemons.not_found(0, now));
+        assert_eq!((daemons.todo(now), daemons.deadline()), (vec![], Some(now + LOOK)));
+        assert_eq!(daemons.todo(now + 10_000), [Todo::Find(0)]);
+        assert!(daemons.not_found(0, now + 10_000));
+        assert_eq!(daemons.deadline(), Some(now + 11_000));
+        // One that fails has not gone into the background.
+        daemons.started(0, Some(9), 0);
+        assert_eq!(daemons.ended(9, End::Code(1), 1).unwrap().1, Some(2000));
+    }
+
+    #[test]
+    fn one_that_stays_in_the_foreground_is_complained_of_once() {
+        let mut daemons = of(&[daemon("s", Care::Smart("/p".into()))]);
+        daemons.started(0, Some(7), 0);
+        assert_eq!((daemons.todo(1), daemons.deadline()), (vec![], Some(10_000)));
+        assert_eq!(daemons.todo(10_000), [Todo::Expect(0, 7)]);
+        assert_eq!((daemons.todo(10_001), daemons.deadline()), (vec![], None));
+    }
+
+    #[test]
+    fn a_touch_sends_the_signal_that_is_wanted_or_starts_it_again() {
+        let hears = Daemon { reload_signal: Some(1), ..daemon("a", Care::Attached) };
+        let plain = Daemon { stop_signal: 2, ..daemon("b", Care::Attached) };
+        let mut daemons = of(&[hears.clone(), plain.clone()]);
+        assert_eq!(daemons.touched(&plain, 0), None, "it does not run yet");
+        daemons.started(0, Some(7), 0);
+        daemons.started(1, Some(8), 0);
+        assert_eq!(daemons.reloaded(), [(7, 1)]);
+        assert_eq!(daemons.touched(&hears, 5), Some((7, 1)));
+        assert_eq!(daemons.deadline(), None);
+        assert_eq!(daemons.touched(&plain, 5), Some((8, 2)));
+        assert_eq!(daemons.touched(&plain, 6), None, "it is told already");
+        assert_eq!(daemons.todo(3005), [Todo::Kill(8)]);
+        // Asked to, it has not failed.
+        assert_eq!(daemons.ended(8, DONE, 3006).unwrap().1, Some(0));
+        assert_eq!(daemons.todo(3006), [Todo::Start(1)]);
+    }
+
+    #[test]
+    fn pauses_have_the_longest_that_is_wanted() {
+        let mut daemons =
+            of(&[Daemon { longest_pause: Some(std::time::Duration::from_secs(2)), ..daemon("a", Care::Attached) }]);
+        for expected in [1000, 2000, 2000] {
+            daemons.started(0, Some(7), 0);
+            assert_eq!(daemons.ended(7, DONE, 1).unwrap().1, Some(expected));
+        }
     }
 }

@@ -107,6 +107,9 @@ impl Master {
                     self.notifier.heard(key);
                     let pid = self.board(worker.generation).map_or(0, |board| board.slot(worker.id, worker.lane).pid());
                     self.children.worker_ready(key, pid, now);
+                    if let Some(generation) = self.generation(worker.generation) {
+                        generation.have_served.insert(worker.id);
+                    }
                     log::info!(
                         "worker {} (pid {}) is ready",
                         worker.id,
@@ -138,7 +141,7 @@ impl Master {
             } else if let Some(key) = self.children.key_of(pid) {
                 self.hear_worker(key);
                 self.bury_worker(key, end);
-            } else if self.bury_daemon(pid, end) || self.bury_trial(pid, end) {
+            } else if self.bury_daemon(pid, end) || self.bury_command(pid, end) || self.bury_trial(pid, end) {
             } else if self.children.expects_births() {
                 self.unclaimed.push((pid, end));
             } else {
@@ -162,7 +165,8 @@ impl Master {
         }
         let Some(zygote) = zygote else { return };
         let when = if zygote.ready { "" } else { " before it was ready" };
-        let text = format!("the zygote of generation {number} (pid {}) {end}{when}", zygote.pid);
+        let mut text = format!("the zygote of generation {number} (pid {}) {end}{when}", zygote.pid);
+        self.blame_memory(end, &mut text);
         if !self.generation_failed(number, &text) && !zygote.told {
             log::error!("{text}");
         }
@@ -185,9 +189,7 @@ impl Master {
             board.slot(worker.id, worker.lane).set_state(State::Empty);
         }
         let (bad, mut text) = words::last_words(&worker, end, current.as_ref(), now);
-        if matches!(end, End::Killed(9, _)) && self.ran_out_of_memory() {
-            text.push_str("; the system killed it for want of memory (oom_kill in the cgroup's memory.events)");
-        }
+        self.blame_memory(end, &mut text);
         self.forward_letters();
         let early = matches!(worker.phase, Phase::Asked | Phase::Starting);
         if early && self.generation_failed(worker.generation, &text) {
@@ -197,6 +199,13 @@ impl Master {
             log::error!("{text}");
         } else {
             log::info!("{text}");
+        }
+    }
+
+    /// Adds to the last words of a process what the control group tells of its end.
+    fn blame_memory(&mut self, end: End, text: &mut String) {
+        if matches!(end, End::Killed(9, _)) && self.ran_out_of_memory() {
+            text.push_str("; the system killed it for want of memory (oom_kill of its control group)");
         }
     }
 

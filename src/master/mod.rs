@@ -27,6 +27,7 @@ pub use reload::{bind_options, enter, open};
 pub use upgrade::Origin;
 pub use words::listens;
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,6 +35,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::hooks::Hook;
 use crate::config::{Report, Settings};
 use crate::control::{Retire, ToWorker, ToZygote};
 use crate::exit;
@@ -84,6 +86,8 @@ pub struct Hooks {
     pub fork: fn() -> io::Result<Fork>,
     /// Gives the master the title that a configuration asks for.
     pub entitle: fn(&Settings),
+    /// Carries out a hook that waits for nobody.
+    pub deed: fn(&Hook) -> Result<(), String>,
     /// Runs a zygote; gives its exit code.
     pub zygote: Box<dyn Fn(Task) -> u8>,
     /// Called once, when all workers are ready for the first time.
@@ -137,6 +141,8 @@ struct Generation {
     import_ms: u64,
     /// Files of the application that are watched for changes.
     modules: Vec<Module>,
+    /// Numbers of the workers that have been ready.
+    have_served: HashSet<u32>,
     began: u64,
 }
 
@@ -174,6 +180,10 @@ struct Master {
     operator: Operator,
     reloads: Reloads,
     daemons: Daemons,
+    /// Programs that were started for a touched file, as long as they run.
+    commands: Vec<(i32, String)>,
+    /// The workers begin no requests.
+    paused: bool,
     origin: Origin,
     /// An upgrade that is tried.
     trial: Option<Trial>,
@@ -181,6 +191,8 @@ struct Master {
     foreign: Vec<u32>,
     /// Processes of the control group killed for want of memory, as of the last look.
     oom_kills: Option<u64>,
+    /// What the workers have of the memory, as told last and when.
+    shares: std::cell::RefCell<std::collections::HashMap<i32, (u64, u64)>>,
     /// When memory is looked at next.
     next_sample: u64,
     code: Option<u8>,
@@ -229,6 +241,7 @@ pub fn run(start: Start) -> Outcome {
         zygote: None,
         import_ms: 0,
         modules: Vec::new(),
+        have_served: HashSet::new(),
         began: monotonic_ms(),
     };
     let mut master = Master::new(signals, children, vec![first], passed, start_dir, hooks, origin);
@@ -270,6 +283,7 @@ pub fn resume(start: Start, handoff: Handoff) -> Result<Outcome, String> {
 
 fn prepare(settings: &Settings) -> io::Result<(Blocked, Scoreboard, Mailboxes)> {
     process::adopt_orphans()?;
+    process::be_visible()?;
     let workers = settings.processes as usize;
     let scoreboard = Scoreboard::create(workers, settings.threads as usize)?;
     Ok((Blocked::new(command::SIGNALS)?, scoreboard, Mailboxes::create(workers)?))
@@ -305,6 +319,9 @@ impl Master {
             operator: Operator::default(),
             reloads: Reloads::default(),
             daemons: Daemons::default(),
+            commands: Vec::new(),
+            paused: false,
+            shares: std::cell::RefCell::default(),
             origin,
             trial: None,
             foreign: Vec::new(),
@@ -588,11 +605,16 @@ impl Master {
     fn ask_for_worker(&mut self, number: u32, key: u32, id: u32, lane: u32) -> io::Result<()> {
         let (ours, theirs) = fd::message_pair()?;
         let generation = self.generations.iter().find(|generation| generation.number == number);
+        let first = generation.is_some_and(|generation| !generation.have_served.contains(&id));
         let (zygote, board) = generation
             .and_then(|generation| Some((generation.zygote.as_ref()?.control.as_ref()?, &generation.scoreboard)))
             .ok_or_else(|| io::Error::other("there is none"))?;
         board.slot(id, lane).reset(0, number);
-        fd::send(zygote, &ToZygote::Fork { id, lane }.encode(), Some(theirs.as_fd()))?;
+        fd::send(zygote, &ToZygote::Fork { id, lane, first }.encode(), Some(theirs.as_fd()))?;
+        if self.paused {
+            // Waiting there, it is the first that the worker hears.
+            fd::send(&ours, &ToWorker::Pause.encode(), None)?;
+        }
         self.controls.push((key, ours));
         Ok(())
     }

@@ -210,6 +210,7 @@ impl Master {
             zygote: None,
             import_ms: 0,
             modules: Vec::new(),
+            have_served: std::collections::HashSet::new(),
             began: monotonic_ms(),
         });
         Ok(())
@@ -283,6 +284,7 @@ impl Master {
         self.open_desk();
         self.watch_files();
         self.want_daemons(true);
+        self.reload_daemons();
     }
 
     /// A generation that was prepared is given up: what was bound for it alone is closed and removed, an inherited

@@ -27,6 +27,11 @@ pub(super) struct Resize {
 }
 
 impl Resize {
+    /// Nothing was to be seen until now.
+    pub(super) fn begin_anew(&mut self, now: u64) {
+        *self = Resize { generation: self.generation, ..Resize::new(now) };
+    }
+
     pub(super) fn new(now: u64) -> Resize {
         Resize {
             generation: 0,
@@ -62,7 +67,7 @@ impl Master {
     /// When to look next.
     pub(super) fn resize_at(&self, now: u64) -> Option<u64> {
         let rules = &self.serving_generation()?.settings.cheaper;
-        if self.children.stopping() || !self.children.booted() || self.children.target() == 0 {
+        if self.paused || self.children.stopping() || !self.children.booted() || self.children.target() == 0 {
             return None;
         }
         let look = looks(rules).then(|| self.resize.next_look.max(now));
@@ -169,7 +174,8 @@ impl Master {
 
     /// The listeners, while nobody serves them.
     pub(super) fn doors_to_watch(&self) -> &[Listener] {
-        let dormant = self.children.target() == 0 && self.children.booted() && !self.children.stopping();
+        let dormant =
+            !self.paused && self.children.target() == 0 && self.children.booted() && !self.children.stopping();
         match self.serving_generation() {
             Some(generation) if dormant => &generation.listeners,
             _ => &[],

@@ -60,6 +60,7 @@ impl Scaler {
         let decision = match rules.algorithm {
             Algorithm::Manual => None,
             Algorithm::Spare => self.spare(rules, sample),
+            Algorithm::Spare2 => self.spare2(rules, sample),
             Algorithm::Backlog => self.backlog(rules, sample),
             Algorithm::Busyness => self.busyness(rules, sample),
         };
@@ -100,6 +101,24 @@ impl Scaler {
         }
         self.quiet = 0;
         Some((sample.target - 1, format!("{} of {} workers are free", sample.free, sample.ready)))
+    }
+
+    /// As many as the fewest are kept free: workers come as soon as there are less, one goes when there have been more for some
+    /// time.
+    fn spare2(&mut self, rules: &Cheaper, sample: &Sample) -> Decision {
+        let free = if sample.waiting > 0 { 0 } else { sample.free };
+        let why = format!("{free} of {} workers are free, {} are to be", sample.ready, rules.least);
+        if free <= rules.least {
+            self.quiet = 0;
+            let missing = rules.least - free;
+            return (missing > 0).then(|| (sample.target + missing.min(rules.step), why));
+        }
+        self.quiet += 1;
+        if self.quiet < rules.idle_looks {
+            return None;
+        }
+        self.quiet = 0;
+        Some((sample.target - 1, why))
     }
 
     fn backlog(&mut self, rules: &Cheaper, sample: &Sample) -> Decision {
@@ -203,6 +222,20 @@ mod tests {
         assert_eq!(looks(&mut scaler, &rules, sample(4, 4), 3), [None, None, Some(3)]);
         assert_eq!(looks(&mut scaler, &rules, sample(4, 1), 9), [None; 9]);
         assert_eq!(looks(&mut scaler, &rules, sample(2, 2), 9), [None; 9]);
+    }
+
+    #[test]
+    fn spare2_keeps_the_fewest_free_and_removes_one_after_a_while() {
+        let mut scaler = Scaler::default();
+        let rules = Cheaper { step: 2, idle_looks: 3, ..rules(Algorithm::Spare2) };
+        assert_eq!(looks(&mut scaler, &rules, sample(2, 2), 9), [None; 9]);
+        assert_eq!(looks(&mut scaler, &rules, sample(2, 1), 1), [Some(3)], "what is missing");
+        assert_eq!(looks(&mut scaler, &Cheaper { step: 1, ..rules.clone() }, sample(3, 0), 1), [Some(4)]);
+        assert_eq!(looks(&mut scaler, &rules, Sample { waiting: 1, ..sample(2, 1) }, 1), [Some(4)]);
+        assert_eq!(looks(&mut scaler, &rules, sample(5, 0), 1), [Some(6)], "never too many");
+        assert_eq!(looks(&mut scaler, &rules, sample(6, 3), 2), [None, None]);
+        looks(&mut scaler, &rules, sample(6, 2), 1);
+        assert_eq!(looks(&mut scaler, &rules, sample(6, 3), 3), [None, None, Some(5)]);
     }
 
     #[test]

@@ -13,6 +13,9 @@ use crate::sys::{fd, process, user};
 const HTTP_HEAD: &[u8] = b"HTTP/1.0 200 OK\r\nConnection: close\r\nAccess-Control-Allow-Origin: *\r\n\
     Content-Type: application/json\r\n\r\n";
 
+/// For so long it is told again without counting, in milliseconds.
+const SHARE_HOLDS: u64 = 5_000;
+
 fn state(phase: Phase) -> &'static str {
     match phase {
         Phase::Asked | Phase::Starting => "starting",
@@ -130,7 +133,17 @@ impl Master {
     /// Whether a request that comes now is answered: also when the first one starts the workers.
     fn is_ready(&self) -> bool {
         let someone = self.children.workers().iter().any(|worker| worker.phase == Phase::Ready);
-        !self.children.stopping() && (someone || self.children.booted() && self.children.target() == 0)
+        !self.children.stopping() && !self.paused && (someone || self.children.booted() && self.children.target() == 0)
+    }
+
+    /// What a process has of the memory, in bytes. To count it costs a millisecond or more, so it is not done for everybody
+    /// who asks.
+    fn share_of_memory(&self, pid: i32) -> u64 {
+        let now = monotonic_ms();
+        let mut shares = self.shares.borrow_mut();
+        shares.retain(|_, (at, _)| now < *at + SHARE_HOLDS);
+        let count = || (now, process::share_of_memory(pid).unwrap_or(0));
+        if pid == 0 { 0 } else { shares.entry(pid).or_insert_with(count).1 }
     }
 
     pub(super) fn survey(&self) -> Stats {
@@ -185,13 +198,18 @@ impl Master {
                     generation: worker.generation,
                     state: state(worker.phase),
                     memory: memory.map_or((0, 0), |memory| (memory.resident, memory.address_space)),
+                    share: self.share_of_memory(worker.pid),
                 }
             });
             // A process that comes or goes may have a table of its own.
             let own = best.and_then(|worker| self.board(worker.generation));
             let board = own.as_ref().filter(|board| id as usize <= board.workers()).unwrap_or(&generation.scoreboard);
             let cheap = id > self.children.target();
-            stats.workers.push(crate::stats::Worker::new(board, id, holder, cheap, now).with_apps(&apps));
+            let mut told = crate::stats::Worker::new(board, id, holder, cheap, now).with_apps(&apps);
+            if self.paused && told.pid != 0 {
+                told.status = "pause";
+            }
+            stats.workers.push(told);
         }
         stats
     }

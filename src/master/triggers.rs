@@ -11,8 +11,11 @@ use super::Master;
 use super::command::{self, Command};
 use super::reload::How;
 use super::watch::Module;
+use crate::config::hooks::Deed;
 use crate::config::{Settings, Touch};
+use crate::control::ToWorker;
 use crate::sys::clock::monotonic_ms;
+use crate::sys::fd;
 
 /// A deployment changes many files: the reload waits until so long nothing has changed,
 const QUIET: u64 = 200;
@@ -78,8 +81,33 @@ impl Master {
                 Touch::Reload => Command::Reload,
                 Touch::Chain => Command::ChainReload,
                 Touch::Workers => Command::ReloadWorkers,
+                Touch::Daemon(index) => {
+                    self.touch_daemon(index, &path);
+                    continue;
+                }
+                Touch::Hook(index) => {
+                    self.run_touch_hook(index, &path);
+                    continue;
+                }
             };
             self.obey(command, &format!("{} was touched", path.display()));
+        }
+    }
+
+    /// Carries out a hook because a file was touched. A program runs beside the server: the master waits for nobody.
+    fn run_touch_hook(&mut self, index: usize, path: &Path) {
+        let Some(settings) = self.serving_generation().map(|known| std::sync::Arc::clone(&known.settings)) else {
+            return;
+        };
+        let Some(hook) = settings.hooks.get(index) else { return };
+        log::info!("{} was touched: {}", path.display(), hook.shown);
+        match &hook.deed {
+            Deed::Exec(command, _) => self.run_command(command),
+            _ => {
+                if let Err(why) = (self.hooks.deed)(hook) {
+                    log::error!("{}: {why}", hook.shown);
+                }
+            }
         }
     }
 
@@ -139,15 +167,23 @@ impl Master {
                 log::warn!("{cause} is ignored: the server stops");
             }
             Command::Reload => {
+                self.pause(false, cause);
                 self.children.heard_signal(monotonic_ms());
                 self.reload(cause, How::Together);
             }
-            Command::ChainReload => self.reload(cause, How::Chain),
-            Command::Upgrade => self.upgrade(cause),
+            Command::ChainReload => {
+                self.pause(false, cause);
+                self.reload(cause, How::Chain);
+            }
+            Command::Upgrade => {
+                self.pause(false, cause);
+                self.upgrade(cause);
+            }
             Command::ReloadWorkers => {
                 log::info!("{cause}: all workers are replaced");
                 self.children.replace_all();
             }
+            Command::Pause => self.pause(!self.paused && !self.children.stopping(), cause),
             Command::More | Command::Less | Command::GoCheap if self.children.stopping() => {}
             Command::More => self.scale_to(self.children.target() + 1, cause),
             Command::Less => self.scale_to(self.children.target().saturating_sub(1).max(1), cause),
@@ -157,6 +193,25 @@ impl Master {
                 Some(path) => log::info!("{cause}: commands are read from {} now", path.display()),
                 None => log::warn!("{cause} is ignored: there is no such fifo"),
             },
+        }
+    }
+
+    /// Tells all workers to pause or to go on.
+    fn pause(&mut self, paused: bool, cause: &str) {
+        if std::mem::replace(&mut self.paused, paused) == paused {
+            return;
+        }
+        let word = if paused { ToWorker::Pause } else { ToWorker::Resume };
+        for (_, control) in &self.controls {
+            // Who cannot hear it is dying.
+            let _ = fd::send(control, &word.encode(), None);
+        }
+        self.resize.begin_anew(monotonic_ms());
+        match paused {
+            true => log::warn!(
+                "{cause}: paused; connections and requests wait until SIGTSTP or p in the master fifo comes again"
+            ),
+            false => log::info!("{cause}: the pause is over"),
         }
     }
 

@@ -364,6 +364,8 @@ pub(super) fn adopt_generations(
             scoreboard: boards.get(known.board).cloned().ok_or_else(missing)?,
             zygote,
             import_ms: known.import_ms,
+            // Those that come are the first of the new program.
+            have_served: std::collections::HashSet::new(),
             modules: Vec::new(),
             began: known.began,
         });

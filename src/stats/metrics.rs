@@ -105,6 +105,8 @@ impl Stats {
         out.metric("requests_waiting", gauge, "Complete requests that wait for a thread.", workers(|w| w.waiting));
         out.metric("connections", gauge, "Open connections.", workers(|w| w.connections));
         out.metric("worker_resident_bytes", gauge, "Resident memory.", workers(|w| w.rss));
+        let help = "Memory, what is shared with others counted in part.";
+        out.metric("worker_proportional_bytes", gauge, help, workers(|w| w.pss));
         out.metric("worker_address_space_bytes", gauge, "Address space.", workers(|w| w.vsz));
         let queues = self.sockets.iter().map(|socket| (label("socket", &socket.name), socket.queue));
         out.metric("listen_queue", gauge, "Connections that wait to be accepted (TCP).", queues);

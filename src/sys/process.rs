@@ -116,16 +116,20 @@ fn decode(status: i32) -> End {
     }
 }
 
+/// A signal by its number.
+pub fn signal_by_number(number: i32) -> Option<Signal> {
+    Signal::try_from(number).ok()
+}
+
 /// Sends a signal; false when there is no such process.
 pub fn send_signal(id: i32, signal: Signal) -> bool {
     id > 0 && kill(Pid::from_raw(id), signal).is_ok()
 }
 
 /// Sends a signal to all processes of the group that process `id` leads.
-pub fn signal_group(id: i32, signal: Signal) {
-    if id > 1 {
-        let _ = nix::sys::signal::killpg(Pid::from_raw(id), signal);
-    }
+/// False when there is no such group.
+pub fn signal_group(id: i32, signal: Signal) -> bool {
+    id > 1 && nix::sys::signal::killpg(Pid::from_raw(id), signal).is_ok()
 }
 
 /// Whether there is a process `id`.
@@ -160,15 +164,36 @@ pub fn end_in(seconds: u32) {
     }
 }
 
-/// Starts a shell command in a session of its own, with nothing to read. If it is `attached` the system kills it when this
-/// process is gone.
+/// How a shell command is started.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spawn<'a> {
+    /// The system kills it when this process is gone.
+    pub attached: bool,
+    /// It reads what this process would; else nothing.
+    pub stdin: bool,
+    /// User to become.
+    pub uid: Option<u32>,
+    /// Group to become.
+    pub gid: Option<u32>,
+    /// Where it runs.
+    pub folder: Option<&'a std::path::Path>,
+}
+
+/// Starts a shell command in a session of its own.
 ///
 /// # Errors
 /// The system's.
-pub fn spawn_shell(command: &str, attached: bool) -> io::Result<i32> {
+pub fn spawn_shell(command: &str, how: Spawn<'_>) -> io::Result<i32> {
     use std::os::unix::process::CommandExt;
+    let attached = how.attached;
     let mut shell = std::process::Command::new("/bin/sh");
-    shell.args(["-c", command]).stdin(std::process::Stdio::null());
+    shell.args(["-c", command]);
+    if !how.stdin {
+        shell.stdin(std::process::Stdio::null());
+    }
+    how.uid.map(|uid| shell.uid(uid));
+    how.gid.map(|gid| shell.gid(gid));
+    how.folder.map(|folder| shell.current_dir(folder));
     let parent = own_id();
     let prepare = move || {
         nix::unistd::setsid()?;
@@ -213,6 +238,27 @@ pub fn state_of(id: i32) -> Option<&'static str> {
         b'T' | b't' => "it is stopped",
         _ => "it has ended",
     })
+}
+
+/// The memory of process `id` in bytes, where what it shares with others counts for each of them in part (proc(5)); none when it
+/// is gone, or the system does not tell. The kernel walks all its pages for it.
+pub fn share_of_memory(id: i32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{id}/smaps_rollup")).ok()?;
+    parse_share(&text)
+}
+
+fn parse_share(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    line.split_ascii_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+/// Lets whoever runs as the same user look at this process and its children, as if it had never been root. Without it the
+/// system hides their memory from their own master.
+///
+/// # Errors
+/// The system's.
+pub fn be_visible() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_dumpable(true)?)
 }
 
 /// The text of `/proc/PID/statm` (proc(5)): pages of address space and of resident memory come first.
@@ -362,6 +408,10 @@ mod tests {
         assert!(own.resident > 0 && own.address_space >= own.resident, "{own:?}");
         assert_eq!(memory_of(i32::MAX), None);
         assert_eq!(parse_statm(b"12"), None);
+        let share = share_of_memory(own_id()).unwrap();
+        assert!(share > 0 && share <= own.resident * 2, "{share}");
+        assert_eq!(share_of_memory(i32::MAX), None);
+        assert_eq!(parse_share("5-7 ---p [rollup]\nRss:   9 kB\nPss:    3 kB\nPss_Anon: 1 kB\n"), Some(3072));
     }
 
     #[test]

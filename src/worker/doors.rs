@@ -76,6 +76,16 @@ impl Reactor {
         None
     }
 
+    /// Requests that wait in any worker, and connections that nobody has accepted (the kernel tells of TCP alone).
+    pub(super) fn queue(&self, worker: &Worker) -> u64 {
+        let board = &worker.scoreboard;
+        let in_workers: u64 = (1..=board.workers() as u32).map(|id| board.worker(id).waiting()).sum();
+        let state = self.lock();
+        let listeners = state.doors.iter().filter_map(|door| door.listener.as_ref());
+        let unaccepted = listeners.filter_map(|listener| sys::fd::listen_queue(&listener.fd).ok());
+        in_workers + unaccepted.map(|(waiting, _)| waiting).sum::<u64>()
+    }
+
     /// Begins to serve a listener to its end. An exclusive wake-up that came to this worker came to no other: whoever is in
     /// the queue now is accepted here, also when others go on serving the listener.
     pub(super) fn drain_door(&self, state: &mut State, index: usize) {

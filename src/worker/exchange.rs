@@ -7,6 +7,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::clock::{self, after, now};
 use super::connection::{Connection, Phase};
@@ -108,7 +109,7 @@ impl Connection {
         };
         response.framing = Some(framing.body);
         if response.ends_by_close()
-            && let Some(harakiri) = &self.worker.harakiri
+            && let Some(harakiri) = self.worker.harakiri.get()
         {
             harakiri.ends_by_close(self.work().core);
         }
@@ -479,6 +480,12 @@ impl Exchange for Connection {
         }
         self.finish_records();
         self.end();
+    }
+
+    fn limit_time(&mut self, limit: Duration, thread: Arc<dyn Any + Send + Sync>) {
+        if let Ok(interrupt) = thread.downcast() {
+            self.limit_own_time(limit, interrupt);
+        }
     }
 
     fn fail(&mut self, status: u16) {

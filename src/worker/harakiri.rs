@@ -41,15 +41,20 @@ const GRAIN: Millis = 5;
 const MAX_TARGET: usize = 1000;
 
 /// How long requests may run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Before they are stopped.
+    /// Before they are stopped; zero: as long as they like, unless the application itself limits them.
     pub limit: Duration,
     /// From there to the replacement of the worker.
     pub grace: Duration,
     /// The log gets the stacks of all threads.
     pub verbose: bool,
+    /// Nobody is stopped by `limit` while fewer requests and connections wait.
+    pub queue_threshold: u64,
 }
+
+/// How often it is looked whether enough of them wait.
+const QUEUE_TICK: Millis = 1_000;
 
 /// Nobody has begun a response.
 const FREE: u8 = 0;
@@ -88,6 +93,8 @@ struct Running {
     /// Never 0 while it runs.
     serial: u64,
     began: Millis,
+    /// When the application itself wants it stopped; 0: not.
+    wanted: Millis,
     io: Option<Arc<Io>>,
     protocol: Option<Protocol>,
     head_request: bool,
@@ -113,6 +120,7 @@ pub(super) struct Harakiri {
     limit: Millis,
     grace: Millis,
     verbose: bool,
+    queue_threshold: u64,
     watches: Vec<Watch>,
     helpers: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -123,6 +131,7 @@ impl Harakiri {
             limit: limits.limit.as_millis() as Millis,
             grace: limits.grace.as_millis() as Millis,
             verbose: limits.verbose,
+            queue_threshold: limits.queue_threshold,
             watches: (0..threads).map(|_| Watch::default()).collect(),
             helpers: Mutex::default(),
         }
@@ -154,11 +163,39 @@ impl Harakiri {
         running.peer.push_str(connection.who());
         running.stopped = None;
         running.stuck = false;
+        running.wanted = 0;
         watch.head.store(FREE, Ordering::Release);
         if let Some(interrupt) = watch.interrupt.get() {
             interrupt.begin(running.serial);
         }
-        watch.due.store(running.began + self.limit, Ordering::Release);
+        watch.due.store(self.due(&running), Ordering::Release);
+    }
+
+    /// When a request is to be stopped; 0: never.
+    fn due(&self, running: &Running) -> Millis {
+        let configured = (self.limit > 0).then(|| running.began + self.limit);
+        let wanted = (running.wanted > 0).then_some(running.wanted);
+        configured.into_iter().chain(wanted).min().unwrap_or(0)
+    }
+
+    /// The application wants its request on app thread `core` stopped after `limit`; zero: no more.
+    fn want(&self, core: usize, limit: Duration) {
+        let watch = &self.watches[core];
+        let mut running = watch.running();
+        if running.stopped.is_some() {
+            return;
+        }
+        running.wanted = match limit.as_millis() as Millis {
+            0 if limit.is_zero() => 0,
+            limit => now() + limit.max(1),
+        };
+        watch.due.store(self.due(&running), Ordering::Release);
+    }
+
+    /// Whether a request that is late by the configuration is spared because nobody waits for its thread.
+    fn spares(&self, worker: &Worker, running: &Running, now: Millis) -> bool {
+        let wanted = running.wanted > 0 && running.wanted <= now;
+        self.queue_threshold > 0 && !wanted && worker.reactor.queue(worker) < self.queue_threshold
     }
 
     /// The application's response begins. False: the request was answered already.
@@ -190,7 +227,7 @@ impl Harakiri {
     pub(super) fn pause(&self, inside: bool) -> Option<Duration> {
         let due = self.watches.iter().map(|watch| watch.due.load(Ordering::Acquire)).filter(|due| *due > 0).min();
         // Requests that begin during the pause are not due before its end.
-        let longest = (inside || due.is_some()).then_some(self.limit);
+        let longest = (self.limit > 0 && (inside || due.is_some())).then_some(self.limit);
         let nearest = due.map(|due| due.saturating_sub(now()));
         let pause = match (longest, nearest) {
             (Some(a), Some(b)) => a.min(b),
@@ -215,7 +252,9 @@ impl Harakiri {
             if due == 0 || now < due {
                 continue;
             }
-            if running.stopped.is_none() {
+            if running.stopped.is_none() && self.spares(worker, &running, now) {
+                watch.due.store(now + QUEUE_TICK, Ordering::Release);
+            } else if running.stopped.is_none() {
                 self.stop(worker, core, &mut running);
                 watch.due.store((now + self.grace).max(1), Ordering::Release);
             } else {
@@ -356,7 +395,7 @@ impl Connection {
     /// The application's head is about to be fixed. False: the request was stopped and answered.
     pub(super) fn may_answer(&mut self) -> bool {
         let core = self.work().core;
-        let free = self.worker.harakiri.as_ref().is_none_or(|harakiri| harakiri.application_answers(core));
+        let free = self.worker.harakiri.get().is_none_or(|harakiri| harakiri.application_answers(core));
         if !free {
             let response = &mut self.work_mut().response;
             response.head_sent = true;
@@ -365,10 +404,39 @@ impl Connection {
         free
     }
 
+    /// The application limits the time of its request.
+    pub(super) fn limit_own_time(&mut self, limit: Duration, interrupt: Arc<Interrupt>) {
+        let core = self.work().core;
+        let worker = Arc::clone(&self.worker);
+        let threads = worker.options.threads.max(1) as usize;
+        let harakiri = worker.harakiri.get_or_init(|| Harakiri::new(&worker.options.harakiri, threads));
+        let watch = &harakiri.watches[core];
+        if watch.interrupt.get().is_none() {
+            // The first time on this thread: its request was not watched until now.
+            harakiri.begin(core, self);
+            if let Some(current) = worker.slot().thread(core).current() {
+                watch.running().began = current.started_ms;
+            }
+            let response = &self.work().response;
+            if response.head_sent {
+                watch.head.store(APPLICATION, Ordering::Release);
+                if response.ends_by_close() {
+                    harakiri.ends_by_close(core);
+                }
+            }
+            interrupt.join(watch.running().serial);
+            harakiri.introduce(core, interrupt);
+        }
+        harakiri.want(core, limit);
+        // Whoever waits may have reckoned with no end.
+        worker.standby.look();
+        worker.reactor.interrupt();
+    }
+
     /// The application is done. True: its request was stopped before, and there is nothing more to send.
     pub(super) fn was_stopped(&mut self) -> bool {
         let core = self.work().core;
-        let Some(stopped) = self.worker.harakiri.as_ref().and_then(|harakiri| harakiri.end(core)) else { return false };
+        let Some(stopped) = self.worker.harakiri.get().and_then(|harakiri| harakiri.end(core)) else { return false };
         self.last = true;
         self.pending = true;
         self.worker.withdraw_output(core);
@@ -389,7 +457,12 @@ mod tests {
     use super::*;
 
     fn harakiri(limit: u64) -> Harakiri {
-        let limits = Limits { limit: Duration::from_secs(limit), grace: Duration::from_secs(2), verbose: false };
+        let limits = Limits {
+            limit: Duration::from_secs(limit),
+            grace: Duration::from_secs(2),
+            verbose: false,
+            queue_threshold: 0,
+        };
         Harakiri::new(&limits, 2)
     }
 
@@ -408,6 +481,23 @@ mod tests {
         assert_eq!(harakiri.pause(true), Some(Duration::from_millis(5000 + GRAIN)));
         harakiri.watches[1].due.store(1, Ordering::Relaxed);
         assert_eq!(harakiri.pause(true), Some(Duration::from_millis(GRAIN)));
+    }
+
+    #[test]
+    fn the_application_may_want_an_earlier_end_and_take_it_back() {
+        let both = harakiri(5);
+        both.watches[0].running().began = now();
+        both.want(0, Duration::from_secs(3));
+        let due = both.watches[0].due.load(Ordering::Relaxed);
+        assert!(due <= now() + 3000 && due > 0);
+        both.want(0, Duration::from_secs(9));
+        assert_eq!(both.watches[0].due.load(Ordering::Relaxed), both.watches[0].running().began + 5000);
+        let alone = harakiri(0);
+        assert_eq!(alone.pause(true), None);
+        alone.want(1, Duration::from_micros(1));
+        assert!(alone.watches[1].due.load(Ordering::Relaxed) > 0 && alone.pause(true).is_some());
+        alone.want(1, Duration::ZERO);
+        assert_eq!(alone.watches[1].due.load(Ordering::Relaxed), 0);
     }
 
     #[test]

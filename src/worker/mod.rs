@@ -40,7 +40,7 @@ mod tests;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::config::Timeouts;
@@ -86,8 +86,8 @@ pub struct Options {
     pub quota: Quota,
     /// How long it may take to finish when nobody is there to end it.
     pub mercy: Duration,
-    /// How long requests may run; none: as long as they like.
-    pub harakiri: Option<HarakiriLimits>,
+    /// How long requests may run.
+    pub harakiri: HarakiriLimits,
     /// Whether the master wants to know how long requests took.
     pub measures_busyness: bool,
     /// Whether somebody may ask how long requests take.
@@ -154,12 +154,15 @@ struct Worker {
     scoreboard: Arc<Scoreboard>,
     control: OwnedFd,
     retiring: AtomicBool,
+    /// No request begins until the master says so.
+    paused: AtomicBool,
     /// No other worker takes over its connections: each ends with its next response.
     closing: AtomicBool,
     reactor: Reactor,
     standby: Standby,
     meter: Meter,
-    harakiri: Option<Harakiri>,
+    /// Not there until requests are limited, by the configuration or by the application.
+    harakiri: OnceLock<Harakiri>,
     /// For those who ask what the app threads are doing.
     witness: stacks::Witness,
     /// One for each app thread: output of its running request that waits to be written.
@@ -181,6 +184,10 @@ impl Worker {
         let all = 0..self.locals.len();
         let named = all.clone().find(|at| self.addresses[*at] == address && same(at));
         named.or_else(|| all.clone().find(same)).unwrap_or(0)
+    }
+
+    fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
     }
 
     fn is_closing(&self) -> bool {
@@ -218,14 +225,14 @@ impl Worker {
 
     /// Stops requests that run for too long.
     fn look_at_deadlines(&self) {
-        if let Some(harakiri) = &self.harakiri {
+        if let Some(harakiri) = self.harakiri.get() {
             harakiri.look(self);
         }
     }
 
     /// How long no request can be due.
     fn pause(&self) -> Option<std::time::Duration> {
-        self.harakiri.as_ref().and_then(|harakiri| harakiri.pause(self.standby.somebody_is_inside()))
+        self.harakiri.get().and_then(|harakiri| harakiri.pause(self.standby.somebody_is_inside()))
     }
 
     /// Sends a word to the master; when the master is gone nobody needs it.
@@ -277,11 +284,15 @@ pub fn run(context: Context, load: impl FnOnce() -> Result<Arc<wsgi::Apps>, Stri
         scoreboard: Arc::clone(&scoreboard),
         control,
         retiring: AtomicBool::new(false),
+        paused: AtomicBool::new(false),
         closing: AtomicBool::new(false),
         reactor,
         standby: Standby::new(threads),
         meter: Meter::new(&options.quota),
-        harakiri: options.harakiri.as_ref().map(|limits| Harakiri::new(limits, threads)),
+        harakiri: match options.harakiri.limit.is_zero() {
+            true => OnceLock::new(),
+            false => Harakiri::new(&options.harakiri, threads).into(),
+        },
         witness: stacks::Witness::new(threads),
         outputs: (0..threads).map(|_| Mutex::default()).collect(),
         options,

@@ -258,7 +258,7 @@ impl Reactor {
         };
         loop {
             let mut state = held.take().unwrap_or_else(|| self.lock());
-            match state.pick() {
+            match state.pick(worker) {
                 Pick::Request(connection) => return Some(connection),
                 Pick::Nothing if patience == Patience::None => return None,
                 Pick::Nothing if state.is_done() => {
@@ -271,9 +271,11 @@ impl Reactor {
                     state.driver = Driver::Thread;
                     let timeout = state.timeout();
                     let retiring = state.retiring.is_some();
+                    // None, but during a pause.
+                    let waiting = state.requests.len();
                     drop(state);
-                    worker.slot().set_idle(!retiring);
-                    worker.slot().set_waiting(0);
+                    worker.slot().set_idle(!retiring && !worker.is_paused());
+                    worker.slot().set_waiting(waiting);
                     self.wait(timeout, Driver::Thread);
                     worker.slot().set_idle(false);
                 }
@@ -287,7 +289,10 @@ impl Reactor {
                 pick => {
                     drop(state);
                     if let Some(connection) = self.act(worker, spare, pick) {
-                        return Some(connection);
+                        if !worker.is_paused() {
+                            return Some(connection);
+                        }
+                        self.lock().requests.push_back(connection);
                     }
                 }
             }
@@ -601,6 +606,8 @@ impl Reactor {
                 Ok(Received::Message(len, descriptor)) => match (ToWorker::decode(&buffer[..len]), descriptor) {
                     (Some(ToWorker::Retire { how, heirs }), _) => self.retire(worker, how, heirs, false),
                     (Some(ToWorker::Ping), _) => worker.tell(&FromWorker::Pong),
+                    (Some(ToWorker::Pause), _) => self.pause(worker),
+                    (Some(ToWorker::Resume), _) => self.resume(worker),
                     (Some(ToWorker::Stacks), Some(out)) => stacks::write(worker, out),
                     _ => log::warn!("worker {}: the master said something unknown", worker.id),
                 },
@@ -610,7 +617,35 @@ impl Reactor {
         }
     }
 
+    /// Accepts nothing and begins no request; what is read meanwhile waits.
+    fn pause(&self, worker: &Worker) {
+        let mut state = self.lock();
+        if state.retiring.is_some() {
+            return;
+        }
+        worker.paused.store(true, Ordering::Relaxed);
+        worker.slot().set_idle(false);
+        state.pause = None;
+        for index in 0..state.doors.len() {
+            self.watch_door(&mut state, index, false);
+        }
+    }
+
+    fn resume(&self, worker: &Worker) {
+        let mut state = self.lock();
+        if !worker.paused.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        if state.retiring.is_none() {
+            self.resume_accepting(&mut state);
+        }
+        drop(state);
+        self.wake.notify_all();
+    }
+
     fn retire(&self, worker: &Arc<Worker>, how: Retire, heirs: u32, orphaned: bool) {
+        // Its requests are answered before it goes.
+        self.resume(worker);
         let mut state = self.lock();
         if orphaned && state.retiring != Some(Retire::Stop) {
             if nix::unistd::getppid() == worker.parent {
@@ -678,7 +713,7 @@ impl State {
     /// drives it can, and says so itself.)
     fn tell_idle(&self, worker: &Worker) {
         if self.driver == Driver::Standby {
-            worker.slot().set_idle(self.retiring.is_none() && self.asleep > self.requests.len());
+            worker.slot().set_idle(self.retiring.is_none() && !worker.is_paused() && self.asleep > self.requests.len());
         }
     }
 
@@ -707,8 +742,10 @@ impl State {
         self.requests.push_back(connection);
     }
 
-    fn pick(&mut self) -> Pick {
-        if let Some(connection) = self.requests.pop_front() {
+    fn pick(&mut self, worker: &Worker) -> Pick {
+        if !worker.is_paused()
+            && let Some(connection) = self.requests.pop_front()
+        {
             return Pick::Request(connection);
         }
         self.pick_io()

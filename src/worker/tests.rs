@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::clock::now;
@@ -12,7 +12,7 @@ use super::connection::{Connection, Phase, Spare, Step};
 use super::migrate::Letter;
 use super::reactor::Reactor;
 use super::threads::Standby;
-use super::{Options, Worker};
+use super::{HarakiriLimits, Options, Worker};
 use crate::config::Timeouts;
 use crate::gateway::{Body, Exchange, Local, Payload, Peer, Sent};
 use crate::net::stream::Stream;
@@ -41,7 +41,7 @@ fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
         },
         quota: super::Quota::default(),
         mercy: std::time::Duration::from_secs(60),
-        harakiri: None,
+        harakiri: HarakiriLimits::default(),
         measures_busyness: false,
         keeps_time: false,
         tells_stacks: false,
@@ -58,7 +58,8 @@ fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
         id: 1,
         parent: nix::unistd::getppid(),
         meter: super::Meter::new(&options.quota),
-        harakiri: None,
+        harakiri: OnceLock::new(),
+        paused: AtomicBool::new(false),
         options,
         locals: vec![local(0, Protocol::Http), local(1, Protocol::Uwsgi), local(2, Protocol::Http)],
         proxied: vec![false, false, true],

@@ -162,7 +162,7 @@ pub(super) fn run(worker: &Arc<Worker>, apps: &Arc<Apps>, options: &wsgi::Option
             return crate::exit::ERROR;
         }
     }
-    if let Some(harakiri) = &worker.harakiri {
+    if let Some(harakiri) = worker.harakiri.get() {
         harakiri.join();
     }
     worker.witness.join();
@@ -188,12 +188,11 @@ fn app_thread(worker: &Arc<Worker>, apps: &Arc<Apps>, options: &wsgi::Options, c
         if worker.options.tells_stacks {
             worker.witness.introduce(core, app);
         }
-        let harakiri = worker.harakiri.as_ref();
-        if let Some(harakiri) = harakiri {
+        if let Some(harakiri) = worker.harakiri.get() {
             harakiri.introduce(core, app.interruptible());
         }
         let watch = |connection: &Connection| {
-            if let Some(harakiri) = harakiri {
+            if let Some(harakiri) = worker.harakiri.get() {
                 harakiri.begin(core, connection);
             }
         };

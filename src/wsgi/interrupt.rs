@@ -3,9 +3,10 @@
 //! The exception is only ever set while the thread is inside the application, and taken back when it comes out: what
 //! rsgi does itself, and the next request, never meet it. Who was struck outside is stopped at its next step inside.
 
+use std::cell::OnceCell;
 use std::ffi::c_ulong;
 use std::fmt::Write;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::create_exception;
 use pyo3::exceptions::PyBaseException;
@@ -27,6 +28,10 @@ pub struct Interrupt {
     ident: c_ulong,
     state: Mutex<State>,
 }
+
+/// How the calling thread can be interrupted; empty until somebody wants that, which may be the application itself, in the middle
+/// of a request.
+pub(super) type Interruptible = OnceCell<Arc<Interrupt>>;
 
 #[derive(Default)]
 struct State {
@@ -54,6 +59,12 @@ impl Interrupt {
         Interrupt { ident: raw::thread_ident(py), state: Mutex::default() }
     }
 
+    /// The same, of a thread that is inside the application already.
+    pub(super) fn of_this_thread_inside(py: Python<'_>) -> Interrupt {
+        let state = State { inside: true, ..State::default() };
+        Interrupt { ident: raw::thread_ident(py), state: Mutex::new(state) }
+    }
+
     /// Nobody waits for the interpreter while he holds it.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -62,6 +73,11 @@ impl Interrupt {
     /// Request `serial` (not 0) is to run on the thread.
     pub fn begin(&self, serial: u64) {
         *self.lock() = State { serial, ..State::default() };
+    }
+
+    /// Request `serial` runs on the thread: what is known of it stays.
+    pub fn join(&self, serial: u64) {
+        self.lock().serial = serial;
     }
 
     /// It is over.
@@ -94,36 +110,36 @@ impl Interrupt {
 }
 
 /// The thread is inside the application until this is dropped.
-pub(super) struct Inside<'a>(Option<&'a Interrupt>);
+pub(super) struct Inside<'a>(&'a Interruptible);
 
 impl<'a> Inside<'a> {
     /// Goes inside.
     ///
     /// # Errors
     /// The request was struck before.
-    pub(super) fn enter(interrupt: Option<&'a Interrupt>) -> PyResult<Inside<'a>> {
-        if let Some(interrupt) = interrupt {
+    pub(super) fn enter(interruptible: &'a Interruptible) -> PyResult<Inside<'a>> {
+        if let Some(interrupt) = interruptible.get() {
             let mut state = interrupt.lock();
             if std::mem::take(&mut state.due) {
                 return Err(HarakiriError::new_err("the request was too late before it came here"));
             }
             state.inside = true;
         }
-        Ok(Inside(interrupt))
+        Ok(Inside(interruptible))
     }
 
     /// Goes inside to clean up, which an exception that is due must not prevent.
-    pub(super) fn to_close(interrupt: Option<&'a Interrupt>) -> Inside<'a> {
-        if let Some(interrupt) = interrupt {
+    pub(super) fn to_close(interruptible: &'a Interruptible) -> Inside<'a> {
+        if let Some(interrupt) = interruptible.get() {
             interrupt.lock().inside = true;
         }
-        Inside(interrupt)
+        Inside(interruptible)
     }
 }
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        if let Some(interrupt) = self.0 {
+        if let Some(interrupt) = self.0.get() {
             let mut state = interrupt.lock();
             state.inside = false;
             if std::mem::take(&mut state.set) {
@@ -187,17 +203,18 @@ mod tests {
     fn only_the_request_that_was_meant_is_hit_and_only_inside() {
         fake::python();
         Python::attach(|py| {
-            let interrupt = Interrupt::of_this_thread(py);
+            let interruptible = Interruptible::new();
+            let interrupt = interruptible.get_or_init(|| Arc::new(Interrupt::of_this_thread(py)));
             interrupt.begin(1);
             assert!(matches!(interrupt.strike(2, false), Struck::Over));
-            let inside = Inside::enter(Some(&interrupt)).unwrap();
+            let inside = Inside::enter(&interruptible).unwrap();
             assert!(matches!(interrupt.strike(1, true), Struck::At(_)));
             let error = steps(py).unwrap_err();
             assert!(error.is_instance_of::<HarakiriError>(py));
             drop(inside);
 
             interrupt.begin(2);
-            let inside = Inside::enter(Some(&interrupt)).unwrap();
+            let inside = Inside::enter(&interruptible).unwrap();
             // Set, and taken back before any Python code runs.
             let mut state = interrupt.lock();
             state.set = true;
@@ -209,19 +226,36 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_for_it_inside_is_hit_there_and_no_longer_outside() {
+        fake::python();
+        Python::attach(|py| {
+            let interruptible = Interruptible::new();
+            let inside = Inside::enter(&interruptible).unwrap();
+            let interrupt = interruptible.get_or_init(|| Arc::new(Interrupt::of_this_thread_inside(py)));
+            interrupt.join(1);
+            assert!(matches!(interrupt.strike(1, false), Struck::At(_)));
+            assert!(steps(py).unwrap_err().is_instance_of::<HarakiriError>(py));
+            drop(inside);
+            assert!(matches!(interrupt.strike(1, false), Struck::At(_)));
+            steps(py).unwrap();
+        });
+    }
+
+    #[test]
     fn a_request_struck_outside_does_not_go_inside_but_to_close() {
         fake::python();
         Python::attach(|py| {
-            let interrupt = Interrupt::of_this_thread(py);
+            let interruptible = Interruptible::new();
+            let interrupt = interruptible.get_or_init(|| Arc::new(Interrupt::of_this_thread(py)));
             interrupt.begin(1);
             assert!(matches!(interrupt.strike(1, false), Struck::At(_)));
             steps(py).unwrap();
-            let refused = Inside::enter(Some(&interrupt)).err().unwrap();
+            let refused = Inside::enter(&interruptible).err().unwrap();
             assert!(refused.is_instance_of::<HarakiriError>(py));
-            drop(Inside::to_close(Some(&interrupt)));
+            drop(Inside::to_close(&interruptible));
             interrupt.strike(1, false);
             interrupt.begin(2);
-            assert!(Inside::enter(Some(&interrupt)).is_ok());
+            assert!(Inside::enter(&interruptible).is_ok());
         });
     }
 }

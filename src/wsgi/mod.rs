@@ -1,7 +1,7 @@
 //! The application side of an exchange (PEP 3333): from a parsed request to Python objects, from what the application
 //! returns to pieces of a response.
 //!
-//! `loader` finds the applications and makes [`Apps`] of them; [`with_app_thread`] attaches a thread to Python for its
+//! `api` is what an application can import. `loader` finds the applications and makes [`Apps`] of them; [`with_app_thread`] attaches a thread to Python for its
 //! life, and [`AppThread::serve`] runs one exchange from environ to `close()`. Sockets, framing and timing are not
 //! known here: all that is behind [`Exchange`](crate::gateway::Exchange).
 //!
@@ -9,6 +9,7 @@
 //! - No lock of this module is waited for while attached: a thread that holds one may need the interpreter.
 //! - What the application keeps of a request (environ, `start_response`, `write`, `wsgi.input`) never reaches the next.
 
+mod api;
 mod apps;
 mod environ;
 mod errors;
@@ -26,6 +27,7 @@ mod start_response;
 mod tests;
 mod thread;
 
+pub use api::{install, set_user_harakiri};
 pub use apps::Apps;
 pub use interrupt::{HarakiriError, Interrupt, Struck};
 pub use loader::{LoadError, LoadSpec, Mount, load};

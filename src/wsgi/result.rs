@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use super::file_wrapper::{Direct, FileWrapper};
-use super::interrupt::{Inside, Interrupt};
+use super::interrupt::{Inside, Interruptible};
 use super::raw::Held;
 use super::start_response::{Response, type_name, wait_for_room};
 use crate::gateway::Sent;
@@ -19,7 +19,7 @@ pub(super) fn send(
     py: Python<'_>,
     shared: &Held<Response>,
     result: &Bound<'_, PyAny>,
-    interrupt: Option<&Interrupt>,
+    interrupt: &Interruptible,
 ) -> PyResult<()> {
     if let Ok(list) = result.cast_exact::<PyList>()
         && list.len() == 1
@@ -97,7 +97,7 @@ fn send_each(
     py: Python<'_>,
     shared: &Held<Response>,
     result: &Bound<'_, PyAny>,
-    interrupt: Option<&Interrupt>,
+    interrupt: &Interruptible,
 ) -> PyResult<()> {
     let mut pieces = {
         let _inside = Inside::enter(interrupt)?;

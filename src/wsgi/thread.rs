@@ -2,6 +2,7 @@
 
 use std::ffi::{c_int, c_ulong};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,6 +10,7 @@ use pyo3::exceptions::PyBrokenPipeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::api::Current;
 use super::environ::Environs;
 use super::errors::Tee;
 use super::interrupt::{Inside, Interrupt};
@@ -44,11 +46,12 @@ pub fn with_app_thread<R>(
             py,
             apps: Arc::clone(apps),
             environs: Environs::new(py, options, core),
+            current: Current::begin(Arc::clone(&callables.shared)),
             callables,
-            interrupt: None,
         };
         let value = f(&mut thread);
         drop(thread);
+        Current::end();
         if let Err(error) = context.and_then(|context| raw::exit_context(&context)) {
             log::debug!("app thread {core}: {}", errors::one_line(py, &error));
         }
@@ -68,8 +71,8 @@ pub struct AppThread<'py> {
     apps: Arc<Apps>,
     environs: Environs,
     callables: Callables,
-    /// None: nobody may interrupt it.
-    interrupt: Option<Arc<Interrupt>>,
+    /// For whoever asks for what this thread is doing.
+    current: Rc<Current>,
 }
 
 /// An environ, and the application that it goes to.
@@ -94,7 +97,10 @@ impl AppThread<'_> {
         if !self.callables.are_ours(py) {
             // The application kept start_response or write of an earlier request: let it have them.
             match Callables::new(py) {
-                Ok(fresh) => self.callables = fresh,
+                Ok(fresh) => {
+                    self.current.shared.replace(Arc::clone(&fresh.shared));
+                    self.callables = fresh;
+                }
                 Err(error) => {
                     log::error!("no start_response can be made: {}", errors::one_line(py, &error));
                     let mut exchange = exchange;
@@ -148,9 +154,7 @@ impl AppThread<'_> {
 
     /// From now on requests of this thread can be interrupted.
     pub fn interruptible(&mut self) -> Arc<Interrupt> {
-        let interrupt = Arc::new(Interrupt::of_this_thread(self.py));
-        self.interrupt = Some(Arc::clone(&interrupt));
-        interrupt
+        Arc::clone(self.current.interrupt.get_or_init(|| Arc::new(Interrupt::of_this_thread(self.py))))
     }
 
     /// Python's name for this thread.
@@ -182,7 +186,7 @@ impl AppThread<'_> {
             log::error!("{}: no application was loaded for {:?}, see the log of the start", self.describe(), mount);
             return End::Failed(500);
         };
-        let interrupt = self.interrupt.as_deref();
+        let interrupt = &self.current.interrupt;
         let called = Inside::enter(interrupt).and_then(|inside| {
             let called = callable.bind(py).call1((environ, self.callables.start_response.bind(py)));
             drop(inside);

@@ -115,6 +115,47 @@ def edge(environ, start_response):
     return [b"in time"]
 
 
+def own_limit(environ, start_response):
+    """/own_limit?seconds"""
+    import rsgi
+
+    rsgi.set_user_harakiri(float(environ["QUERY_STRING"]))
+    deeper()
+
+
+def own_limit_taken_back(environ, start_response):
+    import rsgi
+
+    rsgi.set_user_harakiri(0.3)
+    rsgi.set_user_harakiri(0)
+    environ["QUERY_STRING"] = "0.6"
+    return edge(environ, start_response)
+
+
+def own_limit_kept(environ, start_response):
+    import rsgi
+
+    rsgi.set_user_harakiri(0.3)
+    environ["QUERY_STRING"] = "0"
+    return edge(environ, start_response)
+
+
+def own_limit_late(environ, start_response):
+    import rsgi
+
+    start_response("200 OK", PLAIN)
+    yield b"begun"
+    rsgi.set_user_harakiri(0.3)
+    deeper()
+
+
+def own_limit_sleep(environ, start_response):
+    import rsgi
+
+    rsgi.set_user_harakiri(0.3)
+    time.sleep(600)
+
+
 def next_one(environ, start_response):
     """Python code enough for an exception that was left over to hit it."""
     text = str(sum(len(str(n)) for n in range(300))).encode()

@@ -193,6 +193,8 @@ impl Exchange for Fake {
     fn fail(&mut self, status: u16) {
         panic!("the application failed: {status}");
     }
+    fn limit_time(&mut self, _limit: std::time::Duration, _thread: Arc<dyn Any + Send + Sync>) {}
+
     fn count_exception(&mut self) {}
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
         self

@@ -99,3 +99,106 @@ fn smart_daemons_outlive_the_server_and_are_found_again() {
         server.expect_end();
     }
 }
+
+#[test]
+fn a_daemon_may_be_described_by_keys() {
+    let setup = Setup::http("basic").file("one", "").file("kept/x", "").set("reload-mercy", "2");
+    let (one, folder) = (setup.path("one").display().to_string(), setup.path("kept").display().to_string());
+    let note = setup.path("daemon").display().to_string();
+    // It notes its signals, and where it runs.
+    let script = format!(
+        "trap 'echo int >> {note}.signals; exit' INT; echo $$ >> {note}; pwd > {note}.folder; while :; do sleep 0.01; done"
+    );
+    let server = setup
+        .set("attach-daemon2", format!("cmd={script},touch={one},stopsignal=2,chdir={folder},freq=1,max_throttle=1"))
+        .start();
+    wait_for_starts(&server, "daemon", 1);
+    wait_until("it is in its folder", || {
+        std::fs::read_to_string(server.path("daemon.folder")).is_ok_and(|text| text.trim() == folder)
+    });
+    let file = std::fs::OpenOptions::new().append(true).open(server.path("one")).expect("the file");
+    file.set_modified(std::time::SystemTime::now() + std::time::Duration::from_secs(5)).expect("its time");
+    drop(file);
+    wait_for_starts(&server, "daemon", 2);
+    let signals = std::fs::read_to_string(server.path("daemon.signals")).expect("the signals");
+    assert_eq!(signals, "int\n");
+}
+
+#[test]
+fn a_daemon_that_hears_of_reloads_goes_on_running() {
+    let setup = Setup::http("basic").file("one", "");
+    let (one, note) = (setup.path("one").display().to_string(), setup.path("daemon").display().to_string());
+    let script = format!("trap 'echo heard >> {note}.signals' HUP; echo $$ >> {note}; while :; do sleep 0.01; done");
+    let server = setup.set("attach-daemon2", format!("cmd={script},touch={one},reloadsignal=1")).start();
+    let pid = wait_for_starts(&server, "daemon", 1);
+    let heard = || std::fs::read_to_string(server.path("daemon.signals")).unwrap_or_default().lines().count();
+    server.signal(Signal::SIGHUP);
+    wait_until("it heard of the reload", || heard() == 1);
+    let file = std::fs::OpenOptions::new().append(true).open(server.path("one")).expect("the file");
+    file.set_modified(std::time::SystemTime::now() + std::time::Duration::from_secs(5)).expect("its time");
+    drop(file);
+    wait_until("it heard of the touch", || heard() == 2);
+    assert_eq!(pids(&server, "daemon"), [pid]);
+    assert!(lives(pid));
+}
+
+#[test]
+fn a_daemon_may_run_as_somebody_else() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let setup = Setup::http("basic");
+    let note = setup.path("daemon").display().to_string();
+    std::fs::write(setup.path("daemon"), "").expect("the file");
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    std::fs::set_permissions(setup.path("daemon"), open).expect("its mode");
+    let server =
+        setup.set("attach-daemon2", format!("cmd=id -u > {note}; exec sleep 1000,uid=65534,gid=65534")).start();
+    wait_until("it has told who it is", || {
+        std::fs::read_to_string(server.path("daemon")).is_ok_and(|text| text.trim() == "65534")
+    });
+}
+
+#[test]
+fn a_daemon_may_keep_the_standard_input() {
+    for option in ["daemons-honour-stdin", "stdin"] {
+        let setup = Setup::http("basic").file("input", "from outside\n");
+        let (input, note) = (setup.path("input").display().to_string(), setup.path("daemon").display().to_string());
+        // uWSGI gives its own input up unless it is told to keep it.
+        let setup = setup.shell(&format!("exec \"$@\" < {input}")).set("honour-stdin", "true");
+        let command = format!("cat > {note}; exec sleep 1000");
+        let setup = match option {
+            "stdin" => setup.set("attach-daemon2", format!("cmd={command},stdin=1")),
+            _ => setup.set(option, "true").set("attach-daemon", command),
+        };
+        let server = setup.start();
+        wait_until("it has read", || {
+            std::fs::read_to_string(server.path("daemon")).is_ok_and(|text| text == "from outside\n")
+        });
+    }
+}
+
+#[test]
+fn one_that_does_not_go_into_the_background_is_complained_of() {
+    let setup = Setup::http("basic");
+    let (file, command) = (setup.path("daemon.pidfile"), stays(&setup, "daemon"));
+    let server = setup.set("smart-attach-daemon", format!("{},1 {command}", file.display())).start();
+    let pid = wait_for_starts(&server, "daemon", 1);
+    match subject() {
+        Subject::Rsgi => server.wait_for_log(&["does not go into the background", "smart-attach-daemon2"]),
+        Subject::Uwsgi => server.wait_for_log(&["did not daemonize"]),
+    }
+    assert!(lives(pid));
+    drop(server);
+    // It outlives the server as a smart one does.
+    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+}
+
+#[test]
+fn daemons_of_legions_are_refused() {
+    differs("`legion-attach-daemon` and its like are refused: there are no legions.", || {
+        for option in ["legion-attach-daemon", "legion-smart-attach-daemon", "legion-smart-attach-daemon2"] {
+            Setup::http("basic").set(option, "l:/p sleep 1").run().expect(1, &["app.ini:", option, "no legions"]);
+        }
+    });
+}

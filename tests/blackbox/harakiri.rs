@@ -258,3 +258,106 @@ fn without_harakiri_requests_take_their_time() {
     assert_eq!(server.get("/edge?1.5").expect(200).text(), "in time");
     assert_eq!(pid(&server), server_pid);
 }
+
+#[test]
+fn a_request_may_limit_itself() {
+    differs(
+        "`rsgi.set_user_harakiri(seconds)` limits the running request alone; uWSGI's is in its module `uwsgi`.",
+        || {
+            for harakiri in ["0", "60"] {
+                let server =
+                    Setup::http("late").set("harakiri", harakiri).allow("harakiri: ").allow("Traceback").start();
+                let worker = pid(&server);
+                for page in ["own_limit?0.5", "own_limit?0.5"] {
+                    server.get(&format!("/{page}")).expect(504);
+                    assert_eq!(pid(&server), worker);
+                }
+                // Taken back, and kept: nobody else is meant.
+                assert_eq!(server.get("/own_limit_taken_back").expect(200).text(), "in time");
+                assert_eq!(server.get("/own_limit_kept").expect(200).text(), "in time");
+                assert_eq!(server.get("/edge?1").expect(200).text(), "in time");
+                // From the middle of a response.
+                let error = server.connect().send(get("/own_limit_late")).try_response_to("GET");
+                assert!(error.is_err(), "a whole response");
+                assert_eq!(pid(&server), worker);
+                server.wait_for_log(&["GET /own_limit_late", "the connection is cut"]);
+            }
+        },
+    );
+}
+
+#[test]
+fn an_own_limit_costs_the_worker_when_nothing_else_helps() {
+    differs(
+        "`rsgi.set_user_harakiri(seconds)` limits the running request alone; uWSGI's is in its module `uwsgi`.",
+        || {
+            let server = Setup::http("late").set("harakiri-graceful-timeout", "1").set("threads", "2");
+            let server = server.allow("harakiri: ").start();
+            let old = pid(&server);
+            server.get("/own_limit_sleep").expect(504);
+            server.wait_for_log(&["is replaced", "harakiri"]);
+            wait_until("another worker serves", || pid(&server) != old);
+        },
+    );
+}
+
+#[test]
+fn nobody_is_stopped_while_nobody_waits() {
+    differs(
+        "`harakiri-queue-threshold` counts requests that wait in workers too, so it works on unix sockets.",
+        || {
+            let server = Setup::bare()
+                .set("pythonpath", crate::harness::apps().display().to_string())
+                .set("module", "late")
+                .listen_unix("http-socket", "app.sock", Speaks::Http)
+                .set("harakiri", "1")
+                .set("harakiri-queue-threshold", "2")
+                .allow("harakiri: ")
+                .allow("Traceback")
+                .start();
+            let worker = pid(&server);
+            assert_eq!(server.get("/edge?2.5").expect(200).text(), "in time");
+            let mut stuck = server.connect();
+            stuck.send(get("/loop"));
+            wait_until_entered(&server, 1);
+            let mut waiting: Vec<Client> = (0..3).map(|_| server.connect()).collect();
+            for client in &mut waiting {
+                client.send(get("/pid"));
+            }
+            stuck.response().expect(504);
+            for client in &mut waiting {
+                assert_eq!(client.response().expect(200).text(), worker);
+            }
+        },
+    );
+}
+
+#[test]
+fn a_worker_with_a_stuck_request_waits_for_others_no_longer_than_its_mercy() {
+    differs(RECOVERS, || {
+        let server = Setup::http("late").set("harakiri", "4").set("harakiri-graceful-timeout", "0").set("threads", "2");
+        let server = server.set("worker-reload-mercy", "1").allow("harakiri: ").allow("takes too long to retire");
+        let server = server.allow("killed by SIGKILL").start();
+        let mut stuck = server.connect();
+        stuck.send(get("/sleep"));
+        wait_until_entered(&server, 1);
+        let worker = std::fs::read_to_string(server.path("entered")).unwrap_or_default();
+        wait_until("half of its time is over", {
+            let end = Instant::now() + Duration::from_secs(2);
+            move || Instant::now() > end
+        });
+        // Late itself, but not when the other one is.
+        let held = Held::begin(&server, "beside");
+        stuck.response().expect(504);
+        server.wait_for_log(&["takes too long to retire"]);
+        wait_until("another worker serves", || pid(&server) != worker.trim());
+        assert_ne!(held.pid.to_string(), pid(&server));
+    });
+}
+
+#[test]
+fn a_router_that_hangs_is_another_matter() {
+    // On uWSGI it is about the process of `http`, which does not hang while a request runs.
+    let server = Setup::of("late").listen("http", Speaks::Http).set("http-harakiri", "1").start();
+    assert_eq!(server.get("/edge?2.5").expect(200).text(), "in time");
+}

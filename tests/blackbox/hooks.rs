@@ -17,7 +17,7 @@ const PHASES: &[&[&str]] = &[
     &["hook-master-start"],
     &["hook-pre-app", "exec-pre-app"],
     &["hook-post-app", "exec-post-app"],
-    &["hook-accepting1", "hook-accepting"],
+    &["hook-post-fork", "hook-accepting", "hook-accepting-once", "hook-accepting1", "hook-accepting1-once"],
     &["hook-as-user-atexit", "exec-as-user-atexit"],
 ];
 
@@ -48,8 +48,7 @@ fn hooks_come_in_the_order_of_the_servers_life() {
             assert_eq!(notes(&server), life);
             server.signal(Signal::SIGHUP);
             server.wait_for_log(&["reload done"]);
-            let again =
-                ["hook-pre-app", "exec-pre-app", "hook-post-app", "exec-post-app", "hook-accepting1", "hook-accepting"];
+            let again = PHASES[7..10].concat();
             assert_eq!(notes(&server), [life, &again[..]].concat());
             server.signal(Signal::SIGTERM);
             server.wait();
@@ -77,6 +76,167 @@ fn hooks_make_files_and_folders() {
         assert!(!server.path("gone").exists());
         server.wait_for_log(&["hello from a hook"]);
     });
+}
+
+#[test]
+fn a_worker_that_replaces_another_does_not_begin_anew() {
+    let names = ["hook-post-fork", "hook-accepting", "hook-accepting-once", "hook-accepting1", "hook-accepting1-once"];
+    let mut setup = Setup::http("basic").set("master-fifo", "fifo");
+    let file = setup.path("did").display().to_string();
+    for name in names {
+        setup = setup.set(name, format!("appendn:{file} {name}"));
+    }
+    let server = setup.start();
+    wait_until("the first worker serves", || notes(&server).len() == 5);
+    assert_eq!(notes(&server), names);
+    let fifo = server.path("fifo");
+    wait_until("the fifo is there", || fifo.exists());
+    std::fs::write(&fifo, "w").expect("the fifo");
+    wait_until("the second worker serves", || notes(&server).len() == 8);
+    assert_eq!(notes(&server)[5..], ["hook-post-fork", "hook-accepting", "hook-accepting1"]);
+}
+
+/// Gives a file another time and closes it.
+fn touch(server: &Server, name: &str) {
+    let file = std::fs::OpenOptions::new().append(true).open(server.path(name)).expect("the file");
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(5);
+    file.set_modified(later).expect("its time");
+}
+
+#[test]
+fn a_touched_file_does_what_a_hook_says() {
+    let setup = Setup::http("basic").file("one", "").file("two", "");
+    let (did, one, two) =
+        (setup.path("did").display().to_string(), setup.path("one"), setup.path("two").display().to_string());
+    let server = setup
+        .set("hook-touch", format!("{} appendn:{did} touched", one.display()))
+        .set("touch-exec", format!("{two} echo ran >> {did}"))
+        .start();
+    touch(&server, "one");
+    wait_until("the hook ran", || notes(&server) == ["touched"]);
+    touch(&server, "two");
+    wait_until("the command ran", || notes(&server) == ["touched", "ran"]);
+}
+
+#[test]
+fn a_command_for_a_touched_file_keeps_nobody_waiting() {
+    differs("What `hook-touch` and `touch-exec` start runs beside the server, and how it ended is in the log.", || {
+        let setup = Setup::http("basic").file("one", "");
+        let (one, go) = (setup.path("one").display().to_string(), setup.path("go").display().to_string());
+        let server =
+            setup.set("hook-touch", format!("{one} exec:while [ ! -e {go} ]; do sleep 0.01; done; exit 3")).start();
+        touch(&server, "one");
+        server.wait_for_log(&["one was touched"]);
+        // The master hears signals, and reloads.
+        server.signal(Signal::SIGHUP);
+        server.wait_for_log(&["reload done"]);
+        std::fs::write(server.path("go"), "").expect("the file");
+        server.wait_for_log(&["exited with code 3"]);
+    });
+}
+
+#[test]
+fn hooks_change_names_modes_and_owners() {
+    use std::os::unix::fs::MetadataExt;
+    let setup = Setup::http("basic").file("a", "").file("kept/b", "");
+    let path = |name: &str| setup.path(name).display().to_string();
+    let (a, b, folder) = (path("a"), path("kept/b"), path("kept"));
+    let mut setup = setup
+        .set("hook-asap", format!("chmod:{a} 640"))
+        .set("hook-asap", format!("sticky:{folder}"))
+        .set("hook-pre-app", "callret:chdir /");
+    let is_root = nix::unistd::geteuid().is_root();
+    if is_root {
+        setup = setup
+            .set("hook-asap", format!("chown:{a} nobody nogroup"))
+            .set("hook-as-root", format!("chown2:{b} 65534 65534"));
+    }
+    let server = setup.start();
+    let found = |name: &str| std::fs::metadata(server.path(name)).expect("the file");
+    assert_eq!(found("a").mode() & 0o7777, 0o640);
+    assert_eq!(found("kept").mode() & 0o1000, 0o1000);
+    if is_root {
+        assert_eq!((found("a").uid(), found("kept/b").gid()), (65534, 65534));
+    }
+}
+
+#[test]
+fn a_fifo_that_somebody_reads_is_written_to() {
+    let setup = Setup::http("basic");
+    let (fifo, nobody) = (setup.path("read"), setup.path("unread"));
+    for path in [&fifo, &nobody] {
+        nix::unistd::mkfifo(path, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a fifo");
+    }
+    let reader = {
+        let fifo = fifo.clone();
+        std::thread::spawn(move || std::fs::read_to_string(fifo).expect("the fifo"))
+    };
+    let server = setup
+        .set("hook-asap", format!("spinningfifo:{} some text", fifo.display()))
+        .set("hook-as-user", format!("writefifo:{} other text", nobody.display()))
+        .start();
+    assert_eq!(reader.join().expect("the reader"), "some text");
+    server.get("/").expect(200);
+}
+
+#[test]
+fn the_start_waits_for_what_is_needed() {
+    let setup = Setup::http("basic").file("kept/f", "");
+    let path = |name: &str| setup.path(name).display().to_string();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
+    let address = listener.local_addr().expect("its address").to_string();
+    let (go, folder, file, did) = (setup.path("go"), path("kept"), path("kept/f"), path("did"));
+    let setup = setup
+        .set("wait-for-fs", go.display().to_string())
+        .set("wait-for-fs-timeout", "30")
+        .set("wait-for-file", file.as_str())
+        .set("wait-for-dir", folder.as_str())
+        .set("wait-for-mountpoint", "/proc")
+        .set("wait-for-socket", address)
+        .set("wait-for-socket-timeout", "30")
+        .set("hook-as-root", format!("wait_for_file:{file}"))
+        .set("hook-as-root", format!("exec:test -e {} && echo then >> {did}", go.display()))
+        .unasked();
+    let names = [
+        ("wait-for-interface", "wait-for-interface-timeout"),
+        ("wait-interface", "wait-interface-timeout"),
+        ("wait-for-iface", "wait-for-iface-timeout"),
+        ("wait-iface", "wait-iface-timeout"),
+    ];
+    let setup = names.into_iter().fold(setup, |setup, (what, limit)| setup.set(what, "lo").set(limit, "30"));
+    let server = setup.start();
+    let waits = |log: String| log.contains("wait-for-fs = ") || log.contains("waiting for");
+    wait_until("it waits", || waits(server.log()));
+    std::fs::write(go, "").expect("the file");
+    server.get("/").expect(200);
+    assert_eq!(notes(&server), ["then"]);
+}
+
+#[test]
+fn what_is_waited_for_in_vain_ends_the_start() {
+    Setup::http("basic")
+        .set("wait-for-file", "/nowhere/at/all")
+        .set("wait-for-fs-timeout", "1")
+        .unasked()
+        .run()
+        .expect(1, &["/nowhere/at/all", "after"]);
+}
+
+#[test]
+fn actions_that_rsgi_does_not_take_are_refused_with_a_reason() {
+    differs(
+        "Hook actions that change the machine or call functions of uWSGI's (`mount`, `hostname`, `call`) are refused with a reason.",
+        || {
+            for (action, reason) in
+                [("hostname:elsewhere", "container"), ("mount:none / bind", "container"), ("call:sync", "unix_signal")]
+            {
+                Setup::http("basic")
+                    .set("hook-asap", action)
+                    .run()
+                    .expect(1, &["app.ini:", "hook-asap", action, reason]);
+            }
+        },
+    );
 }
 
 #[test]

@@ -144,3 +144,36 @@ fn the_evil_limit_kills() {
         server.wait_for_log(&["is killed", "evil-reload-on-rss"]);
     }
 }
+
+/// A control group with so many bytes of memory; none where this user may not make one.
+fn small_group(bytes: u64) -> Option<std::path::PathBuf> {
+    let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let find = |mark: &str, root: &str, file: &str| {
+        let path = own.lines().find_map(|line| line.split_once(mark))?.1;
+        let group =
+            std::path::Path::new(root).join(path.trim_start_matches('/')).join(format!("rsgi-{}", std::process::id()));
+        std::fs::create_dir(&group).ok()?;
+        if std::fs::write(group.join(file), bytes.to_string()).is_err() {
+            let _ = std::fs::remove_dir(&group);
+            return None;
+        }
+        Some(group)
+    };
+    find(":memory:", "/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+        .or_else(|| find("0::", "/sys/fs/cgroup", "memory.max"))
+}
+
+#[test]
+fn a_worker_that_the_system_killed_for_want_of_memory_is_recognised() {
+    let Some(group) = small_group(150 << 20) else { return };
+    differs("A worker that crashes is named in the log with its signal.", || {
+        let procs = group.join("cgroup.procs").display().to_string();
+        let setup = growing().shell(&format!("echo $$ > {procs}; exec \"$@\"")).allow("killed by SIGKILL");
+        let server = setup.start();
+        let old = pid(&server);
+        let _ = server.connect().send(get("/grow/400")).try_response_to("GET");
+        server.wait_for_log(&["was killed by SIGKILL while serving GET /grow/400", "for want of memory"]);
+        assert_ne!(pid(&server), old);
+    });
+    wait_until("the group is empty", || std::fs::remove_dir(&group).is_ok());
+}

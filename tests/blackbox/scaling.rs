@@ -77,6 +77,27 @@ fn a_worker_that_goes_finishes_its_request() {
 }
 
 #[test]
+fn spare2_keeps_as_many_free_as_there_are_to_be() {
+    differs("`cheaper-algo = spare2` of newer versions is there, with `cheaper-idle`.", || {
+        let server = Setup::http("basic")
+            .set("processes", "4")
+            .set("cheaper", "2")
+            .set("cheaper-algo", "spare2")
+            .set("cheaper-idle", "2")
+            .set("check-interval", "1")
+            .start();
+        wait_for_workers(&server, 2);
+        // One is busy: a third one comes before anybody has to wait.
+        let held = Held::begin(&server, "a");
+        wait_for_workers(&server, 3);
+        server.wait_for_log(&["1 of 2 workers are free, 2 are to be", "3 workers from now on"]);
+        held.release();
+        wait_for_workers(&server, 2);
+        server.wait_for_log(&["3 of 3 workers are free, 2 are to be", "2 workers from now on"]);
+    });
+}
+
+#[test]
 fn backlog_adds_workers_for_requests_that_wait() {
     differs("`cheaper-algo = backlog` counts requests that wait in workers too, so it works on unix sockets.", || {
         let server = Setup::bare()

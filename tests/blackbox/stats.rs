@@ -186,10 +186,11 @@ fn secrets_of_requests_are_not_told() {
 
 #[test]
 fn memory_is_told() {
-    differs("`stats` tells rss and vsz without `memory-report`.", || {
+    differs("`stats` tells rss, vsz and pss without `memory-report`.", || {
         let server = telling("basic").start();
         server.get("/").expect(200);
         let worker = stats(&server)["workers"][0].clone();
+        assert!(worker["pss"].as_u64() > Some(1 << 18) && worker["pss"].as_u64() <= worker["rss"].as_u64(), "{worker}");
         assert!(worker["rss"].as_u64() > Some(1 << 20) && worker["vsz"].as_u64() > worker["rss"].as_u64(), "{worker}");
     });
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
 
+use crate::harness::http::get;
 use crate::harness::server::{Server, Setup, Speaks};
 use crate::harness::{Subject, differs, subject, wait_until};
 
@@ -266,7 +267,7 @@ fn brutal_reloads_lose_no_request_either() {
         let server = Setup::http("basic").set("master-fifo", "fifo").start();
         for letter in ["R", "W"] {
             let mut held = server.connect();
-            held.send(crate::harness::http::get(&format!("/wait/{letter}")));
+            held.send(get(&format!("/wait/{letter}")));
             wait_until("the request is inside", || server.path(&format!("{letter}.in")).exists());
             let old = fs::read_to_string(server.path(&format!("{letter}.in"))).expect("a pid");
             command(&server, letter);
@@ -303,4 +304,94 @@ fn a_chain_reload_loses_no_request_and_replaces_one_worker_after_the_other() {
             wait_until("only the new application answers", || (0..10).all(|_| server.get("/").text() == "new"));
         },
     );
+}
+
+#[test]
+fn a_pause_keeps_everybody_waiting_and_loses_nobody() {
+    let line =
+        "A pause (SIGTSTP, `p` in the master fifo) keeps kept-alive connections too, and ends with a reload or a stop.";
+    differs(line, || {
+        for signal in [true, false] {
+            let server = Setup::http("basic").set("master-fifo", "fifo").allow("killed by SIGKILL").start();
+            let toggle = || match signal {
+                true => server.signal(Signal::SIGTSTP),
+                false => command(&server, "p"),
+            };
+            let mut kept = server.connect();
+            kept.send(get("/pid")).response().expect(200);
+            let held = crate::harness::held::Held::begin(&server, "inside");
+            toggle();
+            server.wait_for_log(&["paused"]);
+            let count = || server.log().matches("GET /count").count();
+            kept.send(get("/count"));
+            // What is in flight is finished; the next request would come now.
+            let worker = held.pid;
+            held.release().expect(200);
+            assert_eq!(count(), 0);
+            toggle();
+            kept.response().expect(200);
+            toggle();
+            wait_until("it is paused again", || server.log().matches("paused").count() == 2);
+            // A worker that comes meanwhile pauses as well.
+            let mut new = server.connect();
+            new.send(get("/count"));
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker), Signal::SIGKILL).expect("it lives");
+            wait_until("another one has come", || server.log().matches("is ready").count() == 2);
+            assert_eq!(count(), 1);
+            toggle();
+            server.wait_for_log(&["the pause is over"]);
+            new.response().expect(200);
+        }
+    });
+}
+
+#[test]
+fn a_pause_ends_with_a_reload_and_with_a_stop() {
+    let line =
+        "A pause (SIGTSTP, `p` in the master fifo) keeps kept-alive connections too, and ends with a reload or a stop.";
+    differs(line, || {
+        let mut server = Setup::http("basic").start();
+        server.signal(Signal::SIGTSTP);
+        server.wait_for_log(&["paused"]);
+        let mut client = server.connect();
+        client.send(get("/pid"));
+        server.signal(Signal::SIGHUP);
+        client.response().expect(200);
+        server.wait_for_log(&["reload done"]);
+        let mut client = server.connect();
+        client.send(get("/pid")).response().expect(200);
+        server.signal(Signal::SIGTSTP);
+        wait_until("it is paused again", || server.log().matches("paused").count() == 2);
+        client.send(get("/pid"));
+        server.signal(Signal::SIGTERM);
+        client.response().expect(200);
+        server.wait();
+        server.expect_end();
+    });
+}
+
+#[test]
+fn a_pause_holds_requests_back_until_it_is_over() {
+    let server = Setup::http("basic").set("master-fifo", "fifo").start();
+    command(&server, "p");
+    match subject() {
+        Subject::Rsgi => server.wait_for_log(&["paused"]),
+        Subject::Uwsgi => server.wait_for_log(&["worker 1 suspended"]),
+    }
+    let mut client = server.connect();
+    client.send(get("/pid"));
+    command(&server, "p");
+    client.response().expect(200);
+}
+
+#[test]
+fn letters_that_mean_nothing_here_say_so() {
+    let line = "`R` and `W` in the master fifo reload as gently as `r` and `w`; a letter without a command is named in the log.";
+    differs(line, || {
+        let server = Setup::http("basic").set("master-fifo", "fifo").start();
+        for (letter, why) in [("B", "emperor"), ("E", "emperor"), ("S", "subscriptions"), ("f", "second master")] {
+            command(&server, letter);
+            server.wait_for_log(&[&format!("{letter} in the master fifo is ignored"), why]);
+        }
+    });
 }

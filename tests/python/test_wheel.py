@@ -39,16 +39,22 @@ def test_the_command_serves(venv):
         text = (PACKAGE / "examples/hello/rsgi.ini").read_text().replace("127.0.0.1:8000", f"fd://{sock.fileno()}")
         (folder / "site.ini").write_text(text.replace("%d", str(folder)))
         (folder / "hello.py").write_text(
-            "import sys\ndef application(environ, start_response):\n"
+            "import sys\nimport rsgi\ndef application(environ, start_response):\n"
+            "    if environ['PATH_INFO'] == '/late':\n        rsgi.set_user_harakiri(0.3)\n"
+            "        try:\n            while True: str(1)\n        except rsgi.HarakiriError: sys.exit('late')\n"
             "    start_response('200 OK', [])\n    return [sys.prefix.encode()]\n"
         )
-        rsgi = Rsgi([], folder=folder, words=[venv / "bin/rsgi", "--ini", folder / "site.ini"], sockets=[sock])
+        words = [venv / "bin/rsgi", "--ini", folder / "site.ini"]
+        rsgi = Rsgi([], folder=folder, words=words, sockets=[sock], allowed=("error: harakiri", "Traceback"))
         try:
             url = f"http://127.0.0.1:{sock.getsockname()[1]}/"
             # The application runs in the virtual environment that the command was installed into.
             assert requests.get(url, timeout=30).text == str(venv)
+            # What it can import of the server is that of the server it runs in.
+            assert requests.get(url + "late", timeout=30).status_code == 504
             rsgi.process.send_signal(1)
             assert requests.get(url, timeout=30).text == str(venv)
+            assert "SystemExit: late" in rsgi.log()
         finally:
             rsgi.judge()
     shutil.rmtree(folder)

@@ -1,6 +1,6 @@
 //! Many instances: the emperor, legions, and hooks of the life cycle.
 
-use super::super::hooks::Phase;
+use super::super::hooks::{Awaited, Phase};
 use super::{FLAG, NUMBER, Row, TEXT};
 
 pub(super) const EMPEROR: &[Row] = &[
@@ -47,6 +47,9 @@ pub(super) const EMPEROR: &[Row] = &[
     Row::new("heartbeat", NUMBER, "send an heartbeat to the Emperor every N seconds"),
 ];
 
+const NO_LEGION: &str = "there are no legions, so it would never be started; attach-daemon and smart-attach-daemon start it on \
+                         every node";
+
 pub(super) const LEGION: &[Row] = &[
     Row::new("legion", TEXT, "legion clustering: legion"),
     Row::new("legion-mcast", TEXT, "legion clustering: mcast"),
@@ -68,9 +71,9 @@ pub(super) const LEGION: &[Row] = &[
     Row::new("legion-scroll-list-max-size", NUMBER, "legion clustering: scroll list max size"),
     Row::new("legion-cron", TEXT, "legion clustering: cron").also(&["cron-legion"]),
     Row::new("unique-legion-cron", TEXT, "legion clustering: unique legion cron").also(&["unique-cron-legion"]),
-    Row::new("legion-attach-daemon", TEXT, "legion clustering: attach daemon"),
-    Row::new("legion-smart-attach-daemon", TEXT, "legion clustering: smart attach daemon"),
-    Row::new("legion-smart-attach-daemon2", TEXT, "legion clustering: smart attach daemon2"),
+    Row::new("legion-attach-daemon", TEXT, "legion clustering: attach daemon").refused(NO_LEGION),
+    Row::new("legion-smart-attach-daemon", TEXT, "legion clustering: smart attach daemon").refused(NO_LEGION),
+    Row::new("legion-smart-attach-daemon2", TEXT, "legion clustering: smart attach daemon2").refused(NO_LEGION),
 ];
 
 pub(super) const HOOKS: &[Row] = &[
@@ -89,19 +92,31 @@ pub(super) const HOOKS: &[Row] = &[
         .set(|d, s| d.hook(s, Phase::AtExit)),
     Row::new("hook-pre-app", TEXT, "hook action before app loading").listed().set(|d, s| d.hook(s, Phase::PreApp)),
     Row::new("hook-post-app", TEXT, "hook action after app loading").listed().set(|d, s| d.hook(s, Phase::PostApp)),
-    Row::new("hook-post-fork", TEXT, "hook action at phase post-fork"),
+    Row::new("hook-post-fork", TEXT, "hook action in each worker when it was forked")
+        .listed()
+        .set(|d, s| d.hook(s, Phase::PostFork)),
     Row::new("hook-accepting", TEXT, "hook action in each worker before it accepts")
         .listed()
         .set(|d, s| d.hook(s, Phase::Accepting)),
     Row::new("hook-accepting1", TEXT, "hook action in the first worker before it accepts")
         .listed()
         .set(|d, s| d.hook(s, Phase::Accepting1)),
-    Row::new("hook-accepting-once", TEXT, "hook action at phase accepting-once"),
-    Row::new("hook-accepting1-once", TEXT, "hook action at phase accepting1-once"),
+    Row::new("hook-accepting-once", TEXT, "hook action in each worker before it accepts, not in those that replace it")
+        .listed()
+        .set(|d, s| d.hook(s, Phase::AcceptingOnce)),
+    Row::new(
+        "hook-accepting1-once",
+        TEXT,
+        "hook action in the first worker before it accepts, not in those that replace it",
+    )
+    .listed()
+    .set(|d, s| d.hook(s, Phase::Accepting1Once)),
     Row::new("hook-master-start", TEXT, "hook action in the master when it begins its work")
         .listed()
         .set(|d, s| d.hook(s, Phase::MasterStart)),
-    Row::new("hook-touch", TEXT, "hook action at phase touch"),
+    Row::new("hook-touch", TEXT, "a file, a blank, and a hook action in the master when it is touched")
+        .listed()
+        .set(|d, s| d.touch_hook(s, "")),
     Row::new("hook-emperor-start", TEXT, "hook action at phase emperor-start"),
     Row::new("hook-emperor-stop", TEXT, "hook action at phase emperor-stop"),
     Row::new("hook-emperor-reload", TEXT, "hook action at phase emperor-reload"),
@@ -154,21 +169,32 @@ pub(super) const HOOKS: &[Row] = &[
     Row::new("umount-as-root", TEXT, "umount() just before dropping privileges"),
     Row::new("umount-as-vassal", TEXT, "umount() before exec of a vassal"),
     Row::new("umount-as-emperor", TEXT, "umount() in the Emperor after vassal spawn"),
-    Row::new("wait-for-interface", TEXT, "block start until interface exists").also(&[
-        "wait-interface",
-        "wait-for-iface",
-        "wait-iface",
-    ]),
-    Row::new("wait-for-interface-timeout", NUMBER, "seconds").also(&[
-        "wait-interface-timeout",
-        "wait-for-iface-timeout",
-        "wait-iface-timeout",
-    ]),
-    Row::new("wait-for-fs", TEXT, "block start until path exists").also(&["wait-for-file", "wait-for-dir"]),
-    Row::new("wait-for-mountpoint", TEXT, "block start until path is a mountpoint"),
-    Row::new("wait-for-fs-timeout", NUMBER, "seconds"),
-    Row::new("wait-for-socket", TEXT, "block start until address accepts"),
-    Row::new("wait-for-socket-timeout", NUMBER, "seconds"),
+    Row::new("wait-for-interface", TEXT, "before hook-as-root, wait until this network interface is up")
+        .also(&["wait-interface", "wait-for-iface", "wait-iface"])
+        .listed()
+        .set(|d, s| d.wait_for(s, Awaited::Interface)),
+    Row::new("wait-for-interface-timeout", NUMBER, "seconds to wait for an interface (60)")
+        .also(&["wait-interface-timeout", "wait-for-iface-timeout", "wait-iface-timeout"])
+        .set(|d, s| d.wait_limit(s, &[Awaited::Interface])),
+    Row::new("wait-for-fs", TEXT, "before hook-as-root, wait until there is a file or folder of this name")
+        .listed()
+        .set(|d, s| d.wait_for(s, Awaited::Path)),
+    Row::new("wait-for-file", TEXT, "before hook-as-root, wait until there is this file")
+        .listed()
+        .set(|d, s| d.wait_for(s, Awaited::File)),
+    Row::new("wait-for-dir", TEXT, "before hook-as-root, wait until there is this folder")
+        .listed()
+        .set(|d, s| d.wait_for(s, Awaited::Folder)),
+    Row::new("wait-for-mountpoint", TEXT, "before hook-as-root, wait until something is mounted on this folder")
+        .listed()
+        .set(|d, s| d.wait_for(s, Awaited::MountPoint)),
+    Row::new("wait-for-fs-timeout", NUMBER, "seconds to wait for a file, folder or mount point (60)")
+        .set(|d, s| d.wait_limit(s, &[Awaited::Path, Awaited::File, Awaited::Folder, Awaited::MountPoint])),
+    Row::new("wait-for-socket", TEXT, "before hook-as-root, wait until this address accepts connections")
+        .listed()
+        .set(|d, s| d.wait_for(s, Awaited::Socket)),
+    Row::new("wait-for-socket-timeout", NUMBER, "seconds to wait for an address (60)")
+        .set(|d, s| d.wait_limit(s, &[Awaited::Socket])),
     Row::new("call-asap", TEXT, "C symbol call right after config parsing"),
     Row::new("call-pre-jail", TEXT, "C symbol call before jailing"),
     Row::new("call-post-jail", TEXT, "C symbol call after jailing"),

@@ -176,7 +176,8 @@ pub(super) const HTTP_ROUTER: &[Row] = &[
     Row::new("http-quiet", TEXT, "no connect errors"),
     Row::new("http-cheap", FLAG, "start when first node subscribes"),
     Row::new("http-stats", TEXT, "router stats server").also(&["http-stats-server", "http-ss"]),
-    Row::new("http-harakiri", NUMBER, "router harakiri"),
+    Row::new("http-harakiri", NUMBER, "router harakiri")
+        .no_effect("it is about a router process that hangs, and there is none; harakiri stops requests"),
     Row::new("http-stud-prefix", TEXT, "stud address prefix"),
     Row::new("http-uid", TEXT, "router uid"),
     Row::new("http-gid", TEXT, "router gid"),

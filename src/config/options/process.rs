@@ -65,7 +65,8 @@ pub(super) const PROCESS: &[Row] = &[
         .set(|d, s| d.fill_number(s, 0..=65535, |x| &mut x.privileges.cpu_affinity)),
     Row::new("check-interval", NUMBER, "seconds between two looks for the cheaper options (1)")
         .set(|d, s| d.settings.cheaper.every = d.seconds(s).unwrap_or(d.settings.cheaper.every)),
-    Row::new("forkbomb-delay", NUMBER, "sleep when workers die too fast, 0 disables"),
+    Row::new("forkbomb-delay", NUMBER, "sleep when workers die too fast, 0 disables")
+        .no_effect("a worker that fails is started again with growing pauses of its own, and nobody else waits for it"),
     Row::new("force-cwd", TEXT, "override base cwd"),
     Row::new("close-on-exec", FLAG, "FD_CLOEXEC on connections")
         .always("no descriptor reaches programs that are started"),
@@ -134,7 +135,9 @@ pub(super) const RELOAD: &[Row] = &[
     Row::new("touch-chain-reload", PATH, "reload one worker after the other when this file is touched")
         .listed()
         .set(|d, s| d.touch(s, Touch::Chain)),
-    Row::new("touch-exec", TEXT, "\"file command\" run on touch"),
+    Row::new("touch-exec", TEXT, "a file, a blank, and a shell command to run beside the server when it is touched")
+        .listed()
+        .set(|d, s| d.touch_hook(s, "exec:")),
     Row::new("fs-reload", PATH, "reload when something in this folder, or this file, changes")
         .listed()
         .set(|d, s| d.fs_reload(s)),
@@ -162,10 +165,13 @@ pub(super) const HARAKIRI: &[Row] = &[
         "seconds after which a worker is replaced whose request could not be stopped (2)",
     )
     .set(|d, s| d.fill_seconds(s, |x| &mut x.harakiri.grace)),
-    Row::new("harakiri-graceful-signal", NUMBER, "signal used for the graceful attempt"),
-    Row::new("harakiri-queue-threshold", NUMBER, "only kill while the listen backlog is at least this value"),
+    Row::new("harakiri-graceful-signal", NUMBER, "signal used for the graceful attempt")
+        .no_effect("the graceful attempt is an exception in the one thread that is late, no signal to its process"),
+    Row::new("harakiri-queue-threshold", NUMBER, "requests are only stopped while at least so many others wait")
+        .set(|d, s| d.fill_number(s, 0..=u64::MAX, |x| &mut x.harakiri.queue_threshold)),
     Row::new("harakiri-no-arh", FLAG, "clear harakiri before the python after-request hook runs")
-        .also(&["no-harakiri-arh", "no-harakiri-after-req-hook"]),
+        .also(&["no-harakiri-arh", "no-harakiri-after-req-hook"])
+        .no_effect("there are no after-request hooks"),
     Row::new("mule-harakiri", NUMBER, "seconds a mule may spend in one signal/task"),
 ];
 
@@ -187,7 +193,7 @@ pub(super) const CHEAPER: &[Row] = &[
         .set(|d, s| d.fill_number(s, FEWEST, |x| &mut x.cheaper.least)),
     Row::new("cheaper-initial", NUMBER, "workers at the start")
         .set(|d, s| d.fill_number(s, FEWEST, |x| &mut x.cheaper.initial)),
-    Row::new("cheaper-algo", TEXT, "what decides: spare, backlog, busyness or manual (spare)")
+    Row::new("cheaper-algo", TEXT, "what decides: spare, spare2, backlog, busyness or manual (spare)")
         .set(|d, s| d.cheaper_algo(s)),
     Row::new("cheaper-step", NUMBER, "workers added at a time (1)")
         .set(|d, s| d.fill_number(s, MOST, |x| &mut x.cheaper.step)),
@@ -197,7 +203,11 @@ pub(super) const CHEAPER: &[Row] = &[
         "looks without a free worker, or waiting requests (backlog), before one is added (3)",
     )
     .set(|d, s| d.fill_number(s, FEWEST, |x| &mut x.cheaper.overload)),
-    Row::new("cheaper-algo-list", FLAG, "list algorithms").also(&["cheaper-algos-list", "cheaper-list"]),
+    Row::new("cheaper-idle", NUMBER, "looks (spare2) with more than cheaper workers free before one goes (10)")
+        .set(|d, s| d.fill_number(s, MOST, |x| &mut x.cheaper.idle_looks)),
+    Row::new("cheaper-algo-list", FLAG, "list algorithms")
+        .also(&["cheaper-algos-list", "cheaper-list"])
+        .no_effect("they are spare, spare2, backlog, busyness and manual, see cheaper-algo"),
     Row::new("cheaper-rss-limit-soft", NUMBER, "bytes of resident memory in all workers; beyond, none is added")
         .set(|d, s| d.fill_number(s, 0..=u64::MAX, |x| &mut x.cheaper.soft_resident)),
     Row::new("cheaper-rss-limit-hard", NUMBER, "bytes of resident memory in all workers; beyond, workers are removed")

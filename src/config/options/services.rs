@@ -48,8 +48,15 @@ pub(super) const DAEMONS: &[Row] = &[
     Row::new("smart-attach-daemon2", TEXT, "a pid file and a command that is put into the background")
         .listed()
         .set(|d, s| d.smart_daemon(s, Care::Smart2)),
-    Row::new("daemons-honour-stdin", FLAG, "keep stdin for daemons"),
-    Row::new("attach-daemon2", TEXT, "key=value variant"),
+    Row::new("daemons-honour-stdin", FLAG, "attached programs keep the server's standard input")
+        .set(|d, s| d.daemons_keep_stdin = d.flag(s)),
+    Row::new(
+        "attach-daemon2",
+        TEXT,
+        "the same as key=value,...: command, pidfile, freq, control, daemonize, touch and more",
+    )
+    .listed()
+    .set(|d, s| d.keyed_daemon(s)),
 ];
 
 pub(super) const SPOOLER: &[Row] = &[

@@ -54,6 +54,8 @@ pub(super) struct Fake {
     pub(super) file: Option<u64>,
     pub(super) outcome: Outcome,
     pub(super) exceptions: u32,
+    /// What the application wanted of its time.
+    pub(super) limits: Vec<std::time::Duration>,
     /// Answers of `send`, by number of piece; Taken beyond them.
     pub(super) answers: Vec<Sent>,
     /// How often room was waited for, and what the wait answers.
@@ -121,6 +123,7 @@ impl Fake {
             file: None,
             outcome: Outcome::Running,
             exceptions: 0,
+            limits: Vec::new(),
             answers: Vec::new(),
             waits: 0,
             room: true,
@@ -222,6 +225,10 @@ impl Exchange for Fake {
         assert_eq!(self.outcome, Outcome::Running, "nothing after the end");
         self.outcome = Outcome::Failed(status);
         self.step("fail");
+    }
+
+    fn limit_time(&mut self, limit: std::time::Duration, _thread: Arc<dyn Any + Send + Sync>) {
+        self.limits.push(limit);
     }
 
     fn count_exception(&mut self) {

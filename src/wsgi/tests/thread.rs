@@ -1,6 +1,7 @@
 //! What app threads keep between requests, and what they do not.
 
 use std::sync::{Arc, Barrier};
+use std::time::Duration;
 
 use pyo3::prelude::*;
 
@@ -34,6 +35,33 @@ def application(environ, start_response):
         );
         assert!(done.head_text().starts_with("HTTP/1.1 200 OK\r\n"));
     }
+}
+
+#[test]
+fn a_request_may_limit_its_own_time_and_nobody_elses() {
+    let source = "
+import rsgi, threading
+def failure(seconds):
+    try:
+        rsgi.set_user_harakiri(seconds)
+    except Exception as error:
+        return type(error).__name__
+kept = [failure(1)]
+def application(environ, start_response):
+    kept.append(failure(-1))
+    thread = threading.Thread(target=lambda: kept.append(failure(1)))
+    thread.start()
+    thread.join()
+    rsgi.set_user_harakiri(1.5)
+    start_response('200 OK', [])
+    rsgi.set_user_harakiri(0)
+    return [repr(kept).encode()]
+";
+    super::fake::python();
+    Python::attach(|py| crate::wsgi::install(py).unwrap());
+    let done = serve_all(&apps(&[("", source)]), &options(), vec![Fake::get("/")]);
+    assert_eq!(done[0].text(), "['RuntimeError', 'ValueError', 'RuntimeError']");
+    assert_eq!(done[0].limits, [Duration::from_millis(1500), Duration::ZERO]);
 }
 
 #[test]
