@@ -199,6 +199,7 @@ impl Connection {
             let end = branch.finish(self.cut);
             let mut queue = self.io.queue();
             queue.push(&end);
+            branch.settle();
             queue.flush(&self.io.stream);
         }
     }

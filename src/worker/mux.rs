@@ -103,10 +103,9 @@ impl Branch {
         out
     }
 
-    /// The records that end the request. `cut`: the response is not whole.
+    /// The records that end the request; [`Branch::settle`] must follow when they are queued. `cut`: the response is not whole.
     pub(super) fn finish(&self, cut: bool) -> Vec<u8> {
         // Before they can be sent: the web server may use the id again as soon as it has them.
-        lock(&self.family.running).retain(|running| running.id != self.id);
         lock(&self.family.ended).push(self.id);
         let mut out = Vec::with_capacity(24);
         if cut {
@@ -117,6 +116,11 @@ impl Branch {
             render_finish(self.id, 0, &mut out);
         }
         out
+    }
+
+    /// Everything of the request is queued: not before may the trunk be closed, or be given away.
+    pub(super) fn settle(&self) {
+        lock(&self.family.running).retain(|running| !Arc::ptr_eq(&running.aborted, &self.aborted));
     }
 }
 
@@ -248,7 +252,8 @@ impl Connection {
             }
             drained
         };
-        let over = mux.demux.is_over() || (mux.ended && !mux.is_busy()) || mux.family.broken.load(Ordering::Relaxed);
+        let no_more = (mux.demux.is_over() || mux.ended) && !mux.is_busy();
+        let over = no_more || mux.family.broken.load(Ordering::Relaxed);
         if over && drained {
             if !mux.unread || mux.ended {
                 return Step::Close;
