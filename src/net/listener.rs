@@ -33,6 +33,8 @@ pub struct Listener {
     pub asked: Address,
     /// What it speaks.
     pub protocol: Protocol,
+    /// Each connection begins with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
     /// The process that started us bound it, so it is not ours to close or to remove.
     pub inherited: bool,
     /// The socket file that we made, for `vacuum`.
@@ -84,9 +86,38 @@ impl Listener {
             address: self.address.clone(),
             asked: self.asked.clone(),
             protocol: self.protocol,
+            proxy_protocol: self.proxy_protocol,
             inherited: self.inherited,
             unlink: self.unlink.clone(),
         })
+    }
+
+    /// Whether it is a TCP socket that nobody else may listen on.
+    pub fn is_own_tcp(&self) -> bool {
+        !self.inherited && matches!(self.address, Address::Tcp { .. })
+    }
+
+    /// Connections are accepted with their first bytes, or a second later: who connects and says nothing wakes nobody. Or at
+    /// once (`no-defer-accept`). Inherited sockets are left as they are.
+    pub fn defer_accept(&self, defer: bool) {
+        if self.is_own_tcp()
+            && let Err(error) = sys::socket::defer_accept(self.as_fd(), u8::from(defer))
+        {
+            log::debug!("{}: connections cannot be deferred: {}", self.address, sys::describe(&error));
+        }
+    }
+
+    /// Before it is closed for good: nobody connects any more, while those who are in its queue, or about to be, can still
+    /// be served. A close would reset them.
+    pub fn turn_newcomers_away(&self) {
+        if !self.is_own_tcp() {
+            return;
+        }
+        let done =
+            sys::socket::turn_newcomers_away(self.as_fd()).and_then(|()| sys::socket::defer_accept(self.as_fd(), 0));
+        if let Err(error) = done {
+            log::warn!("{}: who connects while it is closed may be reset: {}", self.address, sys::describe(&error));
+        }
     }
 
     /// Removes the socket file, if we made it and it is still the same one.
@@ -138,12 +169,12 @@ pub fn systemd(own_pid: u32, var: impl Fn(&str) -> Option<String>) -> (Vec<RawFd
 }
 
 /// The sockets of a configuration together with systemd's that no `fd://` names.
-pub fn with_systemd(sockets: &[Socket], passed: &[RawFd], protocol: Protocol) -> Vec<Socket> {
+pub fn with_systemd(sockets: &[Socket], passed: &[RawFd], protocol: Protocol, proxy_protocol: bool) -> Vec<Socket> {
     let mut all = sockets.to_vec();
     for number in passed {
         let address = Address::Fd(*number);
         if sockets.iter().all(|socket| socket.address != address) {
-            all.push(Socket { address, protocol, origin: "LISTEN_FDS".into() });
+            all.push(Socket { address, protocol, proxy_protocol, origin: "LISTEN_FDS".into() });
         }
     }
     all
@@ -180,7 +211,10 @@ pub fn open(sockets: &[Socket], existing: &[Listener], options: &BindOptions) ->
             .iter()
             .find(|known| known.asked == name && made.iter().all(|(_, taken)| taken.address != known.address));
         match known.map(|known| known.try_clone()) {
-            Some(Ok(listener)) => made.push((index, Listener { protocol: socket.protocol, ..listener })),
+            Some(Ok(listener)) => {
+                let (protocol, proxy_protocol) = (socket.protocol, socket.proxy_protocol);
+                made.push((index, Listener { protocol, proxy_protocol, ..listener }));
+            }
             Some(Err(error)) => errors.push(failure(socket, &sys::describe(&error))),
             None => fresh.push((index, socket)),
         }
@@ -236,6 +270,7 @@ pub fn bind(socket: &Socket, options: &BindOptions) -> Result<Listener, String> 
         address,
         asked: known_as(&socket.address),
         protocol: socket.protocol,
+        proxy_protocol: socket.proxy_protocol,
         inherited: matches!(socket.address, Address::Fd(_)),
         unlink,
     })

@@ -12,8 +12,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::clock::{self, NEVER, after, now};
 use super::connection::{Connection, Filled, Phase, Spare, Step, Work};
 use super::incoming::{Broken, Incoming};
+use super::pace::Pace;
 use crate::protocol::body::admit;
-use crate::protocol::fastcgi::{self, Demux, Ended, Event, render_end, render_finish, render_stdout, stdout_header};
+use crate::protocol::fastcgi::{
+    self, Demux, Ended, Event, render_end, render_finish, render_stderr, render_stderr_end, render_stdout,
+    stdout_header,
+};
 use crate::protocol::request::{BodyLength, Refusal, Version};
 use crate::protocol::{Protocol, response};
 
@@ -48,6 +52,10 @@ pub(super) struct Family {
 struct Running {
     id: u16,
     aborted: Arc<AtomicBool>,
+    /// STDERR records were sent: the stream must be ended.
+    erred: bool,
+    /// The end of the request is made.
+    over: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -103,11 +111,35 @@ impl Branch {
         out
     }
 
+    /// `text` as STDERR records; nothing when the request is over. To be called under the queue's lock, so that the end of the
+    /// request can't come before them.
+    pub(super) fn stderr(&self, text: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        if let Some(running) = lock(&self.family.running).iter_mut().find(|running| self.is(running) && !running.over) {
+            running.erred = true;
+            render_stderr(self.id, text, &mut out);
+        }
+        out
+    }
+
+    fn is(&self, running: &Running) -> bool {
+        // The id may be another's by now.
+        Arc::ptr_eq(&running.aborted, &self.aborted)
+    }
+
     /// The records that end the request; [`Branch::settle`] must follow when they are queued. `cut`: the response is not whole.
     pub(super) fn finish(&self, cut: bool) -> Vec<u8> {
+        let mut erred = false;
+        if let Some(running) = lock(&self.family.running).iter_mut().find(|running| self.is(running)) {
+            running.over = true;
+            erred = running.erred;
+        }
         // Before they can be sent: the web server may use the id again as soon as it has them.
         lock(&self.family.ended).push(self.id);
-        let mut out = Vec::with_capacity(24);
+        let mut out = Vec::with_capacity(32);
+        if erred && !cut {
+            render_stderr_end(self.id, &mut out);
+        }
         if cut {
             self.family.broken.store(true, Ordering::Relaxed);
         } else if self.is_aborted() {
@@ -120,7 +152,7 @@ impl Branch {
 
     /// Everything of the request is queued: not before may the trunk be closed, or be given away.
     pub(super) fn settle(&self) {
-        lock(&self.family.running).retain(|running| !Arc::ptr_eq(&running.aborted, &self.aborted));
+        lock(&self.family.running).retain(|running| !self.is(running));
     }
 }
 
@@ -264,7 +296,9 @@ impl Connection {
         let timeouts = &self.worker.options.timeouts;
         self.deadline = if !drained {
             after(now(), timeouts.write)
-        } else if !mux.coming.is_empty() || !mux.demux.is_idle() && mux.demux.active() == 0 {
+        } else if let Some(due) = mux.coming.iter().map(|(_, work)| work.pace.due(timeouts)).min() {
+            due
+        } else if !mux.demux.is_idle() && mux.demux.active() == 0 {
             after(now(), timeouts.body)
         } else if mux.is_busy() {
             NEVER
@@ -307,6 +341,7 @@ impl Connection {
                 if options.access.is_some() {
                     work.started = clock::micros();
                 }
+                work.told = self.hear_proxies(&work);
                 let threshold = options.post_buffering.unwrap_or(DEFAULT_BUFFER);
                 let limit = options.body_limit();
                 let incoming = admit(work.request.body, limit).map_err(Broken::Refused);
@@ -314,10 +349,12 @@ impl Connection {
                     Ok(incoming) => work.incoming = Some(incoming),
                     Err(broken) => return self.refuse_branch(mux, id, &broken),
                 }
+                work.pace = Pace::begin(now());
                 mux.coming.push((id, work));
             }
             Event::Body { id, bytes } => {
                 let Some((_, work)) = mux.coming.iter_mut().find(|(known, _)| *known == id) else { return };
+                work.pace.add(now(), bytes.len());
                 let Some(incoming) = &mut work.incoming else { return };
                 if let Err(broken) = incoming.feed(bytes) {
                     self.refuse_branch(mux, id, &broken);
@@ -367,7 +404,7 @@ impl Connection {
     /// A complete request as a connection value of its own.
     fn branch(&self, mux: &Mux, id: u16, work: Box<Work>) -> Box<Connection> {
         let aborted = Arc::new(AtomicBool::new(false));
-        lock(&mux.family.running).push(Running { id, aborted: Arc::clone(&aborted) });
+        lock(&mux.family.running).push(Running { id, aborted: Arc::clone(&aborted), erred: false, over: false });
         let branch = Branch { id, family: Arc::clone(&mux.family), aborted };
         let mut connection = self.twin();
         connection.work = Some(work);
@@ -379,13 +416,55 @@ impl Connection {
     /// The deadline of a trunk passed.
     pub(super) fn expire_mux(&mut self, spare: &mut Spare) -> Step {
         let Some(mux) = &mut self.mux else { return Step::Close };
-        let late: Vec<u16> = mux.coming.iter().map(|(id, _)| *id).collect();
-        if late.is_empty() {
+        if mux.coming.is_empty() {
             return Step::Close;
         }
+        let (timeouts, now) = (&self.worker.options.timeouts, now());
+        let is_late = |(id, work): &(u16, Box<Work>)| (work.pace.due(timeouts) <= now).then_some(*id);
+        let late: Vec<u16> = mux.coming.iter().filter_map(is_late).collect();
         for id in late {
             mux.refuse(id, 408);
         }
         self.step(spare)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begin(mux: &Mux, id: u16) -> Branch {
+        let aborted = Arc::new(AtomicBool::new(false));
+        lock(&mux.family.running).push(Running { id, aborted: Arc::clone(&aborted), erred: false, over: false });
+        Branch { id, family: Arc::clone(&mux.family), aborted }
+    }
+
+    #[test]
+    fn a_request_counts_until_its_last_records_are_queued() {
+        let options = fastcgi::Options { max_params: 100, max_requests: 2, server_connections: 1, server_requests: 2 };
+        let mut mux = Mux {
+            demux: Demux::new(options),
+            coming: Vec::new(),
+            family: Arc::default(),
+            answers: Vec::new(),
+            born: VecDeque::new(),
+            ended: false,
+            unread: false,
+        };
+        assert!(mux.is_idle());
+        let first = begin(&mux, 1);
+        assert!(mux.is_busy() && !first.stderr(b"text").is_empty());
+        let end = first.finish(false);
+        assert!(!end.is_empty() && first.stderr(b"late").is_empty());
+        assert_eq!(*lock(&mux.family.ended), [1], "the id is free before the web server can know");
+        assert!(mux.is_busy(), "closed or given away now, the end would be lost");
+        mux.forget_ended();
+        let second = begin(&mux, 1);
+        first.settle();
+        assert!(mux.is_busy(), "the next request with that id is another one");
+        second.finish(false);
+        second.settle();
+        mux.forget_ended();
+        assert!(mux.is_idle());
     }
 }
