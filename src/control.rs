@@ -64,6 +64,10 @@ pub enum ToWorker {
         /// Workers 1 to this number read their mailboxes: they inherit connections that wait for their clients. 0: nobody.
         heirs: u32,
     },
+    /// Say that you hear this.
+    Ping,
+    /// Write what every thread is doing into the descriptor that comes with this.
+    Stacks,
 }
 
 /// Worker to master.
@@ -81,6 +85,8 @@ pub enum FromWorker {
     Reached(Limit),
     /// A request in it can't be stopped: it is to be replaced at once.
     Stuck,
+    /// The answer to [`ToWorker::Ping`].
+    Pong,
 }
 
 /// A limit of a worker, and what it has now.
@@ -171,6 +177,8 @@ impl ToWorker {
         match self {
             ToWorker::Retire { how: Retire::Replaced, heirs } => number(b'r', &[heirs], ""),
             ToWorker::Retire { how: Retire::Stop, heirs } => number(b's', &[heirs], ""),
+            ToWorker::Ping => vec![b'p'],
+            ToWorker::Stacks => vec![b'k'],
         }
     }
 
@@ -179,6 +187,8 @@ impl ToWorker {
         let how = match bytes.first()? {
             b'r' => Retire::Replaced,
             b's' => Retire::Stop,
+            b'p' => return Some(ToWorker::Ping),
+            b'k' => return Some(ToWorker::Stacks),
             _ => return None,
         };
         Some(ToWorker::Retire { how, heirs: u32_at(bytes, 1)? })
@@ -194,6 +204,7 @@ impl FromWorker {
             FromWorker::LoadFailed(why) => text(b'L', why),
             FromWorker::AsksToRetire => vec![b'T'],
             FromWorker::Stuck => vec![b'S'],
+            FromWorker::Pong => vec![b'P'],
             FromWorker::Reached(Limit::Requests(n)) => number(b'n', &[*n], ""),
             FromWorker::Reached(Limit::Resident(n)) => number(b'm', &[*n], ""),
             FromWorker::Reached(Limit::AddressSpace(n)) => number(b'a', &[*n], ""),
@@ -208,6 +219,7 @@ impl FromWorker {
             b'L' => Some(FromWorker::LoadFailed(string(&bytes[1..]))),
             b'T' => Some(FromWorker::AsksToRetire),
             b'S' => Some(FromWorker::Stuck),
+            b'P' => Some(FromWorker::Pong),
             b'n' => Some(FromWorker::Reached(Limit::Requests(u32_at(bytes, 1)?))),
             b'm' => Some(FromWorker::Reached(Limit::Resident(u32_at(bytes, 1)?))),
             b'a' => Some(FromWorker::Reached(Limit::AddressSpace(u32_at(bytes, 1)?))),
@@ -239,6 +251,7 @@ mod tests {
             FromWorker::LoadFailed("x".into()),
             FromWorker::AsksToRetire,
             FromWorker::Stuck,
+            FromWorker::Pong,
         ] {
             assert_eq!(FromWorker::decode(&message.encode()), Some(message));
         }
@@ -247,6 +260,9 @@ mod tests {
         }
         for how in [Retire::Replaced, Retire::Stop] {
             let message = ToWorker::Retire { how, heirs: 12 };
+            assert_eq!(ToWorker::decode(&message.encode()), Some(message));
+        }
+        for message in [ToWorker::Ping, ToWorker::Stacks] {
             assert_eq!(ToWorker::decode(&message.encode()), Some(message));
         }
         assert_eq!(

@@ -33,7 +33,9 @@ pub(super) fn record(worker: &Worker, connection: &Connection, core: usize) {
     }
     let micros = clock::micros().saturating_sub(work.started);
     slot.add_duration(micros);
-    if let Some(format) = format {
+    if let Some(format) = format
+        && (response.is_file || !worker.options.logs_files_only)
+    {
         let total = worker.scoreboard.count_request();
         write(worker, connection, format, core, micros, (served, total));
     }

@@ -20,12 +20,14 @@ use mio::{Events, Interest, Poll, Registry, Token};
 use slab::Slab;
 
 use super::Worker;
-use super::clock::{Millis, NEVER, now};
+use super::clock::{self, Millis, NEVER, now};
 use super::connection::{Connection, Phase, Spare, Step};
 use super::doors::Door;
+use super::stacks;
 use crate::control::{FromWorker, MAX_MESSAGE, Retire, ToWorker};
 use crate::net::listener::Listener;
 use crate::sys;
+use crate::sys::fd::Received;
 
 const CONTROL: usize = usize::MAX - 1;
 const SIGNALS: usize = usize::MAX - 2;
@@ -324,7 +326,9 @@ impl Reactor {
         };
         // A pipelined request goes behind those who wait already.
         let mut state = self.lock();
-        state.requests.extend(connection);
+        if let Some(connection) = connection {
+            state.queue(worker, connection);
+        }
         Some(state)
     }
 
@@ -502,7 +506,7 @@ impl Reactor {
             if first.is_some() {
                 worker.slot().set_connections(state.live);
                 for other in born {
-                    state.requests.push_back(other);
+                    state.queue(&worker, other);
                     if state.asleep > 0 {
                         self.wake.notify_one();
                     }
@@ -593,15 +597,15 @@ impl Reactor {
     fn read_control(&self, worker: &Arc<Worker>) {
         let mut buffer = [0u8; MAX_MESSAGE];
         loop {
-            let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT;
-            match nix::sys::socket::recv(worker.control.as_raw_fd(), &mut buffer, flags) {
-                Ok(len) if len > 0 => match ToWorker::decode(&buffer[..len]) {
-                    Some(ToWorker::Retire { how, heirs }) => self.retire(worker, how, heirs, false),
-                    None => log::warn!("worker {}: the master said something unknown", worker.id),
+            match sys::fd::receive(&worker.control, &mut buffer, false) {
+                Ok(Received::Message(len, descriptor)) => match (ToWorker::decode(&buffer[..len]), descriptor) {
+                    (Some(ToWorker::Retire { how, heirs }), _) => self.retire(worker, how, heirs, false),
+                    (Some(ToWorker::Ping), _) => worker.tell(&FromWorker::Pong),
+                    (Some(ToWorker::Stacks), Some(out)) => stacks::write(worker, out),
+                    _ => log::warn!("worker {}: the master said something unknown", worker.id),
                 },
-                Err(nix::errno::Errno::EAGAIN) => return,
-                Err(nix::errno::Errno::EINTR) => {}
-                Ok(_) | Err(_) => return self.retire(worker, Retire::Replaced, 0, true),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Ok(Received::End) | Err(_) => return self.retire(worker, Retire::Replaced, 0, true),
             }
         }
     }
@@ -691,6 +695,15 @@ impl State {
         slot.timer = deadline;
         self.timers.push(Reverse((deadline, token)));
         if deadline < self.wakes_at && self.driver != Driver::Nobody { Parked::TooLate } else { Parked::Asleep }
+    }
+
+    /// A complete request waits for an app thread.
+    pub(super) fn queue(&mut self, worker: &Worker, mut connection: Box<Connection>) {
+        let work = connection.work_mut();
+        if worker.options.keeps_time && work.queued == 0 {
+            work.queued = clock::micros();
+        }
+        self.requests.push_back(connection);
     }
 
     fn pick(&mut self) -> Pick {

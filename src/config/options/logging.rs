@@ -44,7 +44,8 @@ pub(super) const LOGGING: &[Row] = &[
     Row::new("log-4xx", FLAG, "still log 4xx"),
     Row::new("log-5xx", FLAG, "still log 5xx"),
     Row::new("log-big", NUMBER, "still log responses >= N bytes"),
-    Row::new("log-sendfile", TEXT, "still log sendfile responses (declared with required arg)"),
+    Row::new("log-sendfile", TEXT, "true: with disable-logging, log responses sent by sendfile all the same")
+        .set(|d, s| d.settings.log_sendfile = d.flag(s)),
     Row::new("log-ioerror", TEXT, "still log requests with both read and write errors"),
     Row::new("log-micros", FLAG, "microseconds instead of ms in the default line"),
     Row::new("log-x-forwarded-for", FLAG, "use whole X-Forwarded-For as client address"),
@@ -70,6 +71,12 @@ pub(super) const STATS: &[Row] = &[
 pub(super) const METRICS: &[Row] = &[
     Row::new("metrics-socket", ADDRESS, "answer HTTP requests for /metrics (Prometheus), /-/live and /-/ready")
         .set(|d, s| d.report(s, Report::Metrics)),
+    Row::new(
+        "control-socket",
+        PATH,
+        "unix socket on which `rsgi ctl` commands the server; for its user and root alone",
+    )
+    .set(|d, s| d.report(s, Report::Control)),
     Row::new("enable-metrics", FLAG, "start metrics subsystem"),
     Row::new("metric", TEXT, "declare a custom metric"),
     Row::new("metric-threshold", TEXT, "threshold alarm").also(&["metric-alarm", "alarm-metric"]),
