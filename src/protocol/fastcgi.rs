@@ -228,9 +228,10 @@ impl Demux {
         std::mem::swap(&mut self.request, request);
     }
 
-    /// The END_REQUEST of `id` is queued: the web server may use the id again.
-    pub fn end(&mut self, id: u16) {
-        self.slots.retain(|slot| slot.id != id);
+    /// The END_REQUEST of `id` is queued: the web server may use the id again. Tells whether more of its body may come.
+    pub fn end(&mut self, id: u16) -> bool {
+        let Some(at) = self.slots.iter().position(|slot| slot.id == id) else { return false };
+        !matches!(self.slots.remove(at).stage, Stage::Whole)
     }
 
     /// How many requests are active.

@@ -272,9 +272,8 @@ impl Connection {
         if !migrate::may_move(self.phase) || self.io.queue().len() > 0 {
             return None;
         }
-        // A connection that several requests share moves only while there is none of them, and none still has the socket.
-        let shared = |mux: &Mux| !mux.is_idle() || Arc::strong_count(&self.io) > 1;
-        if self.branch.is_some() || self.mux.as_deref().is_some_and(shared) {
+        // A connection that several requests share moves only while there is none of them.
+        if self.branch.is_some() || self.mux.as_ref().is_some_and(|mux| !mux.is_idle()) {
             return None;
         }
         let mut bytes = Vec::new();

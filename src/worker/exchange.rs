@@ -236,6 +236,7 @@ impl Connection {
             let end = branch.finish(self.cut);
             let mut queue = self.io.queue();
             queue.push(&end);
+            branch.settle();
             // What comes from a disk is left to the trunk.
             if !queue.is_at_file() {
                 queue.flush(&self.io.stream);

@@ -298,6 +298,9 @@ impl Harakiri {
                 let mut queue = io.queue();
                 queue.push(&bytes);
                 queue.push(&end);
+                if let Some(branch) = &running.branch {
+                    branch.settle();
+                }
                 let all = queue.flush(&io.stream);
                 drop(queue);
                 if !all {
@@ -314,6 +317,7 @@ impl Harakiri {
             Err(head) => {
                 if let Some(branch) = &running.branch {
                     branch.finish(true);
+                    branch.settle();
                 }
                 io.queue().give_up();
                 if head == APPLICATION_UNTIL_CLOSE {

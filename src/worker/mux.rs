@@ -60,6 +60,8 @@ struct Running {
     aborted: Arc<AtomicBool>,
     /// STDERR records were sent: the stream must be ended.
     erred: bool,
+    /// The end of the request is made.
+    over: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -81,7 +83,7 @@ pub(super) struct Mux {
     born: VecDeque<Box<Connection>>,
     /// The web server sends nothing more.
     ended: bool,
-    /// A request was refused; more of its body may come.
+    /// A request ended before its body did; more of that may come.
     unread: bool,
 }
 
@@ -125,24 +127,29 @@ impl Branch {
     /// request can't come before them.
     pub(super) fn stderr(&self, text: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        if let Some(running) = lock(&self.family.running).iter_mut().find(|running| running.id == self.id) {
+        if let Some(running) = lock(&self.family.running).iter_mut().find(|running| self.is(running) && !running.over) {
             running.erred = true;
             render_stderr(self.id, text, &mut out);
         }
         out
     }
 
-    /// The records that end the request. `cut`: the response is not whole.
+    fn is(&self, running: &Running) -> bool {
+        // The id may be another's by now.
+        Arc::ptr_eq(&running.aborted, &self.aborted)
+    }
+
+    /// The records that end the request; [`Branch::settle`] must follow when they are queued. `cut`: the response is not whole.
     pub(super) fn finish(&self, cut: bool) -> Vec<u8> {
         if let Some(body) = &self.body {
             body.close();
         }
-        // Before they can be sent: the web server may use the id again as soon as it has them.
         let mut erred = false;
-        lock(&self.family.running).retain(|running| {
-            erred |= running.id == self.id && running.erred;
-            running.id != self.id
-        });
+        if let Some(running) = lock(&self.family.running).iter_mut().find(|running| self.is(running)) {
+            running.over = true;
+            erred = running.erred;
+        }
+        // Before they can be sent: the web server may use the id again as soon as it has them.
         lock(&self.family.ended).push(self.id);
         let mut out = Vec::with_capacity(32);
         if erred && !cut {
@@ -156,6 +163,11 @@ impl Branch {
             render_finish(self.id, 0, &mut out);
         }
         out
+    }
+
+    /// Everything of the request is queued: not before may the trunk be closed, or be given away.
+    pub(super) fn settle(&self) {
+        lock(&self.family.running).retain(|running| !self.is(running));
     }
 }
 
@@ -186,7 +198,7 @@ impl Mux {
     /// Requests whose end is on its way to the web server: their ids may come again.
     fn forget_ended(&mut self) {
         for id in lock(&self.family.ended).drain(..) {
-            self.demux.end(id);
+            self.unread |= self.demux.end(id);
             self.stream.take_if(|(streamed, _)| *streamed == id);
         }
     }
@@ -256,8 +268,7 @@ impl Mux {
         response::plain_error(status, &facts, &mut answer);
         render_stdout(id, &answer, &mut self.answers);
         render_finish(id, 0, &mut self.answers);
-        self.demux.end(id);
-        self.unread = true;
+        self.unread |= self.demux.end(id);
     }
 }
 
@@ -318,12 +329,13 @@ impl Connection {
             }
             (drained, queue.is_full())
         };
-        let over = mux.demux.is_over() || (mux.ended && !mux.is_busy()) || mux.family.broken.load(Ordering::Relaxed);
+        let no_more = (mux.demux.is_over() || mux.ended) && !mux.is_busy();
+        let over = no_more || mux.family.broken.load(Ordering::Relaxed);
         if over && drained {
             if !mux.unread || mux.ended {
                 return Step::Close;
             }
-            // The web server still sends what was refused: a reset now would cost it the answer.
+            // The web server may still send what nobody reads: a reset now would cost it the answer.
             return self.close_in_order(true).unwrap_or_else(|| self.discard());
         }
         let timeouts = &self.worker.options.timeouts;
@@ -494,7 +506,7 @@ impl Connection {
     /// A complete request as a connection value of its own.
     fn branch(&self, mux: &Mux, id: u16, work: Box<Work>) -> Box<Connection> {
         let aborted = Arc::new(AtomicBool::new(false));
-        lock(&mux.family.running).push(Running { id, aborted: Arc::clone(&aborted), erred: false });
+        lock(&mux.family.running).push(Running { id, aborted: Arc::clone(&aborted), erred: false, over: false });
         let branch = Branch { id, family: Arc::clone(&mux.family), aborted, body: None };
         let mut connection = self.twin();
         connection.work = Some(work);
@@ -516,5 +528,47 @@ impl Connection {
             mux.refuse(id, 408);
         }
         self.step(spare)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begin(mux: &Mux, id: u16) -> Branch {
+        let aborted = Arc::new(AtomicBool::new(false));
+        lock(&mux.family.running).push(Running { id, aborted: Arc::clone(&aborted), erred: false, over: false });
+        Branch { id, family: Arc::clone(&mux.family), aborted, body: None }
+    }
+
+    #[test]
+    fn a_request_counts_until_its_last_records_are_queued() {
+        let options = fastcgi::Options { max_params: 100, max_requests: 2, server_connections: 1, server_requests: 2 };
+        let mut mux = Mux {
+            demux: Demux::new(options),
+            coming: Vec::new(),
+            stream: None,
+            opening: None,
+            family: Arc::default(),
+            answers: Vec::new(),
+            born: VecDeque::new(),
+            ended: false,
+            unread: false,
+        };
+        assert!(mux.is_idle());
+        let first = begin(&mux, 1);
+        assert!(mux.is_busy() && !first.stderr(b"text").is_empty());
+        let end = first.finish(false);
+        assert!(!end.is_empty() && first.stderr(b"late").is_empty());
+        assert_eq!(*lock(&mux.family.ended), [1], "the id is free before the web server can know");
+        assert!(mux.is_busy(), "closed or given away now, the end would be lost");
+        mux.forget_ended();
+        let second = begin(&mux, 1);
+        first.settle();
+        assert!(mux.is_busy(), "the next request with that id is another one");
+        second.finish(false);
+        second.settle();
+        mux.forget_ended();
+        assert!(mux.is_idle());
     }
 }

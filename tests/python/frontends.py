@@ -85,6 +85,7 @@ CASES = {
     "chunked upload": "chunked_upload",
     "paths, mount": "paths",
     "variables": "variables",
+    "lies about the client": "lies",
     "file by the front end": "send_file",
     "2,000 requests": "load",
     "reload": "reload",
@@ -102,7 +103,7 @@ DEVIATIONS = {
     ("lighttpd", "HTTP"): {"paths": "f", "send_file": "g"},
     ("lighttpd", "FastCGI"): {"paths": "f"},
     ("lighttpd", "SCGI"): {"paths": "f"},
-    ("nghttpx", "HTTP"): {"paths": "f"},
+    ("nghttpx", "HTTP"): {"paths": "f", "lies": "h"},
 }
 
 #: Notes of what does not work at all.
@@ -208,7 +209,8 @@ class Apache(FrontEnd):
     bad = ("[core:error]", "[core:emerg]", "AH00052", ":crit]", ":alert]", ":emerg]")
 
     def prepare(self, row, folder, site):
-        modules = ["mpm_event", "authz_core", "env", "proxy", site.read_text().split("a2enmod proxy ")[1].split("`")[0]]
+        modules = ["mpm_event", "authz_core", "env", "proxy"]
+        modules += site.read_text().split("a2enmod proxy ")[1].split("`")[0].split()
         conf = folder / "apache.conf"
         conf.write_text(
             f'ServerRoot "{folder}"\nPidFile "{folder}/apache.pid"\nDefaultRuntimeDir "{folder}"\nErrorLog /dev/stderr\n'
@@ -290,6 +292,7 @@ def rsgi_for(row, *, folder, lines, allowed):
     common = [
         f"{SOCKETS[row.protocol]} = {upstream}",
         "chmod-socket = 666",
+        *(["trusted-proxies = unix"] if row.protocol == "HTTP" else []),
         "vacuum = true",
         "need-app = true",
         f"home = {sys.prefix}",
