@@ -270,6 +270,11 @@ impl Connection {
         if !migrate::may_move(self.phase) || self.io.queue().len() > 0 {
             return None;
         }
+        // A connection that several requests share moves only while there is none of them, and none still has the socket.
+        let shared = |mux: &Mux| !mux.is_idle() || Arc::strong_count(&self.io) > 1;
+        if self.branch.is_some() || self.mux.as_deref().is_some_and(shared) {
+            return None;
+        }
         let mut bytes = Vec::new();
         if let Some(work) = &self.work {
             let end_of_head = if self.phase == Phase::Application { work.request.head_len } else { work.filled };
@@ -519,7 +524,7 @@ impl Connection {
     }
 
     /// Closes at once when nothing of the client's is unread, else lingers.
-    fn close_in_order(&mut self, unread: bool) -> Option<Step> {
+    pub(super) fn close_in_order(&mut self, unread: bool) -> Option<Step> {
         if !unread && !self.readable {
             return Some(Step::Close);
         }
@@ -530,7 +535,7 @@ impl Connection {
         None
     }
 
-    fn discard(&mut self) -> Step {
+    pub(super) fn discard(&mut self) -> Step {
         let mut bin = [0u8; 16 * 1024];
         // A client that never stops sending must not keep the thread.
         for _ in 0..16 {

@@ -9,7 +9,7 @@ use crate::protocol::Protocol;
 pub(super) const MAX_HOPS: u8 = 3;
 
 /// A connection on its way.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Letter<'a> {
     pub(super) protocol: Protocol,
     /// Moves since its last response.
@@ -34,8 +34,7 @@ impl<'a> Letter<'a> {
             Protocol::Http => b'h',
             Protocol::Uwsgi => b'u',
             Protocol::Scgi => b's',
-            // A connection of several requests stays where it is.
-            Protocol::FastCgi => return None,
+            Protocol::FastCgi => b'f',
         });
         out.push(self.hops);
         out.push(u8::from(self.half_closed) | u8::from(self.awaits_preface) << 1);
@@ -61,6 +60,7 @@ impl<'a> Letter<'a> {
             b'h' => Protocol::Http,
             b'u' => Protocol::Uwsgi,
             b's' => Protocol::Scgi,
+            b'f' => Protocol::FastCgi,
             _ => return None,
         };
         let [listener, peer_addr, peer_port] = texts;
@@ -92,6 +92,10 @@ mod tests {
         };
         let message = letter.encode().unwrap();
         assert_eq!(Letter::decode(&message), Some(letter));
+        for protocol in [Protocol::Uwsgi, Protocol::FastCgi, Protocol::Scgi] {
+            let other = Letter { protocol, bytes: b"", ..letter };
+            assert_eq!(Letter::decode(&other.encode().unwrap()), Some(other));
+        }
         for cut in 0..message.len() - b"GET / HTTP/1.1\r\n".len() {
             assert_eq!(Letter::decode(&message[..cut]), None, "{cut}");
         }

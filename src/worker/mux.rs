@@ -71,6 +71,8 @@ pub(super) struct Mux {
     born: VecDeque<Box<Connection>>,
     /// The web server sends nothing more.
     ended: bool,
+    /// A request was refused; more of its body may come.
+    unread: bool,
 }
 
 /// What makes a connection value one request of a trunk.
@@ -158,6 +160,7 @@ impl Mux {
             answers: Vec::new(),
             born: VecDeque::new(),
             ended: false,
+            unread: false,
         })
     }
 
@@ -184,6 +187,11 @@ impl Mux {
         !self.coming.is_empty() || !self.born.is_empty() || !lock(&self.family.running).is_empty()
     }
 
+    /// Whether nothing of any request is here, nor a part of a record: another worker can begin with an empty mind.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.is_busy() && self.demux.is_idle() && !self.demux.is_over() && self.answers.is_empty() && !self.ended
+    }
+
     /// The front end is gone: what runs need not finish its response.
     fn abort_all(&self) {
         for running in &*lock(&self.family.running) {
@@ -207,6 +215,7 @@ impl Mux {
         render_stdout(id, &answer, &mut self.answers);
         render_finish(id, 0, &mut self.answers);
         self.demux.end(id);
+        self.unread = true;
     }
 }
 
@@ -239,7 +248,17 @@ impl Connection {
                 }
                 Filled::Nothing => break,
                 // It may still want the responses to what it sent.
-                Filled::End => mux.ended = true,
+                Filled::End => {
+                    mux.ended = true;
+                    while let Some((id, _)) = mux.coming.first() {
+                        let id = *id;
+                        log::debug!(
+                            "{}: the web server ended within the body of a request (answered with 400)",
+                            self.who()
+                        );
+                        mux.refuse(id, 400);
+                    }
+                }
                 Filled::Gone => return Step::Close,
             }
         }
@@ -255,7 +274,11 @@ impl Connection {
         };
         let over = mux.demux.is_over() || (mux.ended && !mux.is_busy()) || mux.family.broken.load(Ordering::Relaxed);
         if over && drained {
-            return Step::Close;
+            if !mux.unread || mux.ended {
+                return Step::Close;
+            }
+            // The web server still sends what was refused: a reset now would cost it the answer.
+            return self.close_in_order(true).unwrap_or_else(|| self.discard());
         }
         let timeouts = &self.worker.options.timeouts;
         self.deadline = if !drained {

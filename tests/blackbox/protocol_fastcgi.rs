@@ -1,5 +1,7 @@
 //! FastCGI on the wire: kept connections, several requests at once, aborts.
 
+use nix::sys::signal::Signal;
+
 use crate::harness::fastcgi::{
     ABORT, END, GET_VALUES, GET_VALUES_RESULT, Records, STDERR, STDOUT, UNKNOWN_TYPE, pair, record, request,
 };
@@ -232,5 +234,67 @@ fn management_records_are_answered() {
         records.client.send(request(1, "POST", "/echo", b"still there", true));
         let first = records.next();
         assert_eq!(first.kind, STDOUT);
+    });
+}
+
+#[test]
+fn a_refusal_is_not_lost_to_a_web_server_that_still_sends_the_body() {
+    differs("A body above `limit-post` is refused with 413, chunked or not.", || {
+        let server = Setup::fastcgi("basic").set("limit-post", "1000").start();
+        for keep in [false, true] {
+            let mut records = Records::new(server.connect());
+            // More than the socket's buffers hold: a connection that is closed at once breaks this, and loses the answer.
+            records.client.send(request(1, "POST", "/echo", &vec![b'x'; 8_000_000], keep));
+            let (out, status) = records.response(1);
+            let out = String::from_utf8_lossy(&out).into_owned();
+            assert!(out.starts_with("Status: 413 ") && status == 0, "{out}");
+            if keep {
+                records.client.send(request(2, "POST", "/echo", b"and on", true));
+                assert_eq!(body(&records.response(2).0), "and on");
+            } else {
+                records.client.expect_closed();
+            }
+        }
+    });
+}
+
+#[test]
+fn a_web_server_that_leaves_within_a_body_ends_the_request() {
+    differs("Bad requests get an answer (400, 413, 414, 431, 501 or 505) and not an empty reply.", || {
+        let server = Setup::fastcgi("basic").start();
+        let mut records = Records::new(server.connect());
+        let whole = request(3, "POST", "/echo", &[b'x'; 1000], true);
+        records.client.send(&whole[..whole.len() - 500]).finish_sending();
+        let (out, status) = records.response(3);
+        let out = String::from_utf8_lossy(&out).into_owned();
+        assert!(out.starts_with("Status: 400 ") && status == 0, "{out}");
+        records.client.expect_closed();
+    });
+}
+
+#[test]
+fn kept_connections_and_half_requests_survive_a_reload() {
+    differs(KEEPS, || {
+        let server = Setup::fastcgi("basic").set("processes", "2").start();
+        let mut kept: Vec<Records> = (0..8).map(|_| Records::new(server.connect())).collect();
+        let ask = |records: &mut Records, id: u16| {
+            records.client.send(request(id, "GET", "/pid", b"", true));
+            body(&records.response(id).0)
+        };
+        let old: Vec<String> = kept.iter_mut().map(|records| ask(records, 1)).collect();
+        let mut half = Records::new(server.connect());
+        let whole = request(1, "POST", "/echo", &[b'x'; 1000], true);
+        half.client.send(&whole[..whole.len() - 500]);
+        server.signal(Signal::SIGHUP);
+        // Nobody closes them, whoever serves them: the web server may be about to send a request.
+        wait_until("new workers serve them all", || {
+            kept.iter_mut().all(|records| {
+                let pid = ask(records, 2);
+                !old.contains(&pid)
+            })
+        });
+        half.client.send(&whole[whole.len() - 500..]);
+        assert_eq!(body(&half.response(1).0).len(), 1000);
+        wait_until("the old worker has let it go", || !old.contains(&ask(&mut half, 9)));
     });
 }
