@@ -1,5 +1,8 @@
 //! From the command line to a running master: reads the configuration, prepares the process, binds the sockets, gives
 //! privileges up, and connects the parts. What was made on the way is removed again when the start fails.
+//! `once` does the same for a CGI program.
+
+mod once;
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -38,17 +41,20 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
 pub(crate) fn run(arguments: &[OsString], fork: fn() -> io::Result<Fork>) -> u8 {
     logging::start();
     let own = arguments.get(1..).unwrap_or_default();
-    let (check, arguments) = match cli::parse(own) {
+    let (check, cgi, arguments) = match cli::parse(own) {
         Ok(Command::Help(text) | Command::Version(text)) => return print(&text),
-        Ok(Command::Run { check, arguments }) => (check, arguments),
+        Ok(Command::Run { check, cgi, arguments }) => (check, cgi, arguments),
         Err(errors) => return refuse(errors),
     };
     let start_dir = match std::env::current_dir() {
         Ok(dir) => dir,
         Err(error) => return refuse([format!("the current directory cannot be told: {error}")]),
     };
+    if cgi && !check {
+        return once::run(&arguments, &start_dir);
+    }
     let (passed, systemd_line) = listener::systemd(std::process::id(), |name| std::env::var(name).ok());
-    let facts = facts(start_dir.clone(), !passed.is_empty());
+    let facts = facts(start_dir.clone(), cgi || !passed.is_empty());
     let loaded = match config::load(&arguments, &facts) {
         Ok(loaded) => loaded,
         Err(errors) => {
@@ -419,6 +425,7 @@ fn run_zygote(task: Task, start_dir: &Path) -> u8 {
                 processes: settings.processes,
                 manage_script_name: settings.manage_script_name,
                 fastcgi_stderr: settings.fastcgi_stderr,
+                run_once: false,
             },
         };
         let id = context.id;

@@ -28,7 +28,7 @@ use crate::sys::signal::{self, Signal};
 use crate::wsgi::{self, Apps, LoadSpec};
 
 /// How long threads of the application may hold up the end of a worker that has nothing left to do.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a zygote works with.
 pub struct Zygote {
@@ -78,16 +78,9 @@ pub fn run(zygote: Zygote, worker: impl FnOnce(Birth, Load) -> u8) -> u8 {
         tell(&zygote.control, &FromZygote::StartFailed(format!("signals cannot be set up: {error}")));
         return exit::ERROR;
     }
-    if let Err(cause) = interpreter::start(&zygote.interpreter) {
+    if let Err(cause) = start_python(&zygote.interpreter, &zygote.environment) {
         tell(&zygote.control, &FromZygote::StartFailed(cause));
         return exit::ERROR;
-    }
-    if let Err(error) = Python::attach(|py| set_environment(py, &zygote.environment)) {
-        tell(&zygote.control, &FromZygote::StartFailed(format!("os.environ cannot be set: {error}")));
-        return exit::ERROR;
-    }
-    if let Err(error) = Python::attach(limits::install) {
-        log::warn!("programs started by the application will have the server's limit of descriptors: {error}");
     }
     log::info!("CPython {}", Python::version_str().split(' ').next().unwrap_or_default());
     if let Err(cause) = (zygote.before_import)() {
@@ -148,6 +141,21 @@ pub fn run(zygote: Zygote, worker: impl FnOnce(Birth, Load) -> u8) -> u8 {
     }
 }
 
+/// Starts CPython, ready to import an application. `environment`: variables set (or removed) since an interpreter that runs
+/// already may have read the environment.
+///
+/// # Errors
+/// One line.
+pub fn start_python(spec: &Spec, environment: &[(String, Option<String>)]) -> Result<(), String> {
+    interpreter::start(spec)?;
+    Python::attach(|py| set_environment(py, environment))
+        .map_err(|error| format!("os.environ cannot be set: {error}"))?;
+    if let Err(error) = Python::attach(limits::install) {
+        log::warn!("programs started by the application will have the server's limit of descriptors: {error}");
+    }
+    Ok(())
+}
+
 /// Signals that reach the whole process group are the master's business. QUIT, which means at once, is everybody's.
 fn leave_signals_to_the_master() -> io::Result<()> {
     signal::set_no_effect(&[
@@ -181,7 +189,11 @@ fn tell(control: &OwnedFd, message: &FromZygote) {
     }
 }
 
-fn import(spec: &LoadSpec, timeout: Option<Duration>) -> Result<Arc<Apps>, String> {
+/// Imports the applications. `timeout`: after so long the stack of the import goes to the log.
+///
+/// # Errors
+/// The cause in one line; the traceback is in the log.
+pub fn import(spec: &LoadSpec, timeout: Option<Duration>) -> Result<Arc<Apps>, String> {
     Python::attach(|py| {
         let _watchdog = Watchdog::start(py, timeout);
         let apps = wsgi::load(py, spec).map_err(|error| error.cause)?;

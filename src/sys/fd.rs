@@ -241,6 +241,18 @@ pub fn raise_limit_again() {
     }
 }
 
+/// Lets reads and writes wait, whatever was set by whom the descriptor comes from.
+///
+/// # Errors
+/// The system's.
+pub fn set_blocking(fd: impl AsFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
+    if flags.contains(OFlag::O_NONBLOCK) {
+        fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+    }
+    Ok(())
+}
+
 /// The same open file under another number (`dup2`), as for a log file over standard error.
 ///
 /// # Errors

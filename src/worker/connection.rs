@@ -151,6 +151,8 @@ impl Work {
 pub(super) struct Spare {
     #[expect(clippy::vec_box, reason = "boxes go to and fro between connections and this list, as they are")]
     works: Vec<Box<Work>>,
+    /// The thread has the interpreter just now: nothing may wait for a disk.
+    pub(super) attached: bool,
 }
 
 impl Spare {
@@ -475,6 +477,9 @@ impl Connection {
         if self.pending {
             let (empty, full, gone) = {
                 let mut queue = self.io.queue();
+                if spare.attached && queue.is_at_file() {
+                    return Some(Step::Again);
+                }
                 let empty = queue.flush(&self.io.stream);
                 (empty, queue.is_full(), queue.is_gone())
             };

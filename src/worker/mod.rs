@@ -2,10 +2,11 @@
 //!
 //! - `reactor`: who waits for whom; the connections, the events, the deadlines. `doors`: the listening sockets. `moves` and
 //!   `migrate`: connections that go to other workers.
-//! - `connection`, `reading`, `incoming`: a client's bytes become requests. `exchange`, `output`: responses become bytes.
+//! - `connection`, `reading`, `incoming`: a client's bytes become requests. `exchange`, `output`, `segment`: responses become
+//!   bytes.
 //! - `pace`: how slow a body may be.
 //! - `believe`: what proxies say about where a connection or a request comes from.
-//! - `mux`: FastCGI connections, which carry several requests at once.
+//! - `mux`: FastCGI connections, which carry several requests at once. `pipe`: their bodies when they are streamed.
 //! - `threads`: app threads, and the standby thread that does the I/O while all of them are in the application.
 //! - `harakiri`: requests that run for too long.
 //! - `access`: the request line. `quota`: when this worker should be replaced. `clock`: time.
@@ -25,9 +26,11 @@ mod moves;
 mod mux;
 mod output;
 mod pace;
+mod pipe;
 mod quota;
 mod reactor;
 mod reading;
+mod segment;
 mod threads;
 
 #[cfg(test)]
@@ -52,6 +55,7 @@ use crate::{sys, wsgi};
 
 use harakiri::Harakiri;
 pub use harakiri::Limits as HarakiriLimits;
+pub(crate) use incoming::{Broken, Incoming};
 use output::Io;
 use quota::Meter;
 pub use quota::Quota;

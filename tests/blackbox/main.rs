@@ -6,14 +6,17 @@
 #![allow(unreachable_pub)]
 
 mod bodies;
+mod cgi;
 mod config;
 mod daemons;
 mod edges;
 mod fairness;
+mod files;
 mod harakiri;
 mod harness;
 mod hooks;
 mod http;
+mod large;
 mod listeners;
 mod options;
 mod processes;

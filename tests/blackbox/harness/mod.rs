@@ -95,6 +95,13 @@ fn readme_differences() -> &'static [String] {
     })
 }
 
+/// Lets the tests of this process have as many connections as the system allows.
+pub fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("the limit");
+}
+
 /// Runs a test of a behaviour in which rsgi differs from uWSGI. `line` is the line of README.md's
 /// "Differences from uWSGI" that says so. On rsgi the test must pass; on uWSGI it must fail, so that
 /// a difference that is none any more is noticed.
