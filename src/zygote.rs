@@ -196,10 +196,25 @@ fn tell(control: &OwnedFd, message: &FromZygote) {
 pub fn import(spec: &LoadSpec, timeout: Option<Duration>) -> Result<Arc<Apps>, String> {
     Python::attach(|py| {
         let _watchdog = Watchdog::start(py, timeout);
-        let apps = wsgi::load(py, spec).map_err(|error| error.cause)?;
+        let apps = wsgi::load(py, spec).map_err(tell_whole)?;
         interpreter::flush(py);
         Ok(Arc::new(apps))
     })
+}
+
+/// The cause in a line, and after it the end of the traceback, as much of it as a message takes.
+fn tell_whole(error: wsgi::LoadError) -> String {
+    const MOST: usize = MAX_MESSAGE / 2;
+    let cause = error.cause.replace('\n', " ");
+    let text = error.traceback.trim_end();
+    let begin = match text.len().checked_sub(MOST) {
+        None => 0,
+        // The end of a traceback tells more than its begin.
+        Some(over) => {
+            text.as_bytes()[over..].iter().position(|byte| *byte == b'\n').map_or(text.len(), |at| over + at + 1)
+        }
+    };
+    if text.is_empty() { cause } else { format!("{cause}\n{}", &text[begin..]) }
 }
 
 /// Writes the stack of an import that takes too long, as long as it lives: the master ends the process only then.
@@ -318,6 +333,10 @@ fn spawn(master: i32) -> io::Result<Option<i32>> {
                 }
                 if process::parent_id() != master {
                     process::exit_now(exit::OK);
+                }
+                // Until it serves: then it has requests, and ends by itself when it finds the master gone.
+                if let Err(error) = process::die_with_parent(master) {
+                    log::debug!("a worker may outlive the master until it is ready: {error}");
                 }
                 interpreter::after_fork_child(py);
                 // The hook gave this process the limit that programs of the application get.

@@ -31,9 +31,6 @@ const SLACK: usize = 1024;
 const LINGER: Millis = 5_000;
 const LINGER_IN_ALL: Millis = 30_000;
 
-/// How long a retiring worker waits for one more request on an idle connection.
-const STOP_LINGER: Millis = 1_000;
-
 /// So many pieces of a body are read before others have their turn.
 const READS_A_TURN: u32 = 32;
 
@@ -408,7 +405,7 @@ impl Connection {
     /// Retiring: an idle connection may bring one more request, but not wait for long.
     pub(super) fn hurry(&mut self, now: Millis) {
         if matches!(self.phase, Phase::Preface | Phase::Idle) && !self.mux.as_ref().is_some_and(|mux| mux.is_busy()) {
-            self.deadline = self.deadline.min(now + STOP_LINGER);
+            self.deadline = self.deadline.min(now + self.worker.options.timeouts.linger.as_millis() as Millis);
         }
     }
 

@@ -39,6 +39,7 @@ mod tests;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::config::Timeouts;
 use crate::control::FromWorker;
@@ -81,6 +82,8 @@ pub struct Options {
     pub timeouts: Timeouts,
     /// After which it asks to be replaced.
     pub quota: Quota,
+    /// How long it may take to finish when nobody is there to end it.
+    pub mercy: Duration,
     /// How long requests may run; none: as long as they like.
     pub harakiri: Option<HarakiriLimits>,
     /// Whether the master wants to know how long requests took.
@@ -268,6 +271,8 @@ pub fn run(context: Context, load: impl FnOnce() -> Result<Arc<wsgi::Apps>, Stri
         options,
     });
     scoreboard.worker(id).set_state(State::Ready);
+    // The end of the control socket, which is watched from here on, tells of the master's.
+    sys::process::outlive_parent();
     worker.tell(&FromWorker::Ready);
     let code = threads::run(&worker, &apps, &wsgi);
     scoreboard.worker(id).set_state(State::Empty);

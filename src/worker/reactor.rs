@@ -613,11 +613,15 @@ impl Reactor {
                 log::info!("worker {} is not wanted any more; it exits", worker.id);
             } else {
                 log::error!("worker {}: the master is gone; requests in flight are finished, then it exits", worker.id);
+                // Nobody else would end one that is stuck.
+                sys::process::end_in(worker.options.mercy.as_secs() as u32);
             }
         }
         for index in 0..state.doors.len() {
-            if orphaned {
-                // A new master may want to bind the addresses of a dead one right away.
+            // A new master may want to bind the addresses of a dead one right away. At a stop, who waits at a socket of
+            // somebody else's is left to whom that one starts next.
+            let is_anothers = |door: &Door| door.listener.as_ref().is_some_and(|listener| listener.inherited);
+            if orphaned || how == Retire::Stop && is_anothers(&state.doors[index]) {
                 self.close_door(&mut state, index);
             } else if how == Retire::Stop && state.doors[index].is_own_tcp() {
                 // Nobody connects to it any more, but some who do so right now are not in the queue yet.

@@ -4,6 +4,7 @@
 //! The same tests run on real uWSGI (`SERVER_UNDER_TEST=uwsgi`, `PEER_BIN=...`). Where the two are
 //! meant to differ, the test names the line of README.md that says so, see [`differs`].
 
+pub mod clients;
 pub mod fastcgi;
 pub mod held;
 pub mod http;
