@@ -6,10 +6,12 @@
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Worker;
 use super::mux::Family;
+use super::pace::allowance;
+use crate::config::Timeouts;
 use crate::gateway::BodySource;
 use crate::protocol::body::Reader;
 use crate::protocol::request::{BodyLength, Refusal};
@@ -39,7 +41,7 @@ struct State {
 pub(super) struct Pipe {
     state: Mutex<State>,
     came: Condvar,
-    timeout: Duration,
+    timeouts: Timeouts,
 }
 
 impl Pipe {
@@ -50,7 +52,7 @@ impl Pipe {
         Arc::new(Pipe {
             state: Mutex::new(State { reader, bytes: Vec::new(), end, stalls: false, trunk }),
             came: Condvar::new(),
-            timeout: worker.options.timeouts.body,
+            timeouts: worker.options.timeouts.clone(),
         })
     }
 
@@ -110,7 +112,7 @@ impl Pipe {
 
     /// The application's end.
     pub(super) fn source(self: &Arc<Pipe>) -> Source {
-        Source { pipe: Arc::clone(self), ready: Vec::new(), given: 0 }
+        Source { pipe: Arc::clone(self), ready: Vec::new(), given: 0, received: 0, waited: Duration::ZERO }
     }
 }
 
@@ -120,6 +122,9 @@ pub(super) struct Source {
     /// Taken out of the pipe, and given to the application as far as `given`.
     ready: Vec<u8>,
     given: usize,
+    /// Bytes taken so far, and how long it waited for them.
+    received: u64,
+    waited: Duration,
 }
 
 impl Source {
@@ -138,17 +143,22 @@ impl Source {
                 End::Broken(kind, why) => return Err(io::Error::new(kind, why)),
                 End::Open => {}
             }
-            let waited = self.pipe.came.wait_timeout(state, self.pipe.timeout);
+            let timeouts = &self.pipe.timeouts;
+            let left = allowance(timeouts, self.received).saturating_sub(self.waited);
+            let began = Instant::now();
+            let waited = self.pipe.came.wait_timeout(state, timeouts.body.min(left));
+            self.waited += began.elapsed();
             let (now, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
             state = now;
             if timeout.timed_out() && state.bytes.is_empty() && matches!(state.end, End::Open) && state.trunk.is_some()
             {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "the client sent nothing for too long"));
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "the client sent too little for too long"));
             }
         }
         self.ready.clear();
         self.given = 0;
         std::mem::swap(&mut self.ready, &mut state.bytes);
+        self.received += self.ready.len() as u64;
         let waits = if std::mem::take(&mut state.stalls) { state.trunk.clone() } else { None };
         drop(state);
         if let Some((worker, family)) = waits {

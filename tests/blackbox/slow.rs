@@ -4,6 +4,7 @@ use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use crate::harness::fastcgi;
 use crate::harness::http::{Client, get, post};
 use crate::harness::server::{Server, Setup};
 use crate::harness::uwsgi::request;
@@ -170,6 +171,34 @@ fn rfc9110_15_5_9_a_body_that_trickles_below_its_rate_gets_408() {
             server.ask(post("/digest", vec![b'x'; 3_000_000])).expect(200);
             server.ask(post("/digest", "short")).expect(200);
         }
+    });
+}
+
+#[test]
+fn a_body_below_its_rate_gets_408_from_gateways_too() {
+    differs("A body that brings less than `body-min-rate` (100 bytes a second, after 30 s of grace) gets 408.", || {
+        let slow = |setup: Setup| setup.set("http-timeout", "1").set("body-min-rate", "1000000").start();
+        let answer = |mut client: Client, piece: &[u8]| {
+            client.socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a time-out");
+            let end = Instant::now() + patience();
+            let mut answer: Option<Vec<u8>> = None;
+            while answer.is_none() && Instant::now() < end && client.try_send(piece).is_ok() {
+                answer = client.try_some().ok().filter(|bytes| !bytes.is_empty());
+            }
+            String::from_utf8_lossy(&answer.unwrap_or_default()[..]).into_owned()
+        };
+        let server = slow(Setup::uwsgi("basic"));
+        let mut client = server.connect();
+        client.send(request("POST", "/echo", &[("CONTENT_LENGTH", "1000000000")]));
+        let found = answer(client, &[b'x'; 100]);
+        assert!(found.starts_with("HTTP/1.1 408 "), "{found}");
+        drop(server);
+        let server = slow(Setup::fastcgi("basic"));
+        let mut client = server.connect();
+        let whole = fastcgi::request_with(1, "POST", "/echo", b"", true, &[("CONTENT_LENGTH", "1000000000")]);
+        client.send(&whole[..whole.len() - 8]);
+        let found = answer(client, &fastcgi::record(fastcgi::STDIN, 1, &[b'x'; 100]));
+        assert!(found.contains("Status: 408 "), "{found}");
     });
 }
 
