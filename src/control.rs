@@ -16,6 +16,8 @@ pub enum ToZygote {
         /// The scoreboard lane of the new process.
         lane: u32,
     },
+    /// The log goes into another file, whose descriptor comes along.
+    Log,
 }
 
 /// Zygote to master.
@@ -64,6 +66,8 @@ pub enum ToWorker {
         /// Workers 1 to this number read their mailboxes: they inherit connections that wait for their clients. 0: nobody.
         heirs: u32,
     },
+    /// The log goes into another file, whose descriptor comes along.
+    Log,
 }
 
 /// Worker to master.
@@ -126,6 +130,7 @@ impl ToZygote {
     pub fn encode(self) -> Vec<u8> {
         match self {
             ToZygote::Fork { id, lane } => number(b'f', &[id, lane], ""),
+            ToZygote::Log => vec![b'l'],
         }
     }
 
@@ -133,6 +138,7 @@ impl ToZygote {
     pub fn decode(bytes: &[u8]) -> Option<ToZygote> {
         match bytes.first()? {
             b'f' => Some(ToZygote::Fork { id: u32_at(bytes, 1)?, lane: u32_at(bytes, 5)? }),
+            b'l' => Some(ToZygote::Log),
             _ => None,
         }
     }
@@ -171,6 +177,7 @@ impl ToWorker {
         match self {
             ToWorker::Retire { how: Retire::Replaced, heirs } => number(b'r', &[heirs], ""),
             ToWorker::Retire { how: Retire::Stop, heirs } => number(b's', &[heirs], ""),
+            ToWorker::Log => vec![b'l'],
         }
     }
 
@@ -179,6 +186,7 @@ impl ToWorker {
         let how = match bytes.first()? {
             b'r' => Retire::Replaced,
             b's' => Retire::Stop,
+            b'l' => return Some(ToWorker::Log),
             _ => return None,
         };
         Some(ToWorker::Retire { how, heirs: u32_at(bytes, 1)? })
@@ -253,6 +261,8 @@ mod tests {
             ToZygote::decode(&ToZygote::Fork { id: 3, lane: 2 }.encode()),
             Some(ToZygote::Fork { id: 3, lane: 2 })
         );
+        assert_eq!(ToZygote::decode(&ToZygote::Log.encode()), Some(ToZygote::Log));
+        assert_eq!(ToWorker::decode(&ToWorker::Log.encode()), Some(ToWorker::Log));
         assert!(FromZygote::LoadFailed(long).encode().len() <= MAX_MESSAGE);
     }
 

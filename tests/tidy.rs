@@ -17,7 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("net", &["sys", "config::Socket", "config::Owner", "protocol::Protocol"]),
     ("wsgi", &["gateway", "protocol"]),
     ("mailbox", &["sys"]),
-    ("logging", &["protocol", "gateway"]),
+    ("logging", &["protocol", "gateway", "sys", "config::logs"]),
     ("zygote", &["interpreter", "wsgi", "control", "scoreboard", "sys", "exit"]),
     (
         "worker",

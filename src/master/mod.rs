@@ -10,6 +10,7 @@ mod daemons;
 mod desk;
 mod fifo;
 mod hear;
+mod logs;
 mod memory;
 mod reload;
 mod resize;
@@ -19,6 +20,7 @@ mod triggers;
 mod watch;
 mod words;
 
+pub use logs::{log_file, making, plan, style};
 pub use reload::{bind_options, enter, open};
 pub use words::listens;
 
@@ -32,6 +34,7 @@ use std::time::Duration;
 use crate::config::{Report, Settings};
 use crate::control::{Retire, ToWorker, ToZygote};
 use crate::exit;
+use crate::logging::relay::{Channel, Plan, Relay};
 use crate::mailbox::Mailboxes;
 use crate::net::listener::{Listener, SocketFile};
 use crate::scoreboard::{Scoreboard, State};
@@ -45,6 +48,7 @@ use children::{Action, Children};
 use daemons::Daemons;
 use desk::{Desk, Door};
 use fifo::Fifos;
+use logs::Log;
 use resize::Resize;
 use triggers::Planned;
 use watch::{Module, Watch};
@@ -75,6 +79,8 @@ pub struct Hooks {
     pub fork: fn() -> io::Result<Fork>,
     /// Gives the master the title that a configuration asks for.
     pub entitle: fn(&Settings),
+    /// Gives the relay the title that a configuration asks for.
+    pub entitle_relay: fn(&Settings),
     /// Runs a zygote; gives its exit code.
     pub zygote: Box<dyn Fn(Task) -> u8>,
 }
@@ -106,6 +112,8 @@ pub struct Start {
     pub passed: Vec<RawFd>,
     /// Where relative paths of the configuration begin.
     pub start_dir: PathBuf,
+    /// The pipes to the relay and what it does, where there is to be one.
+    pub log: Option<(Channel, Plan)>,
     /// See [`Hooks`].
     pub hooks: Hooks,
 }
@@ -124,6 +132,8 @@ struct Generation {
     import_ms: u64,
     /// Files of the application that are watched for changes.
     modules: Vec<Module>,
+    /// What the relay does once this generation serves.
+    plan: Option<Plan>,
     began: u64,
 }
 
@@ -161,6 +171,7 @@ struct Master {
     desk: Desk,
     reloads: Reloads,
     daemons: Daemons,
+    log: Log,
     /// Processes of the control group killed for want of memory, as of the last look.
     oom_kills: Option<u64>,
     /// When memory is looked at next.
@@ -176,11 +187,14 @@ pub struct Outcome {
     pub files: Vec<SocketFile>,
     /// Whether the files of the server are to be removed.
     pub vacuum: bool,
+    /// The pipes to the relay, and the relay, which writes on until it is told that all was said.
+    pub log: (Option<Channel>, Option<Relay>),
 }
 
 /// Runs the master until the server has ended.
 pub fn run(start: Start) -> Outcome {
-    let Start { settings, sockets, passed, start_dir, hooks } = start;
+    let Start { settings, sockets, passed, start_dir, log, hooks } = start;
+    let (channel, plan) = log.unzip();
     let Sockets { listeners, doors } = sockets;
     let settings = Arc::new(settings);
     let made = prepare(&settings);
@@ -189,7 +203,7 @@ pub fn run(start: Start) -> Outcome {
         Err(error) => {
             log::error!("the master cannot start: {error}");
             let files = Sockets { listeners, doors }.files();
-            return Outcome { code: exit::ERROR, files, vacuum: true };
+            return Outcome { code: exit::ERROR, files, vacuum: true, log: (channel, None) };
         }
     };
     let fifos = match Fifos::open(&triggers::fifo_paths(&settings, &start_dir)) {
@@ -197,7 +211,7 @@ pub fn run(start: Start) -> Outcome {
         Err(error) => {
             log::error!("{error}");
             let files = Sockets { listeners, doors }.files();
-            return Outcome { code: exit::ERROR, files, vacuum: true };
+            return Outcome { code: exit::ERROR, files, vacuum: true, log: (channel, None) };
         }
     };
     let children = Children::new(&*settings);
@@ -211,6 +225,7 @@ pub fn run(start: Start) -> Outcome {
         zygote: None,
         import_ms: 0,
         modules: Vec::new(),
+        plan: None,
         began: monotonic_ms(),
     };
     let mut master = Master {
@@ -232,6 +247,7 @@ pub fn run(start: Start) -> Outcome {
         desk: Desk::default(),
         reloads: Reloads::default(),
         daemons: Daemons::default(),
+        log: Log::new(channel, plan),
         oom_kills: crate::sys::cgroup::oom_kills(),
         next_sample: 0,
         code: None,
@@ -245,7 +261,8 @@ pub fn run(start: Start) -> Outcome {
     let serving = master.children.serving();
     let vacuum = master.generation(serving).is_some_and(|generation| generation.settings.vacuum);
     master.close_listeners();
-    Outcome { code, files: master.files, vacuum }
+    let log = (master.log.channel.take(), master.log.relay.take());
+    Outcome { code, files: master.files, vacuum, log }
 }
 
 fn prepare(settings: &Settings) -> io::Result<(Blocked, Scoreboard, Mailboxes)> {
@@ -262,6 +279,7 @@ impl Master {
             self.reload_as_planned();
             self.resize();
             self.care_for_daemons();
+            self.care_for_log();
             let actions = self.children.decide(monotonic_ms());
             let mut acted = !actions.is_empty();
             for action in actions {
@@ -286,6 +304,7 @@ impl Master {
                 self.resize_at(now),
                 self.desk.deadline(),
                 self.daemons_at(),
+                self.log_at(),
             ];
             // What was done may call for more, as when a reload is given up.
             let times = times.into_iter().chain([acted.then_some(now)]);
@@ -462,12 +481,14 @@ impl Master {
             generation.zygote = None;
             generation.listeners.clear();
             generation.doors.clear();
+            generation.plan = None;
         }
         self.controls.clear();
         self.parked.clear();
         self.fifos.forget();
         self.desk = Desk::default();
         self.watch = Watch::default();
+        self.log = Log::default();
         self.signals = None;
     }
 

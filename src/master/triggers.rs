@@ -12,6 +12,7 @@ use super::command::{self, Command};
 use super::reload::How;
 use super::watch::Module;
 use crate::config::{Settings, Touch};
+use crate::logging::relay::Renewal;
 use crate::sys::clock::monotonic_ms;
 
 /// A deployment changes many files: the reload waits until so long nothing has changed,
@@ -78,6 +79,8 @@ impl Master {
                 Touch::Reload => Command::Reload,
                 Touch::Chain => Command::ChainReload,
                 Touch::Workers => Command::ReloadWorkers,
+                Touch::ReopenLog => Command::ReopenLog,
+                Touch::RotateLog => Command::RotateLog,
             };
             self.obey(command, &format!("{} was touched", path.display()));
         }
@@ -137,6 +140,10 @@ impl Master {
             Command::Reload | Command::ChainReload | Command::ReloadWorkers if self.children.stopping() => {
                 log::warn!("{cause} is ignored: the server stops");
             }
+            Command::Reload | Command::ChainReload if self.ends_on_reload() => {
+                log::info!("{cause}: exit-on-reload, so the server stops instead of reloading");
+                self.obey(Command::Stop, cause);
+            }
             Command::Reload => {
                 self.children.heard_signal(monotonic_ms());
                 self.reload(cause, How::Together);
@@ -151,11 +158,19 @@ impl Master {
             Command::Less => self.scale_to(self.children.target().saturating_sub(1).max(1), cause),
             Command::GoCheap => self.scale_to(0, cause),
             Command::WritePidfile => self.write_pidfile(),
+            Command::ReopenLog => self.renew_log(cause, Renewal::Reopen),
+            Command::RotateLog => self.renew_log(cause, Renewal::Rotate),
             Command::Choose(slot) => match self.fifos.choose(slot) {
                 Some(path) => log::info!("{cause}: commands are read from {} now", path.display()),
                 None => log::warn!("{cause} is ignored: there is no such fifo"),
             },
         }
+    }
+
+    /// `exit-on-reload`
+    fn ends_on_reload(&self) -> bool {
+        let serving = self.children.serving();
+        self.generations.iter().any(|known| known.number == serving && known.settings.exit_on_reload)
     }
 
     fn write_pidfile(&self) {

@@ -43,6 +43,8 @@ pub(super) struct Response {
     pub(super) body_bytes: u64,
     /// The client left before it was whole.
     pub(super) gone: bool,
+    /// `wsgi.file_wrapper` made it of a file.
+    pub(super) from_file: bool,
     /// The standby thread knows that there is something to write out.
     announced: bool,
     warned_long: bool,
@@ -406,6 +408,10 @@ impl Exchange for Connection {
 
     fn count_exception(&mut self) {
         self.worker.count_exception();
+    }
+
+    fn is_from_file(&mut self) {
+        self.work_mut().response.from_file = true;
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {

@@ -36,7 +36,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::config::Timeouts;
 use crate::control::FromWorker;
 use crate::gateway::Local;
-use crate::logging::access::Format;
+use crate::logging::access::Access;
 use crate::mailbox::Mailboxes;
 use crate::net::address::Address;
 use crate::net::listener::Listener;
@@ -81,7 +81,7 @@ pub struct Options {
     /// SERVER_NAME over HTTP.
     pub host_name: String,
     /// The request line; none: requests are not logged.
-    pub access: Option<Arc<Format>>,
+    pub access: Option<Arc<Access>>,
 }
 
 impl Options {

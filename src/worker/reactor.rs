@@ -24,8 +24,10 @@ use super::clock::{Millis, NEVER, now};
 use super::connection::{Connection, Phase, Spare, Step};
 use super::doors::Door;
 use crate::control::{FromWorker, MAX_MESSAGE, Retire, ToWorker};
+use crate::logging;
 use crate::net::listener::Listener;
 use crate::sys;
+use crate::sys::fd::Received;
 
 const CONTROL: usize = usize::MAX - 1;
 const SIGNALS: usize = usize::MAX - 2;
@@ -580,15 +582,14 @@ impl Reactor {
     fn read_control(&self, worker: &Arc<Worker>) {
         let mut buffer = [0u8; MAX_MESSAGE];
         loop {
-            let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT;
-            match nix::sys::socket::recv(worker.control.as_raw_fd(), &mut buffer, flags) {
-                Ok(len) if len > 0 => match ToWorker::decode(&buffer[..len]) {
-                    Some(ToWorker::Retire { how, heirs }) => self.retire(worker, how, heirs, false),
-                    None => log::warn!("worker {}: the master said something unknown", worker.id),
+            match sys::fd::receive(&worker.control, &mut buffer, false) {
+                Ok(Received::Message(len, descriptor)) => match (ToWorker::decode(&buffer[..len]), descriptor) {
+                    (Some(ToWorker::Retire { how, heirs }), _) => self.retire(worker, how, heirs, false),
+                    (Some(ToWorker::Log), Some(file)) => logging::use_file(file),
+                    _ => log::warn!("worker {}: the master said something unknown", worker.id),
                 },
-                Err(nix::errno::Errno::EAGAIN) => return,
-                Err(nix::errno::Errno::EINTR) => {}
-                Ok(_) | Err(_) => return self.retire(worker, Retire::Replaced, 0, true),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Ok(Received::End) | Err(_) => return self.retire(worker, Retire::Replaced, 0, true),
             }
         }
     }

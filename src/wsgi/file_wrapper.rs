@@ -20,6 +20,13 @@ pub(super) struct FileWrapper {
     blksize: usize,
 }
 
+impl FileWrapper {
+    /// Whether what it sends is a file of the system.
+    pub(super) fn is_file(&self, py: Python<'_>) -> bool {
+        self.filelike.bind(py).call_method0(intern!(py, "fileno")).is_ok()
+    }
+}
+
 #[pymethods]
 impl FileWrapper {
     #[new]

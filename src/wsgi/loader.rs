@@ -188,7 +188,7 @@ fn import<'py>(py: Python<'py>, wanted: &Wanted<'_>, name: &str) -> Result<Bound
         return Err("a dotted module name is expected: package.module:callable".into());
     }
     py.import(name).map_err(|error| {
-        errors::report(py, &format!("rsgi: {}: the module can't be imported", wanted.shown), &error);
+        errors::report(py, &format!("{}: the module can't be imported", wanted.shown), &error);
         let missing = error.is_instance_of::<PyModuleNotFoundError>(py)
             && (error.value(py).getattr("name").and_then(|name| name.extract::<String>()))
                 .is_ok_and(|missing| name == missing || name.starts_with(&format!("{missing}.")));
@@ -257,7 +257,7 @@ fn load_file<'py>(py: Python<'py>, wanted: &Wanted<'_>) -> Result<Bound<'py, PyM
     let name = format!("uwsgi_file_{}", what.strip_suffix(".py").unwrap_or(what).replace(['/', '.'], "_"));
 
     let describe = |error: PyErr| {
-        errors::report(py, &format!("rsgi: {}: the file can't be loaded", wanted.shown), &error);
+        errors::report(py, &format!("{}: the file can't be loaded", wanted.shown), &error);
         import_failed(py, &error)
     };
     if let Some(module) = loaded(py, &name, &path) {
@@ -353,13 +353,13 @@ fn resolve<'py>(
             if error.is_instance_of::<PyAttributeError>(py) {
                 return format!("{shown} has no {path:?}{}", hint(module));
             }
-            errors::report(py, &format!("rsgi: {}: {path} can't be looked up", wanted.shown), &error);
+            errors::report(py, &format!("{}: {path} can't be looked up", wanted.shown), &error);
             format!("{path} of {shown}: {}", errors::one_line(py, &error))
         })?;
     }
     if is_factory {
         object = object.call0().map_err(|error| {
-            errors::report(py, &format!("rsgi: {}: {name} failed", wanted.shown), &error);
+            errors::report(py, &format!("{}: {name} failed", wanted.shown), &error);
             format!("{name} of {shown} failed: {}{}", errors::one_line(py, &error), place(py, &error))
         })?;
     }

@@ -7,6 +7,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
+use super::file_wrapper::FileWrapper;
 use super::interrupt::{Inside, Interrupt};
 use super::start_response::{Response, lock, type_name, wait_for_room};
 use crate::gateway::Sent;
@@ -33,6 +34,11 @@ pub(super) fn send(
     } else if let Some(pieces) = finished(result)? {
         send_all(py, shared, &pieces)?;
     } else {
+        if result.cast_exact::<FileWrapper>().is_ok_and(|wrapper| wrapper.get().is_file(py))
+            && let Some(exchange) = &mut lock(py, shared).exchange
+        {
+            exchange.is_from_file();
+        }
         send_each(py, shared, result, interrupt)?;
     }
     // An application that is a generator calls start_response at the first step.

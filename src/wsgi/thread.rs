@@ -192,7 +192,7 @@ impl AppThread<'_> {
                 exchange.count_exception();
             }
         }
-        errors::report(py, &format!("rsgi: exception in {}", self.describe()), error);
+        errors::report(py, &format!("exception in {}", self.describe()), error);
         End::Failed(500)
     }
 

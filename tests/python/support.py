@@ -141,8 +141,11 @@ class Rsgi(Process):
         log = self.log()
         assert code == 0, f"exit code {code}:\n{log}"
         bad = ("panicked at", "Traceback (most recent call last)", "error:")
-        for line in log.splitlines():
-            if any(word in line for word in bad) and not any(text in line for text in self.allowed):
+        lines = log.splitlines()
+        for line, following in zip(lines, lines[1:] + [""]):
+            # The head of a traceback belongs to it.
+            text_of = line + following if "Traceback" in following else line
+            if any(word in line for word in bad) and not any(text in text_of for text in self.allowed):
                 raise AssertionError(f"unexpected in the log: {line}\n{log}")
 
 

@@ -44,6 +44,7 @@ fn render(format: &Format, protocol: Protocol, bytes: &[u8], zone: &str, change:
         rss: 0,
         write_errors: 0,
         read_errors: 0,
+        forwarded: false,
     };
     change(&mut record);
     let mut out = Vec::new();

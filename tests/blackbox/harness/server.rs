@@ -650,7 +650,14 @@ fn first_complaint<'a>(log: &'a str, allowed: &[String]) -> Option<&'a str> {
         Subject::Rsgi => &["panicked at", "Traceback (most recent call last)", "ERROR", "error:", "Segmentation fault"],
         Subject::Uwsgi => &["Traceback (most recent call last)", "Segmentation Fault"],
     };
-    log.lines().find(|line| {
-        bad.iter().any(|word| line.contains(word)) && !allowed.iter().any(|text| line.contains(text.as_str()))
-    })
+    let is_allowed = |line: &str| allowed.iter().any(|text| line.contains(text.as_str()));
+    let mut lines = log.lines().peekable();
+    while let Some(line) = lines.next() {
+        // The head of a traceback belongs to it.
+        let belongs = lines.peek().is_some_and(|next| next.contains("Traceback") && is_allowed(next));
+        if bad.iter().any(|word| line.contains(word)) && !is_allowed(line) && !belongs {
+            return Some(line);
+        }
+    }
+    None
 }
