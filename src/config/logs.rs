@@ -23,7 +23,7 @@ pub enum Destination {
     Socket {
         /// To whom.
         address: Receiver,
-        /// What stands before each line, and a blank.
+        /// What stands before each line.
         prefix: Option<String>,
     },
     /// Datagrams as RFC 3164 has them.

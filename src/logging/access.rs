@@ -53,7 +53,7 @@ pub struct Record<'a> {
     pub app_requests: u64,
     /// Requests that this worker has had, this one included.
     pub total_requests: u64,
-    /// How often the request was taken up: 1, and one more for each wait of the application.
+    /// Pieces that the application gave.
     pub switches: u32,
     /// How the body was sent when not by plain writes: `sendfile`, `offload`, `route`.
     pub via: Option<&'static str>,
@@ -211,6 +211,8 @@ impl Format {
             parts.push(match (known, name.strip_prefix("var.")) {
                 (Some(&known), _) => Part::Known(known),
                 (None, Some(var)) => Part::Var(var.to_owned()),
+                // As in uWSGI where there is no such metric.
+                (None, None) if name.starts_with("metric.") => Part::Text("0".into()),
                 (None, None) => Part::LogVar(name.to_owned()),
             });
             rest = behind;

@@ -116,7 +116,7 @@ impl Target {
                 Destination::File(spec) => To::File(FileTarget::open(spec, making, false)?),
                 Destination::Socket { address, prefix } => To::Datagrams {
                     socket: Datagrams::open(address)?,
-                    prefix: prefix.as_ref().map_or_else(Vec::new, |prefix| format!("{prefix} ").into_bytes()),
+                    prefix: prefix.as_ref().map_or_else(Vec::new, |prefix| prefix.clone().into_bytes()),
                 },
                 Destination::Syslog { address, tag, priority, limit, split } => To::Syslog {
                     socket: Datagrams::open(address)?,
@@ -400,7 +400,7 @@ mod tests {
         let mut plain = open(Destination::Socket { address: address(), prefix: None });
         assert_eq!(said(&mut plain, b"text\n"), "text\n");
         let mut marked = open(Destination::Socket { address: address(), prefix: Some("shop".into()) });
-        assert_eq!(said(&mut marked, b"text\n"), "shop text\n");
+        assert_eq!(said(&mut marked, b"text\n"), "shoptext\n");
         let syslog = |limit, split| Destination::Syslog {
             address: address(),
             tag: "host shop".into(),

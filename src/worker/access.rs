@@ -78,7 +78,8 @@ fn write(
         app: 0,
         app_requests: served,
         total_requests: total,
-        switches: 1,
+        // As uWSGI counts: the pieces it was given, of which a file is none.
+        switches: if response.from_file { 0 } else { response.pieces },
         via,
         vsz: memory.address_space,
         rss: memory.resident,

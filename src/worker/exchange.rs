@@ -43,6 +43,8 @@ pub(super) struct Response {
     pub(super) body_bytes: u64,
     /// The client left before it was whole.
     pub(super) gone: bool,
+    /// Pieces that the application gave.
+    pub(super) pieces: u32,
     /// `wsgi.file_wrapper` made it of a file.
     pub(super) from_file: bool,
     /// The standby thread knows that there is something to write out.
@@ -273,7 +275,9 @@ impl Exchange for Connection {
             self.work_mut().response.gone = true;
             return Sent::Gone;
         }
-        let first = !self.work().response.head_sent;
+        let response = &mut self.work_mut().response;
+        response.pieces += 1;
+        let first = !response.head_sent;
         if first {
             if !self.may_answer() {
                 return Sent::Gone;
