@@ -15,6 +15,7 @@ mod harness;
 mod hooks;
 mod http;
 mod listeners;
+mod logs;
 mod options;
 mod processes;
 mod protocol_fastcgi;
