@@ -570,16 +570,15 @@ impl Draft<'_> {
         }
         let logs = &self.settings.logs;
         let mut errors = Vec::new();
-        for (routes, loggers, option) in
-            [(&logs.routes, &logs.loggers, "logger"), (&logs.request_routes, &logs.request_loggers, "req-logger")]
-        {
+        for (key, routes, loggers, option) in [
+            ("log-route", &logs.routes, &logs.loggers, "logger"),
+            ("log-req-route", &logs.request_routes, &logs.request_loggers, "req-logger"),
+        ] {
             for route in routes {
                 if !loggers.iter().any(|logger| logger.name.as_ref() == Some(&route.logger)) {
-                    let sentence = format!(
-                        "there is no {option} named {:?}; give one this name: {option} = {} file:/path",
-                        route.logger, route.logger
-                    );
-                    errors.push(Error::plain(&route.origin, sentence));
+                    let (expected, found) = (format!("the name of a {option}"), format!("{:?}", route.logger));
+                    let error = Error::new(&route.origin, key, expected, found);
+                    errors.push(error.hint(format!("give one this name: {option} = {} file:/path", route.logger)));
                 }
             }
         }

@@ -385,7 +385,7 @@ fn bad_values_say_what_would_be_good() {
         ("log-encoder = upper x", "prefix, suffix, nl, format or json"),
         ("log-encoder = json {\"a\":\"${mesg}\"}", "msg, msgnl, unix"),
         ("log-encoder = format ${msg", "a } behind"),
-        ("log-route = one x", "app.ini:4: there is no logger named \"one\""),
+        ("log-route = one x", "app.ini:4: log-route: expected the name of a logger, found \"one\""),
         ("log-route = one", "the name of a logger and"),
         ("log-drain = (", "a regular expression (unclosed group)"),
         ("log-maxsize = 0", "app.ini:4: log-maxsize: expected a whole number of at least 1"),

@@ -236,7 +236,7 @@ impl Outlet {
 fn attempt(number: RawFd, way: u8, bytes: &[u8]) -> io::Result<usize> {
     match way {
         SEND => fd::send_to(number, bytes),
-        ASK_FIRST if !fd::takes(number) => Err(ErrorKind::WouldBlock.into()),
+        ASK_FIRST if !fd::takes(number, 0) => Err(ErrorKind::WouldBlock.into()),
         // A pipe that can be written to has room for so much.
         ASK_FIRST => fd::write_to(number, &bytes[..bytes.len().min(PIECE)]),
         _ => fd::write_to(number, bytes),

@@ -2,15 +2,16 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
-use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
+use std::net::ToSocketAddrs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+
+use socket2::{SockAddr, Socket, Type};
 
 use super::file::{self, Making};
 use super::outlet::{self, Outlet};
 use crate::config::logs::{Destination, LogFile, Logger, Receiver};
 use crate::sys;
+use crate::sys::clock::monotonic_ms;
 use crate::sys::fd;
 
 /// So much is collected for a file before it is written in the middle of a turn.
@@ -58,41 +59,63 @@ pub(super) struct FileTarget {
     renewals: u64,
 }
 
-enum Datagrams {
-    Unix(UnixDatagram, PathBuf),
-    Udp(UdpSocket, SocketAddr),
+/// Datagrams to one receiver. One that is behind is waited for a moment: local ones have room for ten datagrams only.
+struct Datagrams {
+    socket: Socket,
+    receiver: SockAddr,
+    connected: bool,
+    /// Until then it is not waited for again.
+    hopeless_until: u64,
 }
+
+/// How long a receiver is waited for, and how long it is not waited for after that was in vain, in milliseconds.
+const MOMENT: i32 = 100;
+const GIVEN_UP: u64 = 2_000;
 
 impl Datagrams {
     fn open(receiver: &Receiver) -> Result<Datagrams, String> {
-        let made = match receiver {
-            Receiver::Unix(path) => UnixDatagram::unbound().and_then(|socket| {
-                socket.set_nonblocking(true)?;
-                Ok(Datagrams::Unix(socket, path.clone()))
-            }),
+        let receiver = match receiver {
+            Receiver::Unix(path) => SockAddr::unix(path).map_err(|error| format!("{}: {error}", path.display()))?,
             Receiver::Udp(text) => {
                 let found = text.to_socket_addrs().map_err(|error| format!("{text}: {error}"))?.next();
-                let address = found.ok_or_else(|| format!("{text}: this name has no address"))?;
-                let own = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-                UdpSocket::bind(own).and_then(|socket| {
-                    socket.set_nonblocking(true)?;
-                    Ok(Datagrams::Udp(socket, address))
-                })
+                found.ok_or_else(|| format!("{text}: this name has no address"))?.into()
             }
         };
-        made.map_err(|error| sys::describe(&error))
+        let open = || {
+            let socket = Socket::new(receiver.domain(), Type::DGRAM, None)?;
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        };
+        let socket = open().map_err(|error: std::io::Error| sys::describe(&error))?;
+        Ok(Datagrams { socket, receiver, connected: false, hopeless_until: 0 })
     }
 
-    fn send(&self, bytes: &[u8]) -> bool {
-        let sent = match self {
-            Datagrams::Unix(socket, path) => socket.send_to(bytes, path),
-            Datagrams::Udp(socket, address) => match socket.send_to(bytes, address) {
-                // That of the datagram before, which nobody took.
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused => socket.send_to(bytes, address),
-                sent => sent,
-            },
-        };
-        sent.is_ok()
+    fn send(&mut self, bytes: &[u8]) -> bool {
+        // An error may be that of the datagram before, or of a receiver that is another one by now.
+        for _ in 0..2 {
+            if !self.connected && self.socket.connect(&self.receiver).is_err() {
+                return false;
+            }
+            self.connected = true;
+            match self.socket.send(bytes) {
+                Ok(_) => return true,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return self.wait_and_send(bytes),
+                Err(_) => self.connected = false,
+            }
+        }
+        false
+    }
+
+    fn wait_and_send(&mut self, bytes: &[u8]) -> bool {
+        let now = monotonic_ms();
+        if now < self.hopeless_until {
+            return false;
+        }
+        let sent = fd::takes(self.socket.as_raw_fd(), MOMENT) && self.socket.send(bytes).is_ok();
+        if !sent {
+            self.hopeless_until = now + GIVEN_UP;
+        }
+        sent
     }
 }
 
@@ -149,8 +172,8 @@ impl Target {
         }
     }
 
-    fn send(&self, line: &[u8]) -> bool {
-        match &self.to {
+    fn send(&mut self, line: &[u8]) -> bool {
+        match &mut self.to {
             To::Datagrams { socket, prefix } if prefix.is_empty() => socket.send(line),
             To::Datagrams { socket, prefix } => socket.send(&[prefix, line].concat()),
             To::Syslog { socket, tag, priority, limit, split } => {
@@ -352,6 +375,7 @@ impl FileTarget {
 mod tests {
     use super::*;
     use std::fs;
+    use std::os::unix::net::UnixDatagram;
 
     fn usual() -> Usual {
         Usual::descriptor(File::open("/dev/null").unwrap().into())

@@ -328,11 +328,11 @@ pub fn send_to(number: RawFd, bytes: &[u8]) -> io::Result<usize> {
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
 
-/// Whether descriptor `number` takes something just now.
-pub fn takes(number: RawFd) -> bool {
+/// Whether descriptor `number` takes something within so many milliseconds; 0: just now.
+pub fn takes(number: RawFd, millis: i32) -> bool {
     let mut polled = libc::pollfd { fd: number, events: libc::POLLOUT, revents: 0 };
-    // SAFETY: one valid entry; no time to wait.
-    unsafe { libc::poll(&raw mut polled, 1, 0) == 1 && polled.revents & libc::POLLOUT != 0 }
+    // SAFETY: one valid entry.
+    unsafe { libc::poll(&raw mut polled, 1, millis) == 1 && polled.revents & libc::POLLOUT != 0 }
 }
 
 /// A pipe that keeps messages of up to [`PIECE`] bytes apart (`O_DIRECT`), with room for `bytes` if the system allows it;
