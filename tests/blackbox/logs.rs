@@ -90,17 +90,27 @@ fn encoders_change_lines() {
     wait_for(&server.path("requests.log"), &["web", "<[pid: ", "GET /log?a%22b", ")>", "end"]);
 }
 
+/// Receives datagrams from now on, beside everything else: a local socket has room for ten.
+fn receive(path: &Path) -> std::sync::mpsc::Receiver<String> {
+    let socket = UnixDatagram::bind(path).expect("a socket");
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 65536];
+        while let Ok(count) = socket.recv(&mut buffer) {
+            if sender.send(String::from_utf8_lossy(&buffer[..count]).into_owned()).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
 #[test]
 fn datagrams_look_as_those_of_uwsgi() {
     let setup = Setup::http("basic");
-    let receive = |name: &str| {
-        let socket = UnixDatagram::bind(setup.path(name)).expect("a socket");
-        socket.set_read_timeout(Some(patience())).expect("a time-out");
-        socket
-    };
     // They lie in a folder whose files are the test's.
     fs::create_dir(setup.path("kept")).expect("a folder");
-    let sockets = ["kept/plain", "kept/marked", "kept/syslog"].map(receive);
+    let sockets = ["kept/plain", "kept/marked", "kept/syslog"].map(|name| receive(&setup.path(name)));
     let path = |name: &str| setup.path(name).display().to_string();
     let (plain, marked, syslog) = (path("kept/plain"), path("kept/marked"), path("kept/syslog"));
     let server = setup
@@ -109,14 +119,10 @@ fn datagrams_look_as_those_of_uwsgi() {
         .set("logger", format!("rsyslog:{syslog},web,30"))
         .start();
     server.get("/log?hello").expect(200);
-    let line = |socket: &UnixDatagram| {
-        let mut buffer = [0; 65536];
-        loop {
-            let count = socket.recv(&mut buffer).expect("a datagram");
-            let text = String::from_utf8_lossy(&buffer[..count]).into_owned();
-            if text.contains("from print: hello") {
-                return text;
-            }
+    let line = |socket: &std::sync::mpsc::Receiver<String>| loop {
+        let text = socket.recv_timeout(patience()).expect("a datagram");
+        if text.contains("from print: hello") {
+            return text;
         }
     };
     assert_eq!(line(&sockets[0]), "from print: hello\n");
@@ -132,22 +138,19 @@ fn long_lines_for_a_remote_syslog_are_cut_or_split() {
     let line = |split: bool| {
         let setup = Setup::http("basic");
         fs::create_dir(setup.path("kept")).expect("a folder");
-        let socket = UnixDatagram::bind(setup.path("kept/syslog")).expect("a socket");
-        socket.set_read_timeout(Some(patience())).expect("a time-out");
+        let socket = receive(&setup.path("kept/syslog"));
         let setup = with_path(setup, "logger", "rsyslog:", "kept/syslog").set("rsyslog-packet-size", "200");
         let setup = if split { setup.set("rsyslog-split-messages", "true") } else { setup };
         let server = setup.start();
         server.get(&format!("/log?{}", "x".repeat(400))).expect(200);
         server.get("/log?last").expect(200);
         let mut found = 0;
-        let mut buffer = [0; 65536];
         loop {
-            let count = socket.recv(&mut buffer).expect("a datagram");
-            let text = String::from_utf8_lossy(&buffer[..count]).into_owned();
+            let text = socket.recv_timeout(patience()).expect("a datagram");
             if text.contains("from print: last") {
                 return found;
             }
-            assert!(count <= 200, "{text}");
+            assert!(text.len() <= 200, "{text}");
             if text.contains("print") || !text.contains("from") && !text.contains("GET") {
                 found += text.matches('x').count();
             }
@@ -652,31 +655,27 @@ fn dates_are_written_as_asked() {
     });
 }
 
-/// The lines of `targets` that a server with these settings logs, when it also answered `/last` with 404 at the end.
+/// Asks a server with these settings for four pages, and waits for the lines of those that are to be logged.
 #[track_caller]
-fn logged_of(settings: &[(&str, &str)], requests: &[&str]) -> Vec<String> {
+fn expect_logged(settings: &[(&str, &str)], expected: &[&str]) {
     let setup = Setup::http("responses").set("disable-logging", "true").set("log-format", "LINE %(uri)");
     let setup = settings.iter().fold(setup, |setup, (key, value)| setup.set(key, *value));
-    let mut server = setup.start();
-    for target in requests {
+    let server = setup.start();
+    for target in ["/one", "/wrapper", "/nothing-here", "/204"] {
         server.get(target);
     }
-    server.signal(Signal::SIGTERM);
-    server.wait();
-    let log = server.log();
-    log.lines().filter_map(|line| line.strip_prefix("LINE ")).map(str::to_owned).collect()
+    let lines = |log: &str| -> Vec<String> {
+        log.lines().filter_map(|line| line.strip_prefix("LINE ")).map(str::to_owned).collect()
+    };
+    wait_until("they are logged", || lines(&server.log()).len() >= expected.len());
+    assert_eq!(lines(&server.log()), expected);
 }
 
 #[test]
 fn chosen_requests_are_logged_in_spite_of_disable_logging() {
-    let all = ["/one", "/204", "/wrapper", "/nothing-here"];
-    assert_eq!(logged_of(&[], &all), Vec::<String>::new());
-    assert_eq!(logged_of(&[("log-zero", "true")], &all), ["/204"]);
-    assert_eq!(logged_of(&[("log-sendfile", "true"), ("log-ioerror", "true")], &all), ["/wrapper"]);
-    assert_eq!(
-        logged_of(&[("log-big", "1000000"), ("log-5xx", "true"), ("log-slow", "60000")], &all),
-        Vec::<String>::new()
-    );
+    expect_logged(&[("log-zero", "true")], &["/204"]);
+    expect_logged(&[("log-sendfile", "true"), ("log-ioerror", "true")], &["/wrapper"]);
+    expect_logged(&[("log-big", "1000000"), ("log-5xx", "true"), ("log-slow", "60000")], &[]);
 }
 
 #[test]
@@ -722,7 +721,8 @@ fn workers_can_end_without_atexit() {
         server.log().contains("at the end")
     };
     assert!(!ended("true"));
-    assert!(ended("false"));
+    // uWSGI does not get to it when it is interrupted.
+    assert_eq!(ended("false"), subject() == Subject::Rsgi);
 }
 
 #[test]
