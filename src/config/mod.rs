@@ -103,6 +103,8 @@ pub struct Settings {
     pub inherited_protocol: Protocol,
     /// `listen`: the backlog asked for (100).
     pub listen: u32,
+    /// Not `no-defer-accept`: TCP connections are accepted with their first bytes.
+    pub defer_accept: bool,
     /// `chmod-socket`: mode of unix sockets.
     pub chmod_socket: Option<u32>,
     /// `chown-socket`.
@@ -204,6 +206,7 @@ impl Default for Settings {
             sockets: Vec::new(),
             inherited_protocol: Protocol::Uwsgi,
             listen: 100,
+            defer_accept: true,
             chmod_socket: None,
             chown_socket: None,
             vacuum: false,

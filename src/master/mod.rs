@@ -496,6 +496,7 @@ impl Master {
     /// client that came then and met a queue which is only held open would be reset with its request.
     fn close_listeners(&mut self) {
         for generation in &mut self.generations {
+            generation.listeners.iter().for_each(Listener::turn_newcomers_away);
             self.files.extend(generation.listeners.drain(..).filter_map(|listener| listener.unlink));
         }
         self.parked.clear();

@@ -46,6 +46,7 @@ pub fn open(
     let at = settings.sockets.len();
     let doors = listeners.drain(at..at + reports.len());
     let doors = reports.iter().map(|(report, _)| *report).zip(doors).collect();
+    listeners.iter().for_each(|listener| listener.defer_accept(settings.defer_accept));
     Ok(Sockets { listeners, doors })
 }
 
@@ -244,6 +245,7 @@ impl Master {
                 continue;
             }
             log::info!("{} is no longer listened on", listener.address);
+            listener.turn_newcomers_away();
             if listener.inherited {
                 self.parked.push(listener);
             } else if generation.settings.vacuum {

@@ -89,6 +89,34 @@ impl Listener {
         })
     }
 
+    /// Whether it is a TCP socket that nobody else may listen on.
+    pub fn is_own_tcp(&self) -> bool {
+        !self.inherited && matches!(self.address, Address::Tcp { .. })
+    }
+
+    /// Connections are accepted with their first bytes, or a second later: who connects and says nothing wakes nobody. Or at
+    /// once (`no-defer-accept`). Inherited sockets are left as they are.
+    pub fn defer_accept(&self, defer: bool) {
+        if self.is_own_tcp()
+            && let Err(error) = sys::socket::defer_accept(self.as_fd(), u8::from(defer))
+        {
+            log::debug!("{}: connections cannot be deferred: {}", self.address, sys::describe(&error));
+        }
+    }
+
+    /// Before it is closed for good: nobody connects any more, while those who are in its queue, or about to be, can still
+    /// be served. A close would reset them.
+    pub fn turn_newcomers_away(&self) {
+        if !self.is_own_tcp() {
+            return;
+        }
+        let done =
+            sys::socket::turn_newcomers_away(self.as_fd()).and_then(|()| sys::socket::defer_accept(self.as_fd(), 0));
+        if let Err(error) = done {
+            log::warn!("{}: who connects while it is closed may be reset: {}", self.address, sys::describe(&error));
+        }
+    }
+
     /// Removes the socket file, if we made it and it is still the same one.
     pub fn remove_file(&self) {
         if let Some(file) = &self.unlink {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::Worker;
 use super::clock::{Millis, now};
 use super::connection::{Connection, Spare};
-use super::reactor::{LISTENERS, Reactor, State};
+use super::reactor::{LAST_CALL, LISTENERS, Reactor, State};
 use crate::gateway::Peer;
 use crate::net::address::Address;
 use crate::net::listener::Listener;
@@ -26,6 +26,12 @@ pub(super) struct Door {
     pub(super) listener: Option<Arc<Listener>>,
     /// It is in the epoll instance.
     pub(super) watched: bool,
+}
+
+impl Door {
+    pub(super) fn is_own_tcp(&self) -> bool {
+        self.listener.as_ref().is_some_and(|listener| listener.is_own_tcp())
+    }
 }
 
 impl Reactor {
@@ -68,6 +74,33 @@ impl Reactor {
             },
         }
         None
+    }
+
+    /// Begins to serve a listener to its end. An exclusive wake-up that came to this worker came to no other: whoever is in
+    /// the queue now is accepted here, also when others go on serving the listener.
+    pub(super) fn drain_door(&self, state: &mut State, index: usize) {
+        if state.doors[index].listener.is_some() && !state.draining.contains(&index) {
+            self.watch_door(state, index, false);
+            state.draining.push_back(index);
+        }
+    }
+
+    /// The last call is over: serves all listeners to their end, unless somebody is connected whom the kernel has not shown.
+    pub(super) fn close_doors(&self, state: &mut State, now: Millis, latest: Millis) {
+        let half_open = |door: &Door| {
+            door.listener.as_ref().is_some_and(|listener| match listener.address {
+                Address::Tcp { port, .. } => sys::socket::somebody_connects_to(port),
+                _ => false,
+            })
+        };
+        if now < latest && state.doors.iter().any(half_open) {
+            state.closing = Some((now + LAST_CALL, latest));
+            return;
+        }
+        state.closing = None;
+        for index in 0..state.doors.len() {
+            self.drain_door(state, index);
+        }
     }
 
     /// Nobody waits at a listener; if it is served to its end, that is its end.

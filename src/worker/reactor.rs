@@ -42,6 +42,11 @@ const BATCH: usize = 256;
 /// How soon a request that waits for an app thread is offered to other workers again.
 const RELIEF: Duration = Duration::from_millis(1);
 
+/// How long a worker that stops serves its listeners after newcomers are turned away: whoever was connecting then is in the
+/// queue by its end, or is known to the kernel as half open and gets the whole time.
+pub(super) const LAST_CALL: Millis = 25;
+const LAST_CALL_IN_ALL: Millis = 1_500;
+
 /// Who waits for events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Driver {
@@ -120,6 +125,8 @@ pub(super) struct State {
     reads_mailbox: bool,
     /// Listeners whose queue is served to its end before they are closed.
     pub(super) draining: VecDeque<usize>,
+    /// When this worker, which stops, closes its listeners: not before, and at the latest.
+    pub(super) closing: Option<(Millis, Millis)>,
     pub(super) doors: Vec<Door>,
     /// When listeners that were left out for want of descriptors are watched again.
     pub(super) pause: Option<Millis>,
@@ -195,6 +202,7 @@ impl Reactor {
             heirs: 0,
             reads_mailbox: true,
             draining: VecDeque::new(),
+            closing: None,
             doors: Vec::new(),
             pause: None,
         };
@@ -392,7 +400,7 @@ impl Reactor {
     /// Whether a retiring worker has nothing left but so many connections.
     pub(super) fn has_only(&self, connections: usize) -> bool {
         let state = self.lock();
-        state.live <= connections && state.draining.is_empty()
+        state.live <= connections && state.draining.is_empty() && state.closing.is_none()
     }
 
     /// Ends a wait for events at once.
@@ -429,6 +437,11 @@ impl Reactor {
         }
         if state.pause.is_some_and(|until| until <= now) {
             self.resume_accepting(&mut state);
+        }
+        if let Some((at, latest)) = state.closing
+            && at <= now
+        {
+            self.close_doors(&mut state, now, latest);
         }
     }
 
@@ -607,15 +620,17 @@ impl Reactor {
             if orphaned {
                 // A new master may want to bind the addresses of a dead one right away.
                 self.close_door(&mut state, index);
-            } else if state.doors[index].listener.is_some() && !state.draining.contains(&index) {
-                // An exclusive wake-up that came to this worker came to no other: whoever is in the queue now is accepted
-                // here, also when others go on serving the listener.
-                self.watch_door(&mut state, index, false);
-                state.draining.push_back(index);
+            } else if how == Retire::Stop && state.doors[index].is_own_tcp() {
+                // Nobody connects to it any more, but some who do so right now are not in the queue yet.
+                let now = now();
+                state.closing.get_or_insert((now + LAST_CALL, now + LAST_CALL_IN_ALL));
+            } else {
+                self.drain_door(&mut state, index);
             }
         }
         if orphaned {
             state.draining.clear();
+            state.closing = None;
         }
         state.heirs = if orphaned || how == Retire::Stop { 0 } else { heirs };
         state.reads_mailbox = worker.id > state.heirs;
@@ -634,10 +649,13 @@ impl Reactor {
             self.settle(connection, Step::Wait);
         }
         let state = self.lock();
-        let done = state.is_done();
+        let (done, closing) = (state.is_done(), state.closing.is_some());
         drop(state);
         if done {
             self.finish();
+        } else if closing {
+            // Whoever waits for events already does not know how long he may.
+            self.interrupt();
         }
     }
 
@@ -718,7 +736,7 @@ impl State {
     /// How long the driver may wait.
     fn timeout(&mut self) -> Option<Duration> {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-        let next = [timer, self.pause].into_iter().flatten().min();
+        let next = [timer, self.pause, self.closing.map(|(at, _)| at)].into_iter().flatten().min();
         self.wakes_at = next.unwrap_or(NEVER);
         if !self.again.is_empty() {
             return Some(Duration::ZERO);
@@ -757,6 +775,6 @@ impl State {
     }
 
     pub(super) fn is_done(&self) -> bool {
-        self.retiring.is_some() && self.live == 0 && self.draining.is_empty()
+        self.retiring.is_some() && self.live == 0 && self.draining.is_empty() && self.closing.is_none()
     }
 }

@@ -26,7 +26,6 @@ impl Connection {
             Filled::Some => {
                 if self.phase == Phase::Idle {
                     self.phase = Phase::Head;
-                    self.deadline = after(now(), self.worker.options.timeouts.head);
                 }
                 None
             }
@@ -74,7 +73,12 @@ impl Connection {
                 self.begin_body()
             }
             Parsed::Partial => {
+                let first = work.scanned == 0;
                 work.scanned = work.filled;
+                if first {
+                    // From here on the whole head has so long; most come in one piece and never need to know.
+                    self.deadline = after(now(), self.worker.options.timeouts.head);
+                }
                 None
             }
             Parsed::Refused(refusal) => {
@@ -85,15 +89,16 @@ impl Connection {
     }
 
     pub(super) fn begin_body(&mut self) -> Option<Step> {
-        let options = Arc::clone(&self.worker);
-        let options = &options.options;
-        let io = Arc::clone(&self.io);
-        let work = self.work_mut();
-        let (length, head_len) = (work.request.body, work.request.head_len);
+        let request = &self.work().request;
+        let (length, head_len) = (request.body, request.head_len);
         if matches!(length, BodyLength::Absent | BodyLength::Length(0)) {
             self.phase = Phase::Application;
             return Some(Step::Request);
         }
+        let options = Arc::clone(&self.worker);
+        let options = &options.options;
+        let io = Arc::clone(&self.io);
+        let work = self.work_mut();
         let limit = options.body_limit();
         if let Err(refusal) = admit(length, limit) {
             self.refuse_for(refusal);

@@ -1,12 +1,12 @@
 //! `start_response` and the `write` callable that it returns (PEP 3333), and the state of the response behind them.
 //!
 //! Both are bound methods of objects that an app thread uses again for each request, as long as the application keeps
-//! neither of them. The state lies under a mutex because the application may hand them to its own threads; it is never
+//! neither of them. The state has one holder at a time because the application may hand them to its own threads; it is never
 //! waited for while attached, and Python code never runs under it but by the destructors of what pyo3 drops late, which
-//! find it locked.
+//! find it taken.
 
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::Arc;
 
 use pyo3::exceptions::{PyAssertionError, PyBrokenPipeError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
@@ -15,7 +15,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use super::memory::Memory;
-use super::raw::references;
+use super::raw::{Held, Holder, references};
 use crate::gateway::{Exchange, Kept, Payload, Sent};
 use crate::protocol::response::{Head, HeadError};
 
@@ -32,7 +32,7 @@ pub(super) struct Response {
     memory: Memory,
 }
 
-pub(super) type Shared = Arc<Mutex<Response>>;
+pub(super) type Shared = Arc<Held<Response>>;
 
 impl Response {
     /// Hands over a piece of body. Does nothing between requests.
@@ -63,19 +63,6 @@ impl Response {
             && !exchange.wait_for_room()
         {
             self.gone = true;
-        }
-    }
-}
-
-/// Takes the state; waits for it only detached.
-pub(super) fn lock<'a>(py: Python<'_>, shared: &'a Mutex<Response>) -> MutexGuard<'a, Response> {
-    loop {
-        match shared.try_lock() {
-            Ok(response) => return response,
-            Err(TryLockError::Poisoned(response)) => return response.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                py.detach(|| drop(shared.lock().unwrap_or_else(PoisonError::into_inner)));
-            }
         }
     }
 }
@@ -129,7 +116,7 @@ impl Callables {
     }
 }
 
-/// Why `start_response` refuses; made into an exception once the state is unlocked.
+/// Why `start_response` refuses; made into an exception once the state is given back.
 enum Refusal {
     Status(HeadError),
     Field { name: String, error: HeadError },
@@ -164,7 +151,7 @@ impl Responder {
         headers: &Bound<'_, PyAny>,
         exc_info: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
-        let mut response = enter(&self.shared, "start_response")?;
+        let mut response = enter(py, &self.shared, "start_response")?;
         let response = &mut *response;
         let Some(exchange) = &response.exchange else { return Err(over("start_response")) };
         if exchange.head_sent() {
@@ -191,7 +178,7 @@ impl Writer {
         let Ok(data) = data.cast::<PyBytes>() else {
             return Err(PyTypeError::new_err(format!("write() takes bytes, not {}", type_name(data))));
         };
-        let mut response = enter(&self.shared, "write")?;
+        let mut response = enter(py, &self.shared, "write")?;
         if response.exchange.is_none() {
             return Err(over("write"));
         }
@@ -207,14 +194,10 @@ impl Writer {
     }
 }
 
-fn enter<'a>(shared: &'a Mutex<Response>, what: &str) -> PyResult<MutexGuard<'a, Response>> {
-    match shared.try_lock() {
-        Ok(response) => Ok(response),
-        Err(TryLockError::Poisoned(response)) => Ok(response.into_inner()),
-        Err(TryLockError::WouldBlock) => {
-            Err(PyRuntimeError::new_err(format!("{what} was called while another thread uses this response")))
-        }
-    }
+fn enter<'a>(py: Python<'_>, shared: &'a Shared, what: &str) -> PyResult<Holder<'a, Response>> {
+    shared
+        .try_take(py)
+        .ok_or_else(|| PyRuntimeError::new_err(format!("{what} was called while another thread uses this response")))
 }
 
 fn over(what: &str) -> PyErr {

@@ -10,7 +10,7 @@ use pyo3::types::PyDict;
 
 use super::environ::Environs;
 use super::interrupt::{Inside, Interrupt};
-use super::start_response::{Callables, lock};
+use super::start_response::Callables;
 use super::{Apps, Options, errors, raw, result};
 use crate::gateway::Exchange;
 
@@ -101,7 +101,7 @@ impl AppThread<'_> {
         let mut exchange = exchange;
         let built = catch_unwind(AssertUnwindSafe(|| self.environs.build(py, &self.apps, &mut *exchange)));
         {
-            let mut response = lock(py, &self.callables.shared);
+            let mut response = self.callables.shared.take(py);
             response.head.clear();
             response.full = false;
             response.gone = false;
@@ -112,7 +112,7 @@ impl AppThread<'_> {
             log::error!("rsgi panicked while it served {}", self.describe());
             End::Failed(500)
         });
-        let mut response = lock(py, &self.callables.shared);
+        let mut response = self.callables.shared.take(py);
         let response = &mut *response;
         let Some(mut exchange) = response.exchange.take() else { unreachable!("only this thread takes it") };
         match end {
@@ -173,7 +173,7 @@ impl AppThread<'_> {
             Err(error) => {
                 let failed = self.failed(&error);
                 // All that the client was promised is on its way: only without a length can it be told.
-                if lock(py, &self.callables.shared).head.content_length().is_some() { end } else { failed }
+                if self.callables.shared.take(py).head.content_length().is_some() { end } else { failed }
             }
         }
     }
@@ -183,7 +183,7 @@ impl AppThread<'_> {
     fn failed(&self, error: &PyErr) -> End {
         let py = self.py;
         {
-            let mut response = lock(py, &self.callables.shared);
+            let mut response = self.callables.shared.take(py);
             if response.gone && error.is_instance_of::<PyBrokenPipeError>(py) {
                 // Our own word from write() that nobody listens any more.
                 return End::Done;
@@ -199,7 +199,7 @@ impl AppThread<'_> {
     /// `GET /path?query from 192.0.2.1`, for the log.
     fn describe(&self) -> String {
         const MAX_URI: usize = 1000;
-        let response = lock(self.py, &self.callables.shared);
+        let response = self.callables.shared.take(self.py);
         let Some(exchange) = &response.exchange else { return "a request".into() };
         let (request, head) = exchange.request();
         let uri = request.target.of(head);

@@ -56,7 +56,8 @@ pub(super) const SOCKETS: &[Row] = &[
     Row::new("map-socket", TEXT, "socketN:w1,w2 - restrict a socket to some workers"),
     Row::new("no-fd-passing", FLAG, "disable fd passing on unix sockets")
         .always("descriptors are never passed to front ends"),
-    Row::new("no-defer-accept", FLAG, "disable TCP_DEFER_ACCEPT"),
+    Row::new("no-defer-accept", FLAG, "accept TCP connections before their first bytes are there")
+        .set(|d, s| d.settings.defer_accept = !d.flag(s)),
     Row::new("tcp-nodelay", FLAG, "TCP_NODELAY on accepted connections").always("it is always on"),
     Row::new("so-keepalive", FLAG, "SO_KEEPALIVE on listeners"),
     Row::new("so-send-timeout", FLAG, "SO_SNDTIMEO on listeners (declared without argument: unusable as \"--x N\")")
