@@ -34,7 +34,7 @@ pub(super) fn send(
         send_all(py, shared, &pieces)?;
     } else {
         if result.cast_exact::<FileWrapper>().is_ok_and(|wrapper| wrapper.get().is_file(py))
-            && let Some(exchange) = &mut lock(py, shared).exchange
+            && let Some(exchange) = &mut shared.take(py).exchange
         {
             exchange.is_from_file();
         }
