@@ -4,6 +4,7 @@ The tests bind the TCP sockets and hand them over, so that no port is chosen twi
 fd://N, nginx by its NGINX variable (the way in which it hands sockets to its own successor).
 """
 
+import itertools
 import os
 import shutil
 import signal
@@ -142,10 +143,10 @@ class Rsgi(Process):
         assert code == 0, f"exit code {code}:\n{log}"
         bad = ("panicked at", "Traceback (most recent call last)", "error:")
         lines = log.splitlines()
-        for line, following in zip(lines, lines[1:] + [""]):
-            # The head of a traceback belongs to it.
-            text_of = line + following if "Traceback" in following else line
-            if any(word in line for word in bad) and not any(text in text_of for text in self.allowed):
+        for at, line in enumerate(lines):
+            # The head of a message of several lines, as a traceback is one: the others are set in.
+            whole = [line, *itertools.takewhile(lambda more: more.startswith("    "), lines[at + 1 :])]
+            if any(word in line for word in bad) and not any(text in part for text in self.allowed for part in whole):
                 raise AssertionError(f"unexpected in the log: {line}\n{log}")
 
 

@@ -651,10 +651,10 @@ fn first_complaint<'a>(log: &'a str, allowed: &[String]) -> Option<&'a str> {
         Subject::Uwsgi => &["Traceback (most recent call last)", "Segmentation Fault"],
     };
     let is_allowed = |line: &str| allowed.iter().any(|text| line.contains(text.as_str()));
-    let mut lines = log.lines().peekable();
-    while let Some(line) = lines.next() {
-        // The head of a traceback belongs to it.
-        let belongs = lines.peek().is_some_and(|next| next.contains("Traceback") && is_allowed(next));
+    let lines: Vec<&str> = log.lines().collect();
+    for (at, line) in lines.iter().enumerate() {
+        // The head of a message of several lines, as a traceback is one: the others are set in.
+        let belongs = lines[at + 1..].iter().take_while(|line| line.starts_with("    ")).any(|line| is_allowed(line));
         if bad.iter().any(|word| line.contains(word)) && !is_allowed(line) && !belongs {
             return Some(line);
         }
