@@ -24,13 +24,24 @@ pub struct Local {
     pub server_port: String,
 }
 
-/// Who sent the request; both empty on a unix socket.
+/// Who sent the request; both empty on a unix socket, where nothing else tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
     /// REMOTE_ADDR over HTTP; IPv4-mapped IPv6 addresses are shown as IPv4.
     pub addr: String,
     /// REMOTE_PORT over HTTP.
     pub port: String,
+}
+
+/// What trusted proxies say of a request; what they do not say is as without them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// The client. Its port is empty when nobody knows it.
+    pub client: Option<Peer>,
+    /// `wsgi.url_scheme`.
+    pub scheme: Option<&'static str>,
+    /// HTTP_HOST.
+    pub host: Option<Vec<u8>>,
 }
 
 /// The request body, as it stands when the application is called.
@@ -86,6 +97,18 @@ pub struct Payload<'a> {
     pub keep: &'a mut dyn FnMut() -> Kept,
 }
 
+/// A part of a regular file that is the whole body of a response. The descriptor is the worker's own: what the application
+/// does to its file object, closing it included, changes nothing, and the position of the file is not used.
+#[derive(Debug)]
+pub struct FilePart {
+    /// Opened for reading.
+    pub file: File,
+    /// Where the part begins.
+    pub start: u64,
+    /// Bytes of it, more than none.
+    pub len: u64,
+}
+
 /// What came of handing over a piece of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
@@ -102,7 +125,7 @@ pub enum Sent {
 /// One request and its response, seen from the application's side.
 ///
 /// Order of calls: `request`, `take_body`, then `send` any number of times (the first one with a head
-/// that was filled by `start_response`), then exactly one of `finish` and `fail`.
+/// that was filled by `start_response`) or `send_file` once, then exactly one of `finish` and `fail`.
 pub trait Exchange: Send {
     /// The parsed head and the bytes its spans refer to.
     fn request(&self) -> (&Request, &[u8]);
@@ -110,8 +133,16 @@ pub trait Exchange: Send {
     /// The listener the request came in by.
     fn local(&self) -> &Local;
 
-    /// The client.
+    /// The client, as far as it is known.
     fn peer(&self) -> &Peer;
+
+    /// What trusted proxies say of the request.
+    fn told(&self) -> Option<&Told> {
+        None
+    }
+
+    /// Passes on what the application wrote to `wsgi.errors`, to a web server that wants it. The log has it already.
+    fn write_error(&mut self, _text: &[u8]) {}
 
     /// Takes the request body; the second call gives [`Body::Empty`].
     fn take_body(&mut self) -> Body;
@@ -121,6 +152,10 @@ pub trait Exchange: Send {
     /// ignore `head` and `total`. Never blocks and never needs the interpreter; empty pieces are
     /// ignored once the head is out.
     fn send(&mut self, head: &mut Head, piece: Payload<'_>, total: Option<u64>) -> Sent;
+
+    /// Sends a part of a file as the whole body: as `send` of all its bytes, but of no more than the head's Content-Length. To be
+    /// called instead of the first `send`. It does not wait for the client, but it may wait for the disk: call it detached.
+    fn send_file(&mut self, head: &mut Head, part: FilePart) -> Sent;
 
     /// Whether the head was fixed by a `send` (`start_response` may no longer replace it).
     fn head_sent(&self) -> bool;
@@ -139,9 +174,6 @@ pub trait Exchange: Send {
 
     /// Counts an exception that the application raised.
     fn count_exception(&mut self);
-
-    /// The response is a file that `wsgi.file_wrapper` sends.
-    fn is_from_file(&mut self) {}
 
     /// Gives the concrete value back to the worker that made it.
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send>;

@@ -13,11 +13,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("scoreboard", &["sys"]),
     ("stats", &["scoreboard"]),
     ("interpreter", &["sys"]),
-    ("config", &["net::address", "protocol::Protocol"]),
+    ("config", &["net::address", "protocol::Protocol", "protocol::forwarded"]),
     ("net", &["sys", "config::Socket", "config::Owner", "protocol::Protocol"]),
     ("wsgi", &["gateway", "protocol"]),
     ("mailbox", &["sys"]),
     ("logging", &["protocol", "gateway", "sys", "config::logs"]),
+    ("cgi", &["gateway", "protocol", "sys", "worker::Broken", "worker::Incoming"]),
     ("zygote", &["interpreter", "wsgi", "control", "scoreboard", "sys", "exit"]),
     (
         "worker",
@@ -52,6 +53,7 @@ const NEVER: &[(&str, &[&str])] = &[
     ("net", &["pyo3"]),
     ("wsgi", &["mio", "nix", "libc", "socket2"]),
     ("zygote", &["mio"]),
+    ("cgi", &["pyo3", "mio"]),
     ("master", &["pyo3"]),
     ("scoreboard", &["pyo3", "mio"]),
 ];

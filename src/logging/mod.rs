@@ -142,6 +142,13 @@ fn render_json(now: &Zoned, pid: u32, level: &str, message: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// What tells that all is well is left out from now on, unless RSGI_LOG asks for it.
+pub fn quiet() {
+    if std::env::var_os("RSGI_LOG").is_none() {
+        log::set_max_level(log::LevelFilter::Warn);
+    }
+}
+
 /// `2026-11-22 14:03:09 rsgi[1234] info: message`.
 /// With `lines`, further lines of the message follow, set in.
 fn render_line(head: String, message: &str, lines: bool) -> String {

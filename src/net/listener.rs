@@ -33,6 +33,8 @@ pub struct Listener {
     pub asked: Address,
     /// What it speaks.
     pub protocol: Protocol,
+    /// Each connection begins with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
     /// The process that started us bound it, so it is not ours to close or to remove.
     pub inherited: bool,
     /// The socket file that we made, for `vacuum`.
@@ -40,7 +42,7 @@ pub struct Listener {
 }
 
 /// The file of a unix socket that this program made.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SocketFile {
     path: PathBuf,
     inode: u64,
@@ -84,6 +86,7 @@ impl Listener {
             address: self.address.clone(),
             asked: self.asked.clone(),
             protocol: self.protocol,
+            proxy_protocol: self.proxy_protocol,
             inherited: self.inherited,
             unlink: self.unlink.clone(),
         })
@@ -166,12 +169,12 @@ pub fn systemd(own_pid: u32, var: impl Fn(&str) -> Option<String>) -> (Vec<RawFd
 }
 
 /// The sockets of a configuration together with systemd's that no `fd://` names.
-pub fn with_systemd(sockets: &[Socket], passed: &[RawFd], protocol: Protocol) -> Vec<Socket> {
+pub fn with_systemd(sockets: &[Socket], passed: &[RawFd], protocol: Protocol, proxy_protocol: bool) -> Vec<Socket> {
     let mut all = sockets.to_vec();
     for number in passed {
         let address = Address::Fd(*number);
         if sockets.iter().all(|socket| socket.address != address) {
-            all.push(Socket { address, protocol, origin: "LISTEN_FDS".into() });
+            all.push(Socket { address, protocol, proxy_protocol, origin: "LISTEN_FDS".into() });
         }
     }
     all
@@ -208,7 +211,10 @@ pub fn open(sockets: &[Socket], existing: &[Listener], options: &BindOptions) ->
             .iter()
             .find(|known| known.asked == name && made.iter().all(|(_, taken)| taken.address != known.address));
         match known.map(|known| known.try_clone()) {
-            Some(Ok(listener)) => made.push((index, Listener { protocol: socket.protocol, ..listener })),
+            Some(Ok(listener)) => {
+                let (protocol, proxy_protocol) = (socket.protocol, socket.proxy_protocol);
+                made.push((index, Listener { protocol, proxy_protocol, ..listener }));
+            }
             Some(Err(error)) => errors.push(failure(socket, &sys::describe(&error))),
             None => fresh.push((index, socket)),
         }
@@ -264,6 +270,7 @@ pub fn bind(socket: &Socket, options: &BindOptions) -> Result<Listener, String> 
         address,
         asked: known_as(&socket.address),
         protocol: socket.protocol,
+        proxy_protocol: socket.proxy_protocol,
         inherited: matches!(socket.address, Address::Fd(_)),
         unlink,
     })

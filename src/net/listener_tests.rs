@@ -6,7 +6,12 @@ use std::os::fd::IntoRawFd;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
 fn socket(address: &str) -> Socket {
-    Socket { address: Address::parse(address).unwrap(), protocol: Protocol::Http, origin: "app.ini:3".into() }
+    Socket {
+        address: Address::parse(address).unwrap(),
+        protocol: Protocol::Http,
+        proxy_protocol: false,
+        origin: "app.ini:3".into(),
+    }
 }
 
 fn options() -> BindOptions {
@@ -181,7 +186,7 @@ fn systemd_passes_descriptors_to_the_process_it_names_only() {
 
 #[test]
 fn a_descriptor_of_systemd_named_by_fd_is_attached_once() {
-    let all = with_systemd(&[socket("fd://4")], &[3, 4], Protocol::Uwsgi);
+    let all = with_systemd(&[socket("fd://4")], &[3, 4], Protocol::Uwsgi, false);
     assert_eq!(all.len(), 2);
     assert_eq!((&all[0].protocol, &all[1].address), (&Protocol::Http, &Address::Fd(3)));
 }

@@ -51,7 +51,7 @@ fn write(
     let response = &work.response;
     let status = if response.gone { CLIENT_LEFT } else { response.status };
     // What cannot be read never becomes a request.
-    let (via, read_errors) = (response.from_file.then_some(SENDFILE), 0);
+    let (via, read_errors) = (response.is_file.then_some(SENDFILE), 0);
     if !access.wants(status, response.body_bytes, micros, via, response.gone && read_errors > 0) {
         return;
     }
@@ -63,7 +63,8 @@ fn write(
     let record = Record {
         request,
         head,
-        peer: &connection.peer,
+        peer: connection.client(),
+        told: connection.told_of_request(),
         local: connection.local(),
         status,
         body_bytes: response.body_bytes,
@@ -79,7 +80,7 @@ fn write(
         app_requests: served,
         total_requests: total,
         // As uWSGI counts: the pieces it was given, of which a file is none.
-        switches: if response.from_file { 0 } else { response.pieces },
+        switches: if response.is_file { 0 } else { response.pieces },
         via,
         vsz: memory.address_space,
         rss: memory.resident,

@@ -12,7 +12,7 @@ use super::clock::{self, after, now};
 use super::connection::{Connection, Phase};
 use super::incoming::SharedBody;
 use super::mux::Branch;
-use crate::gateway::{Body, Exchange, Kept, Local, Payload, Peer, Sent};
+use crate::gateway::{Body, Exchange, FilePart, Kept, Local, Payload, Peer, Sent, Told};
 use crate::protocol::Protocol;
 use crate::protocol::request::{Request, Version};
 use crate::protocol::response::{self, BodyFraming, Facts, Head};
@@ -45,8 +45,8 @@ pub(super) struct Response {
     pub(super) gone: bool,
     /// Pieces that the application gave.
     pub(super) pieces: u32,
-    /// `wsgi.file_wrapper` made it of a file.
-    pub(super) from_file: bool,
+    /// The body is a file that the kernel sends.
+    pub(super) is_file: bool,
     /// The standby thread knows that there is something to write out.
     announced: bool,
     warned_long: bool,
@@ -70,22 +70,28 @@ impl Connection {
         work.core = core;
     }
 
-    fn fix_head(&mut self, head: &mut Head, total: Option<u64>) {
-        let date = clock::date();
+    /// Whether the connection may take another request after the response that begins now.
+    fn may_go_on(&self) -> bool {
         // `http-keepalive = 0`: every response ends its connection.
         let keep_alive = !self.worker.is_closing() && !self.worker.options.timeouts.keep_alive.is_zero();
-        let protocol = self.local().protocol;
-        let work = self.work_mut();
+        let work = self.work();
         if let Some(body) = &work.streamed {
             body.forget_continue();
         }
         // The close must be announced in the head; what the application will still read is not known now.
-        let keep_alive = keep_alive && work.streamed.as_ref().is_none_or(SharedBody::has_arrived);
+        keep_alive && work.request.keep_alive && work.streamed.as_ref().is_none_or(SharedBody::has_arrived)
+    }
+
+    fn fix_head(&mut self, head: &mut Head, total: Option<u64>) {
+        let date = clock::date();
+        let keep_alive = self.may_go_on();
+        let protocol = self.local().protocol;
+        let work = self.work_mut();
         let facts = Facts {
             version: work.request.version,
             head_request: work.request.is_head(work.head()),
             protocol,
-            keep_alive: keep_alive && work.request.keep_alive,
+            keep_alive,
             total,
             date: &date,
         };
@@ -140,8 +146,12 @@ impl Connection {
         let complete = whole || response.remaining == Some(0);
         if let Some(branch) = &self.branch {
             // The end of the request goes out with it, unless there is more to come.
+            if piece.len() >= LARGE {
+                let (records, id) = (branch.stdout(first, b""), branch.id);
+                return self.put_records(&records, Some((keep(), id)), complete);
+            }
             let records = branch.stdout(first, piece);
-            return self.put_records(&records, complete);
+            return self.put_records(&records, None, complete);
         }
         let response = &self.work().response;
         let chunked = response.framing == Some(BodyFraming::Chunked) && !piece.is_empty();
@@ -180,11 +190,14 @@ impl Connection {
         }
     }
 
-    /// Collects records of a FastCGI request.
-    fn put_records(&mut self, records: &[u8], complete: bool) {
+    /// Collects records of a FastCGI request, and behind them what is to be records of this id.
+    fn put_records(&mut self, records: &[u8], large: Option<(Kept, u16)>, complete: bool) {
         let response_buffer = self.worker.options.response_buffer;
         let mut queue = self.io.queue();
         queue.push(records);
+        if let Some((kept, id)) = large {
+            queue.push_records(kept, id);
+        }
         if !complete && queue.len() >= ENOUGH.min(response_buffer) {
             queue.flush(&self.io.stream);
         }
@@ -197,13 +210,54 @@ impl Connection {
         }
     }
 
+    /// Sends what the application wrote to `wsgi.errors` to the FastCGI web server. One that does not read loses it: the log
+    /// has it.
+    fn put_error(&mut self, text: &[u8]) {
+        let Some(branch) = &self.branch else { return };
+        let mut queue = self.io.queue();
+        if queue.len() <= self.worker.options.response_buffer {
+            queue.push(&branch.stderr(text));
+            queue.flush(&self.io.stream);
+        }
+    }
+
     /// Queues the end of a FastCGI request and writes out what there is.
     fn finish_records(&mut self) {
         if let Some(branch) = &self.branch {
             let end = branch.finish(self.cut);
             let mut queue = self.io.queue();
             queue.push(&end);
-            queue.flush(&self.io.stream);
+            // What comes from a disk is left to the trunk.
+            if !queue.is_at_file() {
+                queue.flush(&self.io.stream);
+            }
+        }
+    }
+
+    /// Queues the head and a file behind it, and writes what the socket takes.
+    fn put_file(&mut self, head: &[u8], part: FilePart) {
+        self.pending = true;
+        let response = &mut self.work_mut().response;
+        response.is_file = true;
+        response.body_bytes += part.len;
+        if let Some(remaining) = &mut response.remaining {
+            *remaining -= part.len;
+        }
+        let id = self.branch.as_ref().map(|branch| branch.id);
+        let mut queue = self.io.queue();
+        match &self.branch {
+            Some(branch) => queue.push(&branch.stdout(head, b"")),
+            None => queue.push(head),
+        }
+        queue.push_file(part, id);
+        let empty = queue.flush(&self.io.stream);
+        let gone = queue.is_gone();
+        drop(queue);
+        if gone {
+            self.work_mut().response.gone = true;
+        } else if !empty {
+            // The application's close() comes next, and may take its time.
+            self.announce();
         }
     }
 
@@ -234,6 +288,15 @@ impl Connection {
         }
     }
 
+    /// Whether the web server no longer wants the response of a FastCGI request.
+    fn is_aborted(&mut self) -> bool {
+        let aborted = self.branch.as_ref().is_some_and(Branch::is_aborted);
+        if aborted {
+            self.work_mut().response.gone = true;
+        }
+        aborted
+    }
+
     fn end(&mut self) {
         let work = self.work_mut();
         let core = work.core;
@@ -243,10 +306,16 @@ impl Connection {
     }
 }
 
-/// A whole response that says no more than its status; the connection closes after it.
-pub(super) fn plain_answer(status: u16, protocol: Protocol, head_request: bool) -> Vec<u8> {
+/// A whole response that says no more than its status.
+pub(super) fn plain_answer(
+    status: u16,
+    protocol: Protocol,
+    version: Version,
+    head_request: bool,
+    keep_alive: bool,
+) -> Vec<u8> {
     let date = clock::date();
-    let facts = Facts { version: Version::Http11, head_request, protocol, keep_alive: false, total: None, date: &date };
+    let facts = Facts { version, head_request, protocol, keep_alive, total: None, date: &date };
     let mut out = Vec::with_capacity(256);
     response::plain_error(status, &facts, &mut out);
     out
@@ -263,16 +332,39 @@ impl Exchange for Connection {
     }
 
     fn peer(&self) -> &Peer {
-        &self.peer
+        self.client()
+    }
+
+    fn told(&self) -> Option<&Told> {
+        self.told_of_request()
+    }
+
+    fn write_error(&mut self, text: &[u8]) {
+        self.put_error(text);
     }
 
     fn take_body(&mut self) -> Body {
         self.work_mut().body.take().unwrap_or(Body::Empty)
     }
 
+    fn send_file(&mut self, head: &mut Head, part: FilePart) -> Sent {
+        if self.is_aborted() || !self.may_answer() {
+            return Sent::Gone;
+        }
+        self.fix_head(head, Some(part.len));
+        let response = &self.work().response;
+        // PEP 3333: no more than the application's Content-Length.
+        let len = response.remaining.map_or(part.len, |remaining| part.len.min(remaining));
+        if response.framing == Some(BodyFraming::Nothing) || len == 0 {
+            self.put(head.bytes(), b"", true, &mut || Box::new([0u8; 0]));
+        } else {
+            self.put_file(head.bytes(), FilePart { len, ..part });
+        }
+        if self.work().response.gone { Sent::Gone } else { Sent::Taken }
+    }
+
     fn send(&mut self, head: &mut Head, piece: Payload<'_>, total: Option<u64>) -> Sent {
-        if self.branch.as_ref().is_some_and(Branch::is_aborted) {
-            self.work_mut().response.gone = true;
+        if self.is_aborted() {
             return Sent::Gone;
         }
         let response = &mut self.work_mut().response;
@@ -387,9 +479,12 @@ impl Exchange for Connection {
             return;
         }
         if !self.work().response.head_sent {
+            // The request was read to its end: what is wrong is the application, not the connection.
+            let keep_alive = self.may_go_on();
             let protocol = self.local().protocol;
             let work = self.work_mut();
-            let out = plain_answer(status, protocol, work.request.is_head(work.head()));
+            let head_request = work.request.is_head(work.head());
+            let out = plain_answer(status, protocol, work.request.version, head_request, keep_alive);
             let response = &mut work.response;
             response.head_sent = true;
             response.status = status;
@@ -399,7 +494,7 @@ impl Exchange for Connection {
                 Some(branch) => self.io.queue().push(&branch.stdout(&out, b"")),
                 None => self.io.queue().push(&out),
             }
-            self.last = true;
+            self.last = protocol != Protocol::Http || !keep_alive;
         } else if self.work().response.remaining != Some(0)
             && self.work().response.framing != Some(BodyFraming::Nothing)
         {
@@ -412,10 +507,6 @@ impl Exchange for Connection {
 
     fn count_exception(&mut self) {
         self.worker.count_exception();
-    }
-
-    fn is_from_file(&mut self) {
-        self.work_mut().response.from_file = true;
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {

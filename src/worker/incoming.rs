@@ -4,16 +4,18 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::output::Io;
+use super::pace::allowance;
+use crate::config::Timeouts;
 use crate::gateway::{Body, BodySource};
 use crate::protocol::body::Reader;
 use crate::protocol::request::{BodyLength, Refusal};
 use crate::protocol::response;
 
 /// Why a body cannot be collected.
-pub(super) enum Broken {
+pub(crate) enum Broken {
     /// The client broke the framing or the limit.
     Refused(Refusal),
     /// The temporary file cannot be made or written.
@@ -26,7 +28,7 @@ enum Store {
 }
 
 /// A body that is being collected.
-pub(super) struct Incoming {
+pub(crate) struct Incoming {
     reader: Reader,
     store: Store,
     threshold: u64,
@@ -34,7 +36,7 @@ pub(super) struct Incoming {
 
 impl Incoming {
     /// `limit`: longest body in bytes; `threshold`: bytes kept in memory.
-    pub(super) fn new(length: BodyLength, limit: u64, threshold: u64) -> Result<Incoming, Broken> {
+    pub(crate) fn new(length: BodyLength, limit: u64, threshold: u64) -> Result<Incoming, Broken> {
         let store = match length {
             BodyLength::Length(len) if len > threshold => Store::File(temporary()?, 0),
             BodyLength::Length(len) => Store::Memory(Vec::with_capacity(len as usize)),
@@ -44,7 +46,7 @@ impl Incoming {
     }
 
     /// Takes bytes; returns how many of them belong to the body and whether it is whole.
-    pub(super) fn feed(&mut self, input: &[u8]) -> Result<(usize, bool), Broken> {
+    pub(crate) fn feed(&mut self, input: &[u8]) -> Result<(usize, bool), Broken> {
         let fed = match &mut self.store {
             Store::Memory(bytes) => {
                 let fed = self.reader.feed(input, bytes).map_err(Broken::Refused)?;
@@ -66,8 +68,13 @@ impl Incoming {
         Ok((fed.consumed, fed.done))
     }
 
+    /// How many bytes are still to come, where that is known.
+    pub(crate) fn remaining(&self) -> Option<u64> {
+        self.reader.remaining()
+    }
+
     /// The whole body, from its start.
-    pub(super) fn into_body(self) -> Result<Body, Broken> {
+    pub(crate) fn into_body(self) -> Result<Body, Broken> {
         match self.store {
             Store::Memory(bytes) if bytes.is_empty() => Ok(Body::Empty),
             Store::Memory(bytes) => Ok(Body::Memory(bytes)),
@@ -98,7 +105,10 @@ pub(super) struct Streamed {
     closed: bool,
     /// `Expect: 100-continue` that is still to be answered.
     continue_due: bool,
-    timeout: Duration,
+    timeouts: Timeouts,
+    /// Bytes received since the application began to read, and how long it waited for them.
+    received: u64,
+    waited: Duration,
 }
 
 impl Streamed {
@@ -108,11 +118,23 @@ impl Streamed {
         limit: u64,
         raw: Vec<u8>,
         continue_due: bool,
-        timeout: Duration,
+        timeouts: Timeouts,
     ) -> Streamed {
         let reader = Reader::new(length, limit);
         let io = Some(io);
-        Streamed { io, reader, raw, decoded: Vec::new(), given: 0, done: false, closed: false, continue_due, timeout }
+        Streamed {
+            io,
+            reader,
+            raw,
+            decoded: Vec::new(),
+            given: 0,
+            done: false,
+            closed: false,
+            continue_due,
+            timeouts,
+            received: 0,
+            waited: Duration::ZERO,
+        }
     }
 
     /// Decodes what was received; true when the body is whole.
@@ -149,15 +171,21 @@ impl Streamed {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => break result,
             }
-            match io.stream.wait(false, self.timeout) {
+            let left = allowance(&self.timeouts, self.received).saturating_sub(self.waited);
+            let began = Instant::now();
+            let ready = io.stream.wait(false, self.timeouts.body.min(left));
+            self.waited += began.elapsed();
+            match ready {
                 Ok(true) => {}
                 Ok(false) => {
-                    break Err(io::Error::new(io::ErrorKind::TimedOut, "the client sent nothing for too long"));
+                    break Err(io::Error::new(io::ErrorKind::TimedOut, "the client sent too little for too long"));
                 }
                 Err(error) => break Err(error),
             }
         };
-        self.raw.truncate(start + result.as_ref().copied().unwrap_or(0));
+        let count = result.as_ref().copied().unwrap_or(0);
+        self.raw.truncate(start + count);
+        self.received += count as u64;
         match result {
             Ok(0) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the client left before the end of the body")),
             Ok(_) => Ok(()),

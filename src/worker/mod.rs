@@ -2,8 +2,11 @@
 //!
 //! - `reactor`: who waits for whom; the connections, the events, the deadlines. `doors`: the listening sockets. `moves` and
 //!   `migrate`: connections that go to other workers.
-//! - `connection`, `reading`, `incoming`: a client's bytes become requests. `exchange`, `output`: responses become bytes.
-//! - `mux`: FastCGI connections, which carry several requests at once.
+//! - `connection`, `reading`, `incoming`: a client's bytes become requests. `exchange`, `output`, `segment`: responses become
+//!   bytes.
+//! - `pace`: how slow a body may be.
+//! - `believe`: what proxies say about where a connection or a request comes from.
+//! - `mux`: FastCGI connections, which carry several requests at once. `pipe`: their bodies when they are streamed.
 //! - `threads`: app threads, and the standby thread that does the I/O while all of them are in the application.
 //! - `harakiri`: requests that run for too long.
 //! - `access`: the request line. `quota`: when this worker should be replaced. `clock`: time.
@@ -11,6 +14,7 @@
 //! The rules these keep are in `src/README.md`, "Life of a worker".
 
 mod access;
+mod believe;
 mod clock;
 mod connection;
 mod doors;
@@ -21,9 +25,12 @@ mod migrate;
 mod moves;
 mod mux;
 mod output;
+mod pace;
+mod pipe;
 mod quota;
 mod reactor;
 mod reading;
+mod segment;
 mod threads;
 
 #[cfg(test)]
@@ -32,6 +39,7 @@ mod tests;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::config::Timeouts;
 use crate::control::FromWorker;
@@ -41,12 +49,14 @@ use crate::mailbox::Mailboxes;
 use crate::net::address::Address;
 use crate::net::listener::Listener;
 use crate::protocol::Protocol;
+use crate::protocol::forwarded::Trusted;
 use crate::protocol::http::head::Limits;
 use crate::scoreboard::{Scoreboard, State, WorkerSlot};
 use crate::{sys, wsgi};
 
 use harakiri::Harakiri;
 pub use harakiri::Limits as HarakiriLimits;
+pub(crate) use incoming::{Broken, Incoming};
 use output::Io;
 use quota::Meter;
 pub use quota::Quota;
@@ -72,12 +82,16 @@ pub struct Options {
     pub timeouts: Timeouts,
     /// After which it asks to be replaced.
     pub quota: Quota,
+    /// How long it may take to finish when nobody is there to end it.
+    pub mercy: Duration,
     /// How long requests may run; none: as long as they like.
     pub harakiri: Option<HarakiriLimits>,
     /// Whether the master wants to know how long requests took.
     pub measures_busyness: bool,
     /// Whether somebody may ask how long requests take.
     pub keeps_time: bool,
+    /// Whose words about clients are believed; none: nobody's.
+    pub trusted: Option<Trusted>,
     /// SERVER_NAME over HTTP.
     pub host_name: String,
     /// The request line; none: requests are not logged.
@@ -118,6 +132,8 @@ struct Worker {
     parent: nix::unistd::Pid,
     options: Options,
     locals: Vec<Local>,
+    /// By listener: connections begin with a header of the PROXY protocol.
+    proxied: Vec<bool>,
     /// Addresses of the listeners, as letters name them.
     addresses: Vec<String>,
     mailboxes: Arc<Mailboxes>,
@@ -214,6 +230,7 @@ pub fn run(context: Context, load: impl FnOnce() -> Result<Arc<wsgi::Apps>, Stri
     slot.begin_life(clock::wall().as_secs());
     let threads = options.threads.max(1) as usize;
     let locals = listeners.iter().enumerate().map(|(index, listener)| local(index, listener, &options)).collect();
+    let proxied = listeners.iter().map(|listener| listener.proxy_protocol).collect();
     let addresses = listeners.iter().map(|listener| listener.address.to_string()).collect();
     let apps = match load() {
         Ok(apps) => apps,
@@ -238,6 +255,7 @@ pub fn run(context: Context, load: impl FnOnce() -> Result<Arc<wsgi::Apps>, Stri
         id,
         parent: nix::unistd::getppid(),
         locals,
+        proxied,
         addresses,
         mailboxes,
         zone: access::zone(),
@@ -253,6 +271,8 @@ pub fn run(context: Context, load: impl FnOnce() -> Result<Arc<wsgi::Apps>, Stri
         options,
     });
     scoreboard.worker(id).set_state(State::Ready);
+    // The end of the control socket, which is watched from here on, tells of the master's.
+    sys::process::outlive_parent();
     worker.tell(&FromWorker::Ready);
     let code = threads::run(&worker, &apps, &wsgi);
     scoreboard.worker(id).set_state(State::Empty);

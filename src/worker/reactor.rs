@@ -614,11 +614,15 @@ impl Reactor {
                 log::info!("worker {} is not wanted any more; it exits", worker.id);
             } else {
                 log::error!("worker {}: the master is gone; requests in flight are finished, then it exits", worker.id);
+                // Nobody else would end one that is stuck.
+                sys::process::end_in(worker.options.mercy.as_secs() as u32);
             }
         }
         for index in 0..state.doors.len() {
-            if orphaned {
-                // A new master may want to bind the addresses of a dead one right away.
+            // A new master may want to bind the addresses of a dead one right away. At a stop, who waits at a socket of
+            // somebody else's is left to whom that one starts next.
+            let is_anothers = |door: &Door| door.listener.as_ref().is_some_and(|listener| listener.inherited);
+            if orphaned || how == Retire::Stop && is_anothers(&state.doors[index]) {
                 self.close_door(&mut state, index);
             } else if how == Retire::Stop && state.doors[index].is_own_tcp() {
                 // Nobody connects to it any more, but some who do so right now are not in the queue yet.
@@ -770,7 +774,8 @@ impl State {
     /// Takes the connections that wait for a request of their clients.
     #[expect(clippy::vec_box, reason = "connections live in boxes wherever they are kept")]
     fn take_waiting(&mut self) -> Vec<Box<Connection>> {
-        let idle = |connection: &mut Box<Connection>| matches!(connection.phase, Phase::Idle | Phase::Head);
+        let idle =
+            |connection: &mut Box<Connection>| matches!(connection.phase, Phase::Preface | Phase::Idle | Phase::Head);
         self.slots.iter_mut().filter_map(|(_, slot)| slot.connection.take_if(idle)).collect()
     }
 

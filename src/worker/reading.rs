@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::clock::{self, after, now};
 use super::connection::{Connection, Filled, Phase, Spare, Step};
 use super::incoming::{Broken, Incoming, SharedBody, Streamed};
+use super::pace::Pace;
 use crate::gateway::Body;
 use crate::protocol::Protocol;
 use crate::protocol::body::admit;
@@ -70,6 +71,10 @@ impl Connection {
                 if logged {
                     work.started = clock::micros();
                 }
+                if self.worker.options.trusted.is_some() {
+                    let told = self.hear_proxies(self.work());
+                    self.work_mut().told = told;
+                }
                 self.begin_body()
             }
             Parsed::Partial => {
@@ -109,8 +114,8 @@ impl Connection {
         let Some(threshold) = options.post_buffering else {
             let raw = work.input[head_len..work.filled].to_vec();
             work.filled = head_len;
-            let timeout = options.timeouts.body;
-            let body = SharedBody::new(Streamed::new(io, length, limit, raw, continue_due, timeout));
+            let timeouts = options.timeouts.clone();
+            let body = SharedBody::new(Streamed::new(io, length, limit, raw, continue_due, timeouts));
             work.body = Some(Body::Stream(Box::new(body.clone())));
             work.streamed = Some(body);
             self.phase = Phase::Application;
@@ -123,8 +128,10 @@ impl Connection {
                 return None;
             }
         }
+        work.pace = Pace::begin(now());
+        let due = work.pace.due(&options.timeouts);
         self.phase = Phase::Body;
-        self.deadline = after(now(), options.timeouts.body);
+        self.deadline = due;
         if continue_due {
             self.pending = true;
             let mut queue = self.io.queue();
@@ -166,9 +173,13 @@ impl Connection {
         if !self.readable {
             return Some(Step::Wait);
         }
+        let before = self.work().filled;
         match self.fill(&mut Spare::default()) {
             Filled::Some => {
-                self.deadline = after(now(), self.worker.options.timeouts.body);
+                let worker = Arc::clone(&self.worker);
+                let work = self.work_mut();
+                work.pace.add(now(), work.filled - before);
+                self.deadline = work.pace.due(&worker.options.timeouts);
                 None
             }
             Filled::Nothing => Some(Step::Wait),

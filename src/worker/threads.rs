@@ -194,6 +194,7 @@ fn app_thread(worker: &Arc<Worker>, apps: &Arc<Apps>, options: &wsgi::Options, c
             }
         };
         loop {
+            spare.attached = false;
             let first = app.detached(|| {
                 let found = worker.reactor.next(worker, &mut spare, Back::Nothing, Patience::Wait);
                 if let Some(connection) = &found {
@@ -204,6 +205,7 @@ fn app_thread(worker: &Arc<Worker>, apps: &Arc<Apps>, options: &wsgi::Options, c
                 found
             });
             let Some(mut connection) = first else { return };
+            spare.attached = true;
             loop {
                 let served = serve(worker, app, core, connection);
                 worker.standby.advance(core);
@@ -232,7 +234,7 @@ fn serve(
     let began = clock::now();
     {
         let (request, head) = connection.request();
-        let peer = connection.peer.addr.as_bytes();
+        let peer = connection.client().addr.as_bytes();
         thread.enter(began, request.method.of(head), request.target.of(head), peer);
     }
     let connection = app

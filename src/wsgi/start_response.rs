@@ -16,8 +16,11 @@ use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use super::memory::Memory;
 use super::raw::{Held, Holder, references};
-use crate::gateway::{Exchange, Kept, Payload, Sent};
+use crate::gateway::{Exchange, FilePart, Kept, Payload, Sent};
 use crate::protocol::response::{Head, HeadError};
+
+/// So much of a line of `wsgi.errors` waits for its end.
+const MAX_ERROR_LINE: usize = 8 * 1024;
 
 /// The response of the request that an app thread runs.
 #[derive(Default)]
@@ -29,6 +32,10 @@ pub(super) struct Response {
     pub(super) full: bool,
     /// Nothing more will be sent.
     pub(super) gone: bool,
+    /// Tells the request from those before it.
+    pub(super) serial: u64,
+    /// What the application has written to `wsgi.errors` since the last line that was passed on.
+    error_line: Vec<u8>,
     memory: Memory,
 }
 
@@ -54,6 +61,44 @@ impl Response {
             Sent::Gone => self.gone = true,
         }
         sent
+    }
+
+    /// Passes whole lines of `wsgi.errors` on to the web server.
+    pub(super) fn add_error(&mut self, text: &[u8]) {
+        self.error_line.extend_from_slice(text);
+        let end = self.error_line.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        self.pass_errors_on(if self.error_line.len() > MAX_ERROR_LINE { self.error_line.len() } else { end });
+    }
+
+    /// Passes on the last line, which may have no end.
+    pub(super) fn end_errors(&mut self) {
+        self.pass_errors_on(self.error_line.len());
+    }
+
+    fn pass_errors_on(&mut self, end: usize) {
+        if end > 0
+            && let Some(exchange) = &mut self.exchange
+        {
+            exchange.write_error(&self.error_line[..end]);
+            self.error_line.drain(..end);
+        }
+    }
+
+    /// Hands over bytes of our own as the whole body, but no more than the application's Content-Length. The exchange is there.
+    pub(super) fn send_own(&mut self, mut bytes: Vec<u8>) {
+        let Some(exchange) = &mut self.exchange else { return };
+        if let Some(length) = self.head.content_length() {
+            bytes.truncate(usize::try_from(length).unwrap_or(usize::MAX));
+        }
+        let mut keep = || -> Kept { Box::new(bytes.clone()) };
+        exchange.send(&mut self.head, Payload { bytes: &bytes, keep: &mut keep }, Some(bytes.len() as u64));
+    }
+
+    /// Hands over a part of a file as the whole body. To be called detached.
+    pub(super) fn send_file(&mut self, part: FilePart) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.send_file(&mut self.head, part);
+        }
     }
 
     /// Blocks until the client took enough of what waits. To be called detached.

@@ -10,6 +10,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 
+use crate::harness::held::Held;
 use crate::harness::http::{Client, Endpoint, get};
 use crate::harness::server::{Server, Setup, Speaks, listen_tcp};
 use crate::harness::uwsgi::exchange;
@@ -104,14 +105,19 @@ fn unix_sockets_in_the_file_system() {
 }
 
 #[test]
-fn without_vacuum_the_socket_stays() {
-    let mut server = unix_http().unset("vacuum").start();
-    server.get("/").expect(200);
-    server.signal(nix::sys::signal::Signal::SIGTERM);
-    server.wait();
-    let path = server.path("app.sock");
-    assert!(path.exists());
-    std::fs::remove_file(path).expect("remove");
+fn the_socket_goes_at_the_stop() {
+    differs(
+        "A unix socket that the server made is removed when it stops, before its queue is answered, with or without `vacuum`.",
+        || {
+            let mut server = unix_http().unset("vacuum").start();
+            let held = Held::begin(&server, "a");
+            server.signal(nix::sys::signal::Signal::SIGTERM);
+            wait_until("the socket is gone", || !server.path("app.sock").exists());
+            assert!(server.try_wait().is_none());
+            held.release().expect(200);
+            server.wait();
+        },
+    );
 }
 
 #[test]
