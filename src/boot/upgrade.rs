@@ -69,7 +69,7 @@ fn tell(control: &OwnedFd, why: &str) {
 fn load(arguments: &[OsString], handoff: &Handoff) -> Result<(Vec<Argument>, Facts, Loaded), Vec<String>> {
     let own = arguments.get(1..).unwrap_or_default();
     let arguments = match cli::parse(own) {
-        Ok(Command::Run { check: false, arguments }) => arguments,
+        Ok(Command::Run { check: false, cgi: false, arguments }) => arguments,
         Ok(_) => return Err(vec!["the arguments are none of a server".into()]),
         Err(errors) => return Err(configuration_errors(&errors)),
     };
@@ -110,7 +110,8 @@ fn prepare_trial(arguments: &[OsString], handoff: &Handoff) -> Result<(Settings,
     let known = handoff.known_sockets();
     let reports = settings.report_sockets().into_iter().map(|(_, socket)| socket);
     let wanted: Vec<_> = settings.sockets.iter().cloned().chain(reports).collect();
-    let wanted = listener::with_systemd(&wanted, &handoff.passed, settings.inherited_protocol);
+    let (protocol, proxy_protocol) = (settings.inherited_protocol, settings.inherited_proxy_protocol);
+    let wanted = listener::with_systemd(&wanted, &handoff.passed, protocol, proxy_protocol);
     let new: Vec<_> =
         wanted.into_iter().filter(|socket| !known.contains(&listener::known_as(&socket.address))).collect();
     let (options, _) = master::bind_options(&settings);

@@ -73,6 +73,7 @@ pub(super) struct Door {
     asked: String,
     protocol: String,
     inherited: bool,
+    proxy_protocol: bool,
     unlink: Option<SocketFile>,
     /// The option, of one that the master answers.
     report: Option<String>,
@@ -229,6 +230,7 @@ impl Door {
             asked: listener.asked.to_string(),
             protocol: listener.protocol.name().into(),
             inherited: listener.inherited,
+            proxy_protocol: listener.proxy_protocol,
             unlink: listener.unlink.clone(),
             report: report.map(|report| report.option().into()),
         }
@@ -243,6 +245,7 @@ impl Door {
             asked: Address::parse(&self.asked)?,
             protocol: protocol.ok_or_else(|| format!("{} is no protocol", self.protocol))?,
             inherited: self.inherited,
+            proxy_protocol: self.proxy_protocol,
             unlink: self.unlink.clone(),
         })
     }
