@@ -325,7 +325,6 @@ fn serve(
     let entitle = |settings: &Settings| rename(title(&settings.process_names, &Role::Master));
     entitle(&settings);
     let home_dir = start_dir.clone();
-    let entitle_relay = |settings: &Settings| rename(title(&settings.process_names, &Role::Relay));
     let zygote = Box::new(move |task| run_zygote(task, &home_dir));
     let hooks = Hooks { read, fork, entitle, entitle_relay, zygote };
     let at_exit = settings.hooks.clone();
@@ -413,6 +412,10 @@ enum Role {
     Relay,
     Zygote,
     Worker(u32),
+}
+
+fn entitle_relay(settings: &Settings) {
+    rename(title(&settings.process_names, &Role::Relay));
 }
 
 /// The title of a process, if the configuration asks for one.

@@ -51,8 +51,8 @@ use children::{Action, Children};
 use daemons::Daemons;
 use desk::{Desk, Door};
 use fifo::Fifos;
-use logs::Log;
 use handoff::Handoff;
+use logs::Log;
 use resize::Resize;
 use triggers::Planned;
 use upgrade::Trial;
@@ -313,6 +313,7 @@ impl Master {
             desk: Desk::default(),
             reloads: Reloads::default(),
             daemons: Daemons::default(),
+            log: Log::default(),
             origin,
             trial: None,
             foreign: Vec::new(),
@@ -336,7 +337,8 @@ impl Master {
         let serving = self.children.serving();
         let vacuum = self.generation(serving).is_some_and(|generation| generation.settings.vacuum);
         self.close_listeners();
-        Outcome { code, files: Vec::new(), vacuum }
+        let log = (self.log.channel.take(), self.log.relay.take());
+        Outcome { code, files: Vec::new(), vacuum, log }
     }
 
     fn work(&mut self) -> u8 {

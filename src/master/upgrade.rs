@@ -361,6 +361,7 @@ pub(super) fn adopt_generations(
             zygote,
             import_ms: known.import_ms,
             modules: Vec::new(),
+            plan: None,
             began: known.began,
         });
     }

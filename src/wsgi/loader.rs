@@ -380,8 +380,7 @@ fn resolve<'py>(
     }
     if is_factory {
         object = object.call0().map_err(|error| {
-            *wanted.traceback.borrow_mut() =
-                errors::report(py, &format!("{}: {name} failed", wanted.shown), &error);
+            *wanted.traceback.borrow_mut() = errors::report(py, &format!("{}: {name} failed", wanted.shown), &error);
             format!("{name} of {shown} failed: {}{}", errors::one_line(py, &error), place(py, &error))
         })?;
     }
