@@ -231,12 +231,18 @@ impl Master {
     /// Gives a new log file to everybody.
     fn hand_out(&mut self, file: &File) {
         logging::use_file(file);
-        for zygote in self.generations.iter().filter_map(|g| g.zygote.as_ref()?.control.as_ref()) {
+        // Those of another program do not know the word, and keep the old file.
+        let knows = |number: u32| !self.foreign.contains(&number);
+        let zygotes = self.generations.iter().filter(|generation| knows(generation.number));
+        for zygote in zygotes.filter_map(|g| g.zygote.as_ref()?.control.as_ref()) {
             if let Err(error) = fd::send(zygote, &ToZygote::Log.encode(), Some(file.as_fd())) {
                 log::warn!("a zygote keeps the old log file: {error}");
             }
         }
-        for (_, control) in &self.controls {
+        for (key, control) in &self.controls {
+            if !self.children.worker(*key).is_none_or(|worker| knows(worker.generation)) {
+                continue;
+            }
             if let Err(error) = fd::send(control, &ToWorker::Log.encode(), Some(file.as_fd())) {
                 log::warn!("a worker keeps the old log file: {error}");
             }
