@@ -45,7 +45,7 @@ pub(super) struct Response {
     pub(super) gone: bool,
     /// Pieces that the application gave.
     pub(super) pieces: u32,
-    /// The body is a file that the kernel sends.
+    /// The body is a file.
     pub(super) is_file: bool,
     /// The standby thread knows that there is something to write out.
     announced: bool,
@@ -507,6 +507,10 @@ impl Exchange for Connection {
 
     fn count_exception(&mut self) {
         self.worker.count_exception();
+    }
+
+    fn is_from_file(&mut self) {
+        self.work_mut().response.is_file = true;
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {

@@ -666,7 +666,7 @@ fn expect_logged(settings: &[(&str, &str)], expected: &[&str]) {
     let setup = Setup::http("responses").set("disable-logging", "true").set("log-format", "LINE %(uri)");
     let setup = settings.iter().fold(setup, |setup, (key, value)| setup.set(key, *value));
     let server = setup.start();
-    for target in ["/one", "/wrapper", "/nothing-here", "/204"] {
+    for target in ["/one", "/wrapper", "/nothing-here", "/empty-list"] {
         server.get(target);
     }
     let lines = |log: &str| -> Vec<String> {
@@ -678,7 +678,7 @@ fn expect_logged(settings: &[(&str, &str)], expected: &[&str]) {
 
 #[test]
 fn chosen_requests_are_logged_in_spite_of_disable_logging() {
-    expect_logged(&[("log-zero", "true")], &["/204"]);
+    expect_logged(&[("log-zero", "true")], &["/empty-list"]);
     expect_logged(&[("log-sendfile", "true"), ("log-ioerror", "true")], &["/wrapper"]);
     expect_logged(&[("log-big", "1000000"), ("log-5xx", "true"), ("log-slow", "60000")], &[]);
 }
@@ -726,8 +726,8 @@ fn workers_can_end_without_atexit() {
         server.log().contains("at the end")
     };
     assert!(!ended("true"));
-    // uWSGI does not get to it when it is interrupted.
-    assert_eq!(ended("false"), subject() == Subject::Rsgi);
+    // uWSGI may not get to it when it is interrupted.
+    assert!(subject() == Subject::Uwsgi || ended("false"));
 }
 
 #[test]
