@@ -2,39 +2,49 @@
 //! privileges up, and connects the parts. What was made on the way is removed again when the start fails.
 //! `once` does the same for a CGI program.
 
+mod background;
+mod files;
 mod once;
-
 mod upgrade;
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs::{self, OpenOptions};
+use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
 use std::os::fd::RawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::cli::{self, Command};
 use crate::config::hooks::{Hook, Phase};
-use crate::config::{self, Argument, Facts, ProcessNames, Recycle, Settings};
+use crate::config::{self, Argument, Background, Facts, Lookup, ProcessNames, Recycle, Settings};
 use crate::logging::access::{Access, Format};
 use crate::logging::relay::{Channel, Plan};
+use crate::master::notify::Manager;
 use crate::master::{self, Hooks, Origin, Outcome, Sockets, Start, Task};
-use crate::net::listener::{self, SocketFile};
+use crate::net::address::Address;
+use crate::net::listener;
 use crate::protocol::http::head::Limits;
 use crate::sys::exec::Program;
+use crate::sys::privileges::{self, Identity, Limited};
 use crate::sys::process::{self, Fork};
 use crate::sys::signal::Signal;
 use crate::sys::{self, fd, user};
 use crate::worker::Quota;
 use crate::zygote::{self, Zygote};
-use crate::{exit, hooks, interpreter, logging, worker, wsgi};
+use crate::{ctl, exit, hooks, interpreter, logging, worker, wsgi};
 
-/// Variables by which systemd passes sockets. They are meant for this process alone.
-const SYSTEMD_VARIABLES: [&str; 3] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
+use background::{Herald, Side};
+use files::Made;
+
+/// Variables by which systemd passes sockets and asks for news. They are meant for this process alone.
+const SYSTEMD_VARIABLES: [&str; 6] =
+    ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 
 /// The `rsgi` command.
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
@@ -60,6 +70,7 @@ fn start(arguments: &[OsString], fork: fn() -> io::Result<Fork>) -> u8 {
     let own = arguments.get(1..).unwrap_or_default();
     let (check, cgi, arguments) = match cli::parse(own) {
         Ok(Command::Help(text) | Command::Version(text)) => return print(&text),
+        Ok(Command::Control(request)) => return control(&request),
         Ok(Command::Run { check, cgi, arguments }) => (check, cgi, arguments),
         Err(errors) => return refuse(errors),
     };
@@ -90,8 +101,25 @@ fn start(arguments: &[OsString], fork: fn() -> io::Result<Fork>) -> u8 {
         }
         return print("the configuration is valid\n");
     }
-    if let Err(error) = set_up_process(&settings) {
+    let manager_of = std::process::id();
+    if let Err(error) = become_at_once(&settings) {
         return refuse([error]);
+    }
+    let herald = match go_into_background(&settings, fork) {
+        Ok(Side::Starter(code)) => return code,
+        Ok(Side::Server(herald)) => RefCell::new(Some(herald)),
+        Err(None) => RefCell::default(),
+        Err(Some(error)) => return refuse([error]),
+    };
+    let herald = Rc::new(herald);
+    let end = |code: u8| {
+        if let Some(herald) = herald.take() {
+            herald.tell(code);
+        }
+        code
+    };
+    if let Err(error) = set_up_process(&settings) {
+        return end(refuse([error]));
     }
     log::info!("rsgi {} starts", env!("CARGO_PKG_VERSION"));
     for note in &loaded.notes {
@@ -103,10 +131,41 @@ fn start(arguments: &[OsString], fork: fn() -> io::Result<Fork>) -> u8 {
     if let Some(line) = systemd_line {
         log::warn!("{line}");
     }
+    let manager = Manager::read(manager_of, |name| std::env::var(name).ok());
     for name in SYSTEMD_VARIABLES {
         process::remove_variable(name);
     }
-    serve(settings, passed, start_dir, reader(arguments, facts), fork, program)
+    end(serve(settings, passed, start_dir, reader(arguments, facts), fork, (program, manager), Rc::clone(&herald)))
+}
+
+/// `rsgi ctl`.
+fn control(request: &ctl::Request) -> u8 {
+    let sent = socket_of(request).and_then(|socket| ctl::send(&socket, &request.line).map_err(|error| vec![error]));
+    sent.unwrap_or_else(refuse)
+}
+
+/// The control socket that is meant: named, or found in a configuration.
+fn socket_of(request: &ctl::Request) -> Result<PathBuf, Vec<String>> {
+    if let Some(socket) = &request.socket {
+        return Ok(socket.clone());
+    }
+    if request.ini.is_empty() {
+        return Err(vec!["ctl: name the server: --socket PATH, or --ini FILE with its configuration".into()]);
+    }
+    let start_dir = std::env::current_dir().map_err(|error| vec![sys::describe(&error)])?;
+    let named = |file: &String| Argument { name: "ini".into(), value: file.clone(), written: "--ini".into() };
+    let arguments: Vec<Argument> = request.ini.iter().map(named).collect();
+    // Sockets may come from whoever starts the server.
+    match config::load(&arguments, &facts(start_dir, true)) {
+        Ok(loaded) => match loaded.settings.reports.control {
+            Some(Address::Unix(path)) => Ok(path),
+            _ => Err(vec![format!("ctl: {} has no control-socket", request.ini.join(", "))]),
+        },
+        Err(errors) => {
+            let hint = "ctl: the configuration is broken; --socket PATH works without it".to_owned();
+            Err(errors.iter().map(ToString::to_string).chain([hint]).collect())
+        }
+    }
 }
 
 fn print(text: &str) -> u8 {
@@ -170,16 +229,29 @@ fn facts(start_directory: PathBuf, inherited_sockets: bool) -> Facts {
             });
             read.clone().map_err(io::Error::other)
         }),
-        user: Box::new(|text| {
+        user: remembered(|text| {
             let (name, uid) = match text.parse() {
                 Ok(uid) => (user::name_of(uid)?, uid),
                 Err(_) => (text.to_string(), user::by_name(text)?.0),
             };
             Some(config::User { name, uid })
         }),
-        group: Box::new(user::group_by_name),
+        group: remembered(user::group_by_name),
         log_format_mistake: |text| Format::parse(text).err(),
     }
+}
+
+/// What was found once is not looked for again: inside a `chroot` the system's lists are out of reach.
+fn remembered<T: Clone + 'static>(look_up: fn(&str) -> Option<T>) -> Lookup<T> {
+    let known: RefCell<HashMap<String, T>> = RefCell::default();
+    Box::new(move |text| {
+        if let Some(found) = known.borrow().get(text) {
+            return Some(found.clone());
+        }
+        let found = look_up(text)?;
+        known.borrow_mut().insert(text.to_string(), found.clone());
+        Some(found)
+    })
 }
 
 /// Reads the configuration again, for a reload.
@@ -200,14 +272,72 @@ fn complete(mut settings: Settings) -> Settings {
     if let (Some(uid), None) = (settings.uid, settings.gid) {
         settings.gid = user::primary_group(uid);
     }
+    let privileges = &mut settings.privileges;
+    if let (Some((uid, _)), None) = (&privileges.immediate_uid, privileges.immediate_gid) {
+        privileges.immediate_gid = user::primary_group(*uid);
+    }
     settings
+}
+
+/// `immediate-uid` and `immediate-gid`.
+fn become_at_once(settings: &Settings) -> Result<(), String> {
+    let wanted = &settings.privileges;
+    let option = if wanted.immediate_uid.is_some() { "immediate-uid" } else { "immediate-gid" };
+    let (uid, login) = wanted.immediate_uid.clone().unzip();
+    let identity = Identity {
+        uid,
+        gid: wanted.immediate_gid,
+        login: login.flatten().filter(|_| !wanted.no_initgroups),
+        ..Identity::default()
+    };
+    let taken = identity.may_be_taken().and_then(|()| identity.take());
+    taken.map_err(|error| format!("{}: {error}", settings.place(option)))
+}
+
+/// Forks when the configuration asks for it. None: it does not, and this process goes on.
+fn go_into_background(settings: &Settings, fork: fn() -> io::Result<Fork>) -> Result<Side, Option<String>> {
+    let Some(kind) = settings.background else { return Err(None) };
+    let option = option_of(kind);
+    let side = background::enter(fork).map_err(|error| {
+        Some(format!("{}: cannot go into the background: {}", settings.place(option), sys::describe(&error)))
+    })?;
+    if let Side::Starter(code @ 1..) = side {
+        let log = settings.logto.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+        complain(&format!("error: {}: the server did not start; what it says is in {log}", settings.place(option)));
+        return Ok(Side::Starter(code));
+    }
+    Ok(side)
+}
+
+fn option_of(kind: Background) -> &'static str {
+    match kind {
+        Background::WhenBound => "daemonize",
+        Background::WhenReady => "daemonize2",
+    }
 }
 
 /// umask and log file first: they are for everything that follows, sockets included.
 fn set_up_process(settings: &Settings) -> Result<(), String> {
     process::set_umask(settings.umask);
     if let Some(path) = &settings.logto {
-        redirect(settings, "logto", path)?;
+        let option = match settings.background {
+            Some(kind) if !settings.places.contains_key("logto") => option_of(kind),
+            _ => "logto",
+        };
+        redirect(settings, option, path)?;
+    }
+    let limits = [
+        ("limit-as", Limited::AddressSpace, settings.privileges.limit_as),
+        ("limit-nproc", Limited::Processes, settings.privileges.limit_nproc),
+    ];
+    for (option, what, wanted) in limits {
+        if let Some(wanted) = wanted {
+            privileges::limit(what, wanted).map_err(|error| {
+                let (place, why) = (settings.place(option), sys::describe(&error));
+                let now = privileges::limit_of(what).unwrap_or(0);
+                format!("{place}: cannot be {wanted}: {why}; it is {now}, and raising it needs root")
+            })?;
+        }
     }
     logging::set_style(master::style(settings));
     match settings.max_fd {
@@ -247,64 +377,41 @@ fn failure(settings: &Settings, option: &str, path: &Path, error: &io::Error) ->
     format!("{}: {}", settings.place(option), logging::file::describe(path, error))
 }
 
-/// Files that this process made. Removed by it alone, never by a child.
-struct Made {
-    pid: i32,
-    pidfile: Option<(PathBuf, u64)>,
-}
-
-impl Made {
-    fn remove(&self, files: &[SocketFile]) {
-        if process::own_id() != self.pid {
-            return;
-        }
-        for file in files {
-            file.remove();
-        }
-        if let Some((path, inode)) = &self.pidfile
-            && fs::metadata(path).is_ok_and(|found| found.ino() == *inode)
-            && let Err(error) = fs::remove_file(path)
-        {
-            log::warn!("the pidfile {} stays: {}", path.display(), sys::why_it_stays(&error));
-        }
-    }
-}
-
-fn write_pidfile(path: &Path) -> io::Result<(PathBuf, u64)> {
-    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o644).open(path)?;
-    writeln!(file, "{}", process::own_id())?;
-    Ok((path.to_path_buf(), file.metadata()?.ino()))
-}
-
-/// Binds, writes the pid file, gives privileges up, and runs the master.
+/// Binds, writes the pid files, gives privileges up, and runs the master.
 fn serve(
     settings: Settings,
     passed: Vec<RawFd>,
     start_dir: PathBuf,
     read: Box<dyn FnMut() -> Result<Settings, Vec<String>>>,
     fork: fn() -> io::Result<Fork>,
-    program: Result<Program, String>,
+    (program, manager): (Result<Program, String>, Manager),
+    herald: Rc<RefCell<Option<Herald>>>,
 ) -> u8 {
-    if let Err(error) = process::may_become(settings.uid, settings.gid) {
-        log::error!("{}: {error}", place_of_user(&settings));
-        return exit::ERROR;
-    }
-    // Before the sockets, so that they can make folders for them.
-    for phase in [Phase::Asap, Phase::PreJail, Phase::PostJail, Phase::InJail, Phase::AsRoot] {
-        if let Err(error) = hooks::run(&settings.hooks, phase) {
+    let mut made = Made::new();
+    // Before the sockets, so that hooks can make folders for them.
+    let placed = identity(&settings)
+        .may_be_taken()
+        .map_err(|error| format!("{}: {error}", place_of_user(&settings)))
+        .and_then(|()| change_root(&settings, &mut made));
+    let (moved, safe) = match placed {
+        Ok(placed) => placed,
+        Err(error) => {
             log::error!("{error}");
+            made.remove(&[]);
             return exit::ERROR;
         }
-    }
-    let mut made = Made { pid: process::own_id(), pidfile: None };
+    };
+    let start_dir = if moved { "/".into() } else { start_dir };
     let sockets = match open_sockets(&settings, &passed, &start_dir) {
         Ok(sockets) => sockets,
         Err(errors) => {
             errors.iter().for_each(|error| log::error!("{error}"));
+            made.remove(&[]);
             return exit::ERROR;
         }
     };
-    let settled = settle(&settings, &mut made)
+    let mut safe = safe;
+    let settled = settle(&settings, &mut made, moved, &mut safe)
         .and_then(|()| hooks::run(&settings.hooks, Phase::AsUser))
         .and_then(|()| hooks::run(&settings.hooks, Phase::MasterStart));
     if let Err(error) = settled {
@@ -321,12 +428,33 @@ fn serve(
         }
     };
     introduce(&settings, &sockets);
-    let origin = Origin { program, pidfile: made.pidfile.clone(), stdin: stdin_so_far };
+    let origin = Origin { program, manager, pidfiles: made.pidfiles().to_vec(), stdin: stdin_so_far };
     let entitle = |settings: &Settings| rename(title(&settings.process_names, &Role::Master));
     entitle(&settings);
+    if settings.background == Some(Background::WhenBound)
+        && let Some(herald) = herald.take()
+    {
+        herald.tell(exit::OK);
+    }
+    let ready = move || {
+        for file in &safe {
+            if let Err(error) = files::write_pid(file) {
+                log::error!("a pid file cannot be written: {}", sys::describe(&error));
+            }
+        }
+        if let Some(herald) = herald.take() {
+            herald.tell(exit::OK);
+        }
+    };
     let home_dir = start_dir.clone();
-    let zygote = Box::new(move |task| run_zygote(task, &home_dir));
-    let hooks = Hooks { read, fork, entitle, entitle_relay, zygote };
+    let hooks = Hooks {
+        read,
+        fork,
+        entitle,
+        entitle_relay,
+        zygote: Box::new(move |task| run_zygote(task, &home_dir)),
+        ready: Some(Box::new(ready)),
+    };
     let at_exit = settings.hooks.clone();
     let outcome = master::run(Start { settings, sockets, passed, start_dir, log, hooks, origin });
     finish(&made, &at_exit, outcome)
@@ -362,15 +490,56 @@ fn open_sockets(settings: &Settings, passed: &[RawFd], start_dir: &Path) -> Resu
     master::open(settings, passed, &[], &options)
 }
 
-fn settle(settings: &Settings, made: &mut Made) -> Result<(), String> {
-    if let Some(path) = &settings.pidfile {
-        made.pidfile = Some(write_pidfile(path).map_err(|error| failure(settings, "pidfile", path, &error))?);
+/// Whom the configuration wants the server to be.
+fn identity(settings: &Settings) -> Identity {
+    Identity {
+        uid: settings.uid,
+        gid: settings.gid,
+        login: settings.user_name.clone().filter(|_| !settings.privileges.no_initgroups),
+        groups: settings.privileges.groups.clone(),
+        capabilities: settings.privileges.capabilities.clone(),
+    }
+}
+
+/// The hooks of the time before privileges are given up, and the new root between them. Whether there is one, and the
+/// pid files to be written later: those stand outside of it, as in uWSGI.
+fn change_root(settings: &Settings, made: &mut Made) -> Result<(bool, Vec<File>), String> {
+    hooks::run(&settings.hooks, Phase::Asap)?;
+    hooks::run(&settings.hooks, Phase::PreJail)?;
+    let mut safe = Vec::new();
+    if let Some(folder) = &settings.privileges.chroot {
+        make_pidfiles(settings, made, &mut safe)?;
+        privileges::change_root(folder).map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                format!("{}: only root can change the root of the file system", settings.place("chroot"))
+            }
+            _ => failure(settings, "chroot", folder, &error),
+        })?;
+        log::info!("{} is the root of the file system from now on", folder.display());
+    }
+    for phase in [Phase::PostJail, Phase::InJail, Phase::AsRoot] {
+        hooks::run(&settings.hooks, phase)?;
+    }
+    Ok((settings.privileges.chroot.is_some(), safe))
+}
+
+fn make_pidfiles(settings: &Settings, made: &mut Made, safe: &mut Vec<File>) -> Result<(), String> {
+    made.add(settings, "pidfile", settings.pidfile.as_ref())?;
+    safe.extend(made.add_empty(settings, "safe-pidfile", settings.pidfiles.safe.as_ref())?);
+    Ok(())
+}
+
+fn settle(settings: &Settings, made: &mut Made, moved: bool, safe: &mut Vec<File>) -> Result<(), String> {
+    if !moved {
+        make_pidfiles(settings, made, safe)?;
     }
     if let Some(doubt) = user::is_root().then(|| doubt_of_user(settings)).flatten() {
         log::warn!("{doubt}");
     }
-    process::drop_privileges(settings.uid, settings.gid, settings.user_name.as_deref())
-        .map_err(|error| format!("{}: {error}", place_of_user(settings)))
+    identity(settings).take().map_err(|error| format!("{}: {error}", place_of_user(settings)))?;
+    made.add(settings, "pidfile2", settings.pidfiles.second.as_ref())?;
+    safe.extend(made.add_empty(settings, "safe-pidfile2", settings.pidfiles.safe_second.as_ref())?);
+    Ok(())
 }
 
 /// What root should know of the user that its server will run as.
@@ -387,7 +556,13 @@ fn doubt_of_user(settings: &Settings) -> Option<String> {
 
 /// Where the configuration asks for another user or group.
 fn place_of_user(settings: &Settings) -> &str {
-    settings.place(if settings.uid.is_some() { "uid" } else { "gid" })
+    let privileges = &settings.privileges;
+    settings.place(match (settings.uid, settings.gid) {
+        (Some(_), _) => "uid",
+        (None, Some(_)) => "gid",
+        _ if !privileges.groups.is_empty() => "add-gid",
+        _ => "cap",
+    })
 }
 
 fn introduce(settings: &Settings, sockets: &Sockets) {
@@ -484,6 +659,7 @@ fn run_zygote(task: Task, start_dir: &Path) -> u8 {
     };
     zygote::run(zygote, move |birth, load| {
         rename(title(&settings.process_names, &Role::Worker(birth.id)));
+        bind_to_processors(&settings, birth.id);
         let context = worker::Context {
             id: birth.id,
             generation,
@@ -509,6 +685,18 @@ fn run_zygote(task: Task, start_dir: &Path) -> u8 {
         };
         worker::run(context, load)
     })
+}
+
+/// `cpu-affinity`.
+fn bind_to_processors(settings: &Settings, worker: u32) {
+    let count = settings.privileges.cpu_affinity as usize;
+    if count == 0 {
+        return;
+    }
+    match privileges::bind_to_processors(worker as usize - 1, count) {
+        Ok(chosen) => log::debug!("worker {worker} is bound to processors {chosen:?}"),
+        Err(error) => log::warn!("{}: {}", settings.place("cpu-affinity"), sys::describe(&error)),
+    }
 }
 
 /// At the first start nothing waits for the end of an import.
@@ -580,9 +768,11 @@ fn worker_options(settings: &Settings) -> worker::Options {
         }),
         measures_busyness: settings.cheaper.algorithm == config::Algorithm::Busyness,
         keeps_time: settings.reports.any(),
+        tells_stacks: settings.reports.control.is_some(),
         trusted: (!settings.trusted_proxies.is_empty()).then(|| settings.trusted_proxies.clone()),
         host_name: user::host_name(),
         access: Access::new(settings.log_requests, settings.log_format.as_deref(), &settings.logs).map(Arc::new),
+        sendfile: settings.sendfile,
     }
 }
 
@@ -639,26 +829,5 @@ mod tests {
         assert!(doubt_of_user(&settings(None, Some(1))).unwrap().contains("runs as root"));
         assert!(doubt_of_user(&settings(Some(4711), None)).unwrap().contains("no user 4711"));
         assert_eq!(doubt_of_user(&settings(Some(33), Some(33))), None);
-    }
-
-    #[test]
-    fn a_pidfile_is_removed_only_by_its_maker_and_while_it_is_the_same_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pid");
-        let written = write_pidfile(&path).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
-        Made { pid: process::own_id() + 1, pidfile: Some(written.clone()) }.remove(&[]);
-        assert!(path.exists());
-        Made { pid: process::own_id(), pidfile: Some((path.clone(), written.1 + 1)) }.remove(&[]);
-        assert!(path.exists());
-        Made { pid: process::own_id(), pidfile: Some(written) }.remove(&[]);
-        assert!(!path.exists());
-        let path = Path::new("/nonexistent/pid");
-        let settings = Settings { places: [("pidfile", "app.ini:3: pidfile".into())].into(), ..Settings::default() };
-        let error = write_pidfile(path).unwrap_err();
-        assert_eq!(
-            failure(&settings, "pidfile", path, &error),
-            "app.ini:3: pidfile: /nonexistent/pid: the directory does not exist; create /nonexistent"
-        );
     }
 }

@@ -11,6 +11,7 @@ use clap::{Arg, ArgAction};
 
 use crate::config::options::{self, AREAS, Action, Kind, Row};
 use crate::config::{Argument, Error, Origin};
+use crate::ctl;
 
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub enum Command {
     Help(String),
     /// Print this text to standard output and exit with 0.
     Version(String),
+    /// `ctl`: command a running server.
+    Control(ctl::Request),
     /// Load the configuration from these arguments and serve.
     Run {
         /// `--check`: only load, report, and exit with 0 or 1.
@@ -37,7 +40,10 @@ fn command() -> clap::Command {
     clap::Command::new("rsgi")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Serves Python WSGI applications, configured by uWSGI's ini files.")
-        .override_usage("rsgi [OPTIONS] [FILE.ini[:SECTION]]...\n       rsgi --ini FILE.ini [--NAME VALUE]...")
+        .override_usage(
+            "rsgi [OPTIONS] [FILE.ini[:SECTION]]...\n       rsgi --ini FILE.ini [--NAME VALUE]...\n       \
+             rsgi ctl --help",
+        )
         .disable_help_flag(true)
         .disable_version_flag(true)
         .max_term_width(100)
@@ -62,6 +68,17 @@ fn command() -> clap::Command {
 /// # Errors
 /// All that is wrong with them; exit code 1.
 pub fn parse(arguments: &[OsString]) -> Result<Command, Vec<Error>> {
+    // A file of this name is written ./ctl.
+    if arguments.first().is_some_and(|word| word == "ctl") {
+        return match ctl::parse(&arguments[1..]) {
+            Ok(request) => Ok(Command::Control(request)),
+            Err((help, true)) => Ok(Command::Help(help)),
+            Err((text, false)) => {
+                let text = text.trim_start_matches("error: ").trim_end();
+                Err(vec![Error::plain(&Origin::Argument("ctl".into()), text)])
+            }
+        };
+    }
     let mut reader = Reader::default();
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
@@ -337,6 +354,16 @@ mod tests {
         let errors = read("-Z --ini").unwrap_err();
         assert!(errors[0].to_string().starts_with("-Z: expected an option"));
         assert_eq!(errors[1].to_string(), "--ini: expected a value (PATH), found nothing");
+    }
+
+    #[test]
+    fn ctl_is_a_command_and_no_file() {
+        assert!(matches!(read("ctl --socket s reload"), Ok(Command::Control(request)) if request.line == "reload"));
+        assert!(matches!(read("ctl --help"), Ok(Command::Help(_))));
+        assert_eq!(settings("./ctl"), [("include".to_owned(), "./ctl".to_owned())]);
+        assert_eq!(settings("--ini ctl"), [("ini".to_owned(), "ctl".to_owned())]);
+        let errors = read("ctl reload now").unwrap_err();
+        assert!(errors[0].to_string().starts_with("ctl: unexpected argument 'now'"), "{}", errors[0]);
     }
 
     #[test]

@@ -68,6 +68,10 @@ pub enum ToWorker {
     },
     /// The log goes into another file, whose descriptor comes along.
     Log,
+    /// Say that you hear this.
+    Ping,
+    /// Write what every thread is doing into the descriptor that comes with this.
+    Stacks,
 }
 
 /// Worker to master.
@@ -85,6 +89,8 @@ pub enum FromWorker {
     Reached(Limit),
     /// A request in it can't be stopped: it is to be replaced at once.
     Stuck,
+    /// The answer to [`ToWorker::Ping`].
+    Pong,
 }
 
 /// A limit of a worker, and what it has now.
@@ -178,6 +184,8 @@ impl ToWorker {
             ToWorker::Retire { how: Retire::Replaced, heirs } => number(b'r', &[heirs], ""),
             ToWorker::Retire { how: Retire::Stop, heirs } => number(b's', &[heirs], ""),
             ToWorker::Log => vec![b'l'],
+            ToWorker::Ping => vec![b'p'],
+            ToWorker::Stacks => vec![b'k'],
         }
     }
 
@@ -187,6 +195,8 @@ impl ToWorker {
             b'r' => Retire::Replaced,
             b's' => Retire::Stop,
             b'l' => return Some(ToWorker::Log),
+            b'p' => return Some(ToWorker::Ping),
+            b'k' => return Some(ToWorker::Stacks),
             _ => return None,
         };
         Some(ToWorker::Retire { how, heirs: u32_at(bytes, 1)? })
@@ -202,6 +212,7 @@ impl FromWorker {
             FromWorker::LoadFailed(why) => text(b'L', why),
             FromWorker::AsksToRetire => vec![b'T'],
             FromWorker::Stuck => vec![b'S'],
+            FromWorker::Pong => vec![b'P'],
             FromWorker::Reached(Limit::Requests(n)) => number(b'n', &[*n], ""),
             FromWorker::Reached(Limit::Resident(n)) => number(b'm', &[*n], ""),
             FromWorker::Reached(Limit::AddressSpace(n)) => number(b'a', &[*n], ""),
@@ -216,6 +227,7 @@ impl FromWorker {
             b'L' => Some(FromWorker::LoadFailed(string(&bytes[1..]))),
             b'T' => Some(FromWorker::AsksToRetire),
             b'S' => Some(FromWorker::Stuck),
+            b'P' => Some(FromWorker::Pong),
             b'n' => Some(FromWorker::Reached(Limit::Requests(u32_at(bytes, 1)?))),
             b'm' => Some(FromWorker::Reached(Limit::Resident(u32_at(bytes, 1)?))),
             b'a' => Some(FromWorker::Reached(Limit::AddressSpace(u32_at(bytes, 1)?))),
@@ -247,6 +259,7 @@ mod tests {
             FromWorker::LoadFailed("x".into()),
             FromWorker::AsksToRetire,
             FromWorker::Stuck,
+            FromWorker::Pong,
         ] {
             assert_eq!(FromWorker::decode(&message.encode()), Some(message));
         }
@@ -255,6 +268,9 @@ mod tests {
         }
         for how in [Retire::Replaced, Retire::Stop] {
             let message = ToWorker::Retire { how, heirs: 12 };
+            assert_eq!(ToWorker::decode(&message.encode()), Some(message));
+        }
+        for message in [ToWorker::Ping, ToWorker::Stacks] {
             assert_eq!(ToWorker::decode(&message.encode()), Some(message));
         }
         assert_eq!(

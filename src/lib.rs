@@ -8,6 +8,7 @@ pub mod cgi;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod ctl;
 pub mod exit;
 mod extension;
 pub mod gateway;

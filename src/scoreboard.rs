@@ -16,7 +16,7 @@ use crate::sys::memory::SharedRows;
 /// How many processes can bear one worker number at a time.
 pub const LANES: u32 = 4;
 
-const WORKER_WORDS: usize = 40;
+const WORKER_WORDS: usize = 64;
 const PID: usize = 0;
 const STATE: usize = 1;
 const GENERATION: usize = 2;
@@ -36,6 +36,10 @@ const BEFORE: usize = 20;
 const HARAKIRIS: usize = 21;
 /// One word for each of [`DURATIONS`], and one for what took longer.
 const SPANS: usize = 24;
+/// Microseconds that requests waited for a thread.
+const WAITED: usize = 40;
+/// The same words as [`SPANS`], for requests that waited.
+const WAITS: usize = 41;
 
 /// Bounds by which requests are counted, in microseconds.
 pub const DURATIONS: [u64; 13] = [
@@ -309,6 +313,22 @@ impl<'a> WorkerSlot<'a> {
     /// Requests that took no longer than each of [`DURATIONS`] and longer than the one before; the last ones longer than all.
     pub fn durations(self) -> [u64; DURATIONS.len() + 1] {
         std::array::from_fn(|at| self.words[SPANS + at].load(Ordering::Relaxed))
+    }
+
+    /// A complete request waited so many microseconds for an app thread.
+    pub fn add_wait(self, micros: u64) {
+        self.add(WAITED, micros);
+        self.add(WAITS + DURATIONS.partition_point(|bound| *bound < micros), 1);
+    }
+
+    /// Requests that waited for an app thread, by how long, as [`WorkerSlot::durations`]. Who did not wait is not in it.
+    pub fn waits(self) -> [u64; DURATIONS.len() + 1] {
+        std::array::from_fn(|at| self.words[WAITS + at].load(Ordering::Relaxed))
+    }
+
+    /// Microseconds that all requests waited.
+    pub fn waited_micros(self) -> u64 {
+        self.words[WAITED].load(Ordering::Relaxed)
     }
 
     /// Microseconds that all requests took.

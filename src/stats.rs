@@ -144,6 +144,13 @@ pub struct Worker {
     pub connections: u64,
     /// Complete requests that wait for an app thread.
     pub waiting: u64,
+    /// How many requests had to wait so far.
+    pub waited: u64,
+    /// Microseconds that requests waited for an app thread.
+    pub waited_time: u64,
+    /// Requests by how long they waited, see [`crate::scoreboard::WorkerSlot::waits`]; for metrics only.
+    #[serde(skip)]
+    pub waits: [u64; DURATIONS.len() + 1],
     /// Requests by how long they took, see [`crate::scoreboard::WorkerSlot::durations`]; for metrics only.
     #[serde(skip)]
     pub durations: [u64; DURATIONS.len() + 1],
@@ -297,10 +304,10 @@ impl Worker {
             threads: board.threads_per_worker(),
             connections: of_process(|slot| slot.connections()),
             waiting: of_process(|slot| slot.waiting()),
-            durations: lanes
-                .iter()
-                .map(|slot| slot.durations())
-                .fold([0; DURATIONS.len() + 1], |sum, of| std::array::from_fn(|at| sum[at] + of[at])),
+            waited: sum(|slot| slot.waits().iter().sum()),
+            waited_time: sum(|slot| slot.waited_micros()),
+            waits: add_up(lanes.iter().map(|slot| slot.waits())),
+            durations: add_up(lanes.iter().map(|slot| slot.durations())),
         }
     }
 
@@ -312,6 +319,11 @@ impl Worker {
         }
         self
     }
+}
+
+/// The sums of what several processes have counted.
+fn add_up<const N: usize>(counts: impl Iterator<Item = [u64; N]>) -> [u64; N] {
+    counts.fold([0; N], |sum, of| std::array::from_fn(|at| sum[at] + of[at]))
 }
 
 impl Core {
@@ -428,12 +440,14 @@ mod tests {
             slot.add_tx_bytes(10);
             slot.add_duration(1000);
             slot.add_harakiri();
+            slot.add_wait(3_000);
         }
         new.thread(1).enter(4_000, b"GET", b"/slow?q=1", b"10.0.0.1");
         let worker = Worker::new(&board, 1, holder(), false, NOW).with_apps(&[App::default()]);
         assert_eq!((worker.requests, worker.delta_requests, worker.tx, worker.harakiri_count), (2, 1, 20, 2));
         assert_eq!((worker.respawn_count, worker.running_time, worker.avg_rt), (2, 2000, 500));
         assert_eq!((worker.status, worker.accepting, worker.busy_threads), ("busy", 1, 1));
+        assert_eq!((worker.waited, worker.waited_time, worker.waits[2]), (2, 6000, 2));
         assert_eq!((worker.rss, worker.vsz, worker.apps[0].requests), (4096, 8192, 2));
         let cores = worker.cores.unwrap();
         assert_eq!((cores[0].in_request, cores[0].vars.len(), cores[0].req_info.request_start), (0, 0, None));

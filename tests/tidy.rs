@@ -12,6 +12,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("gateway", &["protocol"]),
     ("scoreboard", &["sys"]),
     ("stats", &["scoreboard"]),
+    ("ctl", &["sys"]),
     ("interpreter", &["sys"]),
     ("config", &["net::address", "protocol::Protocol", "protocol::forwarded"]),
     ("net", &["sys", "config::Socket", "config::Owner", "protocol::Protocol"]),

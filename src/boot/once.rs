@@ -123,8 +123,10 @@ fn answer(
 /// What of the configuration is for this process.
 fn prepare(settings: &Settings, start_dir: &Path) -> Result<(), String> {
     set_up_process(settings)?;
-    process::may_become(settings.uid, settings.gid)
-        .and_then(|()| process::drop_privileges(settings.uid, settings.gid, settings.user_name.as_deref()))
+    let identity = super::identity(settings);
+    identity
+        .may_be_taken()
+        .and_then(|()| identity.take())
         .map_err(|error| format!("{}: {error}", super::place_of_user(settings)))?;
     master::enter(settings, start_dir)?;
     for (name, value) in &settings.env {

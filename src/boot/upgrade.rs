@@ -155,7 +155,7 @@ pub(super) fn succeed(arguments: &[OsString], handoff: Handoff, fork: fn() -> io
     if let Some(limit) = handoff.limit {
         fd::remember_limit(limit);
     }
-    let made = Made { pid: process::own_id(), pidfile: handoff.pidfile.clone() };
+    let made = Made::with(handoff.pidfiles.clone());
     let (arguments, facts, loaded) = match load(arguments, &handoff) {
         Ok(read) => read,
         Err(errors) => return fatal(&made, &errors.join("; ")),
@@ -180,9 +180,11 @@ pub(super) fn succeed(arguments: &[OsString], handoff: Handoff, fork: fn() -> io
         entitle,
         entitle_relay: super::entitle_relay,
         zygote: Box::new(move |task: Task| super::run_zygote(task, &home_dir)),
+        ready: None,
     };
     let program = program.map(|program| program.named(&handoff.name));
-    let origin = Origin { program, pidfile: handoff.pidfile.clone(), stdin: super::stdin_so_far };
+    let (manager, pidfiles) = (handoff.manager.clone(), handoff.pidfiles.clone());
+    let origin = Origin { program, manager, pidfiles, stdin: super::stdin_so_far };
     let (sockets, passed, settings_now) = (Sockets::default(), handoff.passed.clone(), settings.clone());
     match master::resume(Start { settings: settings_now, sockets, passed, start_dir, log, hooks, origin }, handoff) {
         Ok(outcome) => super::finish(&made, &settings.hooks, outcome),

@@ -277,7 +277,7 @@ impl Draft<'_> {
         }
     }
 
-    fn find_user(&mut self, s: &Setting, name: &str) -> Option<(u32, Option<String>)> {
+    pub(super) fn find_user(&mut self, s: &Setting, name: &str) -> Option<(u32, Option<String>)> {
         if let Some(user) = (self.facts.user)(name) {
             return Some((user.uid, Some(user.name)));
         }
@@ -290,7 +290,7 @@ impl Draft<'_> {
         }
     }
 
-    fn find_group(&mut self, s: &Setting, name: &str) -> Option<u32> {
+    pub(super) fn find_group(&mut self, s: &Setting, name: &str) -> Option<u32> {
         let found = number(name).or_else(|| (self.facts.group)(name));
         if found.is_none() {
             self.error(s, "a group of this system, or a number");

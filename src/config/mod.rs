@@ -17,6 +17,7 @@ mod lifecycle;
 mod load;
 pub mod logs;
 pub mod options;
+mod privileges;
 mod reports;
 mod source;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use cheaper::{Algorithm, Busyness, Cheaper};
 pub use error::{Error, Origin, Warning};
 pub use lifecycle::{Harakiri, MemoryLimits, Recycle, Touch, Triggers};
 pub use load::{Argument, Facts, Loaded, Lookup, User, load};
+pub use privileges::{Background, PidFiles, Privileges};
 pub use reports::{Report, Reports};
 
 use std::collections::HashMap;
@@ -156,6 +158,8 @@ pub struct Settings {
     pub gid: Option<u32>,
     /// Login name of `uid`, for supplementary groups; none when it is a bare number without a name.
     pub user_name: Option<String>,
+    /// What it keeps, gives up and limits besides.
+    pub privileges: Privileges,
     /// `umask`.
     pub umask: Option<u32>,
     /// `max-fd`.
@@ -172,10 +176,16 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// `pidfile`, absolute.
     pub pidfile: Option<PathBuf>,
+    /// The other pid files.
+    pub pidfiles: PidFiles,
+    /// `daemonize`, `daemonize2`; their log is `logto`.
+    pub background: Option<Background>,
     /// `logto`, absolute.
     pub logto: Option<PathBuf>,
     /// False with `disable-logging`.
     pub log_requests: bool,
+    /// False with `disable-sendfile`.
+    pub sendfile: bool,
     /// `log-format`; none is the default request line.
     pub log_format: Option<String>,
     /// The rest of what is configured about logs.
@@ -242,6 +252,7 @@ impl Default for Settings {
             uid: None,
             gid: None,
             user_name: None,
+            privileges: Privileges::default(),
             umask: None,
             max_fd: None,
             buffer_size: 65536,
@@ -257,8 +268,11 @@ impl Default for Settings {
                 linger: Duration::from_secs(1),
             },
             pidfile: None,
+            pidfiles: PidFiles::default(),
+            background: None,
             logto: None,
             log_requests: true,
+            sendfile: true,
             log_format: None,
             logs: logs::Logs::default(),
             skip_atexit: false,

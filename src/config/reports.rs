@@ -12,6 +12,8 @@ pub enum Report {
     Stats,
     /// Metrics as Prometheus reads them, over HTTP.
     Metrics,
+    /// What the operator asks for, to the operator alone.
+    Control,
 }
 
 impl Report {
@@ -20,6 +22,7 @@ impl Report {
         match self {
             Report::Stats => "stats",
             Report::Metrics => "metrics-socket",
+            Report::Control => "control-socket",
         }
     }
 }
@@ -31,6 +34,8 @@ pub struct Reports {
     pub stats: Option<Address>,
     /// `metrics-socket`.
     pub metrics: Option<Address>,
+    /// `control-socket`.
+    pub control: Option<Address>,
     /// `stats-http`.
     pub http: bool,
     /// `stats-minified`.
@@ -42,14 +47,18 @@ pub struct Reports {
 impl Reports {
     /// Whether anything is told to anybody.
     pub fn any(&self) -> bool {
-        self.stats.is_some() || self.metrics.is_some()
+        self.stats.is_some() || self.metrics.is_some() || self.control.is_some()
     }
 }
 
 impl Settings {
     /// The sockets to bind for reports.
     pub fn report_sockets(&self) -> Vec<(Report, Socket)> {
-        let asked = [(Report::Stats, &self.reports.stats), (Report::Metrics, &self.reports.metrics)];
+        let asked = [
+            (Report::Stats, &self.reports.stats),
+            (Report::Metrics, &self.reports.metrics),
+            (Report::Control, &self.reports.control),
+        ];
         let asked = asked.into_iter().filter_map(|(report, address)| Some((report, address.clone()?)));
         asked
             .map(|(report, address)| {
@@ -66,8 +75,16 @@ impl Draft<'_> {
         let place = match report {
             Report::Stats => &mut reports.stats,
             Report::Metrics => &mut reports.metrics,
+            Report::Control => &mut reports.control,
         };
         match Address::parse(&s.value) {
+            // Who may give commands is told by the file's mode and by the kernel, which knows the user of a unix socket.
+            Ok(address) if report == Report::Control && !matches!(address, Address::Unix(_)) => {
+                self.error(s, "the path of a unix socket");
+            }
+            Ok(Address::Unix(path)) if report == Report::Control => {
+                *place = Some(Address::Unix(self.facts.start_directory.join(path)));
+            }
             Ok(address) => *place = Some(address),
             Err(expected) => self.error(s, expected),
         }

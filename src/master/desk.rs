@@ -1,7 +1,8 @@
 //! The desk: sockets on which the master tells whoever asks how the server is.
 //!
 //! The master never waits here. All of the desk is one epoll instance, which the master watches with everything else;
-//! a visitor who neither asks nor reads is shown out after [`STAY`], and there are at most [`SEATS`] of them.
+//! a visitor who neither asks nor reads is shown out after [`STAY`], and there are at most [`SEATS`] of them. Who has given
+//! a command that takes its time may stay until it is carried out.
 
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
@@ -28,6 +29,22 @@ const PAUSE: u64 = 1_000;
 /// Numbers below are those of doors.
 const FIRST_VISITOR: u64 = 1 << 32;
 
+/// What a visitor hears.
+pub(super) enum Answer {
+    /// This, and nothing else.
+    Now(Vec<u8>),
+    /// Something, when [`Desk::tell`] is called.
+    Later,
+}
+
+/// Who visits: his number, and the user of a unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Guest {
+    pub(super) number: u64,
+    /// Process and user.
+    pub(super) peer: Option<(i32, u32)>,
+}
+
 /// A socket of the desk, and what is told there.
 pub(super) type Door = (Report, Listener);
 
@@ -38,6 +55,8 @@ struct Visitor {
     heard: Vec<u8>,
     /// What he is told, and how much of it he has.
     told: Option<(Vec<u8>, usize)>,
+    /// He is to be told when it is known.
+    waits: bool,
     /// Bytes that he sent and nobody wants.
     noise: usize,
     until: u64,
@@ -77,10 +96,10 @@ impl Desk {
             .collect::<io::Result<Vec<Door>>>()?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         for visitor in &self.visitors {
-            let flags = if visitor.told.as_ref().is_some_and(|(text, sent)| *sent < text.len()) {
-                EpollFlags::EPOLLOUT
-            } else {
-                EpollFlags::EPOLLIN
+            let flags = match &visitor.told {
+                Some((text, sent)) if *sent < text.len() => EpollFlags::EPOLLOUT,
+                _ if visitor.waits => EpollFlags::EPOLLRDHUP,
+                _ => EpollFlags::EPOLLIN,
             };
             epoll.add(&visitor.stream, EpollEvent::new(flags, visitor.number))?;
         }
@@ -112,12 +131,13 @@ impl Desk {
 
     /// When the desk is to be looked at if nothing happens.
     pub(super) fn deadline(&self) -> Option<u64> {
-        self.visitors.iter().map(|visitor| visitor.until).chain(self.shut_until).min()
+        let times = self.visitors.iter().filter(|visitor| !visitor.waits).map(|visitor| visitor.until);
+        times.chain(self.shut_until).min()
     }
 
     /// Shows those out who have stayed too long, and opens doors that were shut.
     pub(super) fn keep_time(&mut self, now: u64) {
-        self.visitors.retain(|visitor| now < visitor.until);
+        self.visitors.retain(|visitor| visitor.waits || now < visitor.until);
         if self.shut_until.is_some_and(|at| at <= now) {
             self.shut_until = None;
             if self.unlock().is_err() {
@@ -128,7 +148,7 @@ impl Desk {
 
     /// Looks after everybody who has something to say. `answer` gives what a visitor is told: to his request, or
     /// without one where none is waited for.
-    pub(super) fn look(&mut self, now: u64, mut answer: impl FnMut(Report, &[u8]) -> Vec<u8>) {
+    pub(super) fn look(&mut self, now: u64, mut answer: impl FnMut(Guest, Report, &[u8]) -> Answer) {
         let mut events = [EpollEvent::empty(); 64];
         let Some(epoll) = &self.epoll else { return };
         let count = epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
@@ -140,7 +160,16 @@ impl Desk {
         }
     }
 
-    fn let_in(&mut self, door: usize, now: u64, answer: &mut impl FnMut(Report, &[u8]) -> Vec<u8>) {
+    /// Tells a visitor what he waits for. He may have gone.
+    pub(super) fn tell(&mut self, number: u64, text: Vec<u8>, now: u64) {
+        let Some(visitor) = self.visitors.iter_mut().find(|visitor| visitor.number == number && visitor.waits) else {
+            return;
+        };
+        (visitor.waits, visitor.until, visitor.told) = (false, now + STAY, Some((text, 0)));
+        self.look_after(number, &mut |_, _, _| Answer::Later);
+    }
+
+    fn let_in(&mut self, door: usize, now: u64, answer: &mut impl FnMut(Guest, Report, &[u8]) -> Answer) {
         for _ in 0..BATCH {
             let Some((report, listener)) = self.doors.get(door) else { return };
             let stream = match sys::accept::accept(listener.fd.as_fd()) {
@@ -156,20 +185,30 @@ impl Desk {
             };
             self.last += 1;
             let number = FIRST_VISITOR + self.last;
-            let mut visitor =
-                Visitor { number, stream, report: *report, heard: Vec::new(), told: None, noise: 0, until: now + STAY };
+            let mut visitor = Visitor {
+                number,
+                stream,
+                report: *report,
+                heard: Vec::new(),
+                told: None,
+                waits: false,
+                noise: 0,
+                until: now + STAY,
+            };
             if let (Next::Stays(flags), Some(epoll)) = (visitor.go_on(answer), &self.epoll)
                 && epoll.add(&visitor.stream, EpollEvent::new(flags, number)).is_ok()
             {
                 if self.visitors.len() >= SEATS {
-                    self.visitors.remove(0);
+                    // Not one who waits for what he commanded, if there is another.
+                    let first = self.visitors.iter().position(|visitor| !visitor.waits);
+                    self.visitors.remove(first.unwrap_or(0));
                 }
                 self.visitors.push(visitor);
             }
         }
     }
 
-    fn look_after(&mut self, number: u64, answer: &mut impl FnMut(Report, &[u8]) -> Vec<u8>) {
+    fn look_after(&mut self, number: u64, answer: &mut impl FnMut(Guest, Report, &[u8]) -> Answer) {
         let Some(index) = self.visitors.iter().position(|visitor| visitor.number == number) else { return };
         let visitor = &mut self.visitors[index];
         let next = visitor.go_on(answer);
@@ -187,14 +226,26 @@ impl Desk {
 
 impl Visitor {
     /// Hears and tells as much as goes without waiting.
-    fn go_on(&mut self, answer: &mut impl FnMut(Report, &[u8]) -> Vec<u8>) -> Next {
+    fn go_on(&mut self, answer: &mut impl FnMut(Guest, Report, &[u8]) -> Answer) -> Next {
         loop {
             let fd = self.stream.as_raw_fd();
             match &mut self.told {
+                // Whatever happened while he waits, it is that he left.
+                None if self.waits => return Next::Goes,
                 // Statistics are for everybody who connects.
-                None if self.report == Report::Stats => self.told = Some((answer(self.report, b""), 0)),
+                None if self.report == Report::Stats => {
+                    if let Answer::Now(text) = answer(self.guest(), self.report, b"") {
+                        self.told = Some((text, 0));
+                    }
+                }
                 None => match self.listen() {
-                    Ok(true) => self.told = Some((answer(self.report, &self.heard), 0)),
+                    Ok(true) => match answer(self.guest(), self.report, &self.heard) {
+                        Answer::Now(text) => self.told = Some((text, 0)),
+                        Answer::Later => {
+                            self.waits = true;
+                            return Next::Stays(EpollFlags::EPOLLRDHUP);
+                        }
+                    },
                     Ok(false) => return Next::Goes,
                     Err(error) if error.kind() == ErrorKind::WouldBlock => return Next::Stays(EpollFlags::EPOLLIN),
                     Err(_) => return Next::Goes,
@@ -226,13 +277,19 @@ impl Visitor {
         }
     }
 
-    /// Reads the head of a request. False: he left, or says too much.
+    fn guest(&self) -> Guest {
+        let peer = if self.report == Report::Control { sys::socket::peer(&self.stream).ok() } else { None };
+        Guest { number: self.number, peer }
+    }
+
+    /// Reads the head of a request, or a command. False: he left, or says too much.
     fn listen(&mut self) -> io::Result<bool> {
+        let end: &[u8] = if self.report == Report::Control { b"\n" } else { b"\r\n\r\n" };
         let mut buffer = [0; 1024];
         loop {
             let count = sys::socket::receive(self.stream.as_raw_fd(), &mut buffer)?;
             self.heard.extend_from_slice(&buffer[..count]);
-            if memchr::memmem::find(&self.heard, b"\r\n\r\n").is_some() {
+            if memchr::memmem::find(&self.heard, end).is_some() {
                 return Ok(true);
             }
             if count == 0 || self.heard.len() > LONGEST {
@@ -275,11 +332,11 @@ mod tests {
         let mut desk = desk(&path, Report::Stats);
         let mut client = UnixStream::connect(&path).unwrap();
         client.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
-        desk.look(0, |_, _| b"all of it".to_vec());
+        desk.look(0, |_, _, _| Answer::Now(b"all of it".to_vec()));
         assert_eq!(read_all(&client), "all of it");
         assert_eq!(desk.visitors.len(), 1);
         drop(client);
-        desk.look(0, |_, _| Vec::new());
+        desk.look(0, |_, _, _| Answer::Now(Vec::new()));
         assert!(desk.visitors.is_empty());
     }
 
@@ -289,7 +346,7 @@ mod tests {
         let path = dir.path().join("s");
         let mut desk = desk(&path, Report::Stats);
         let client = UnixStream::connect(&path).unwrap();
-        desk.look(7, |_, _| vec![b'x'; 10 << 20]);
+        desk.look(7, |_, _, _| Answer::Now(vec![b'x'; 10 << 20]));
         assert_eq!(desk.deadline(), Some(7 + STAY));
         desk.keep_time(7 + STAY - 1);
         assert_eq!(desk.visitors.len(), 1);
@@ -304,10 +361,10 @@ mod tests {
         let path = dir.path().join("s");
         let mut desk = desk(&path, Report::Stats);
         let client = UnixStream::connect(&path).unwrap();
-        desk.look(0, |_, _| vec![b'x'; 4 << 20]);
+        desk.look(0, |_, _, _| Answer::Now(vec![b'x'; 4 << 20]));
         let reader = std::thread::spawn(move || read_all(&client).len());
         while !reader.is_finished() {
-            desk.look(0, |_, _| Vec::new());
+            desk.look(0, |_, _, _| Answer::Now(Vec::new()));
         }
         assert_eq!(reader.join().unwrap(), 4 << 20);
     }
@@ -319,13 +376,13 @@ mod tests {
         let mut desk = desk(&path, Report::Metrics);
         let mut client = UnixStream::connect(&path).unwrap();
         client.write_all(b"GET / HTTP/1.1\r\n").unwrap();
-        desk.look(0, |_, _| panic!("it is not whole"));
+        desk.look(0, |_, _, _| panic!("it is not whole"));
         client.write_all(b"\r\n").unwrap();
-        desk.look(0, |_, request| request.to_vec());
+        desk.look(0, |_, _, request| Answer::Now(request.to_vec()));
         assert_eq!(read_all(&client), "GET / HTTP/1.1\r\n\r\n");
         let mut babbler = UnixStream::connect(&path).unwrap();
         babbler.write_all(&[b'x'; LONGEST + 1]).unwrap();
-        desk.look(0, |_, _| panic!("it is too long"));
+        desk.look(0, |_, _, _| panic!("it is too long"));
         assert_eq!(read_all(&babbler), "");
     }
 
@@ -336,9 +393,47 @@ mod tests {
         let mut desk = desk(&path, Report::Metrics);
         let clients: Vec<UnixStream> = (0..SEATS + 3).map(|_| UnixStream::connect(&path).unwrap()).collect();
         for _ in 0..SEATS {
-            desk.look(0, |_, _| Vec::new());
+            desk.look(0, |_, _, _| Answer::Now(Vec::new()));
         }
         assert_eq!(desk.visitors.len(), SEATS);
         assert_eq!(read_all(&clients[2]), "");
+    }
+
+    #[test]
+    fn a_command_is_answered_when_it_is_carried_out_and_its_giver_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let mut desk = desk(&path, Report::Control);
+        let mut client = UnixStream::connect(&path).unwrap();
+        client.write_all(b"reload\n").unwrap();
+        let mut guest = None;
+        desk.look(0, |known, _, request| {
+            assert_eq!(request, b"reload\n");
+            guest = Some(known);
+            Answer::Later
+        });
+        let guest = guest.unwrap();
+        assert_eq!(guest.peer.unwrap().0, std::process::id() as i32);
+        desk.keep_time(100 * STAY);
+        assert_eq!((desk.visitors.len(), desk.deadline()), (1, None));
+        desk.tell(guest.number, b"done".to_vec(), 100 * STAY);
+        assert_eq!(read_all(&client), "done");
+        assert_eq!(desk.deadline(), Some(101 * STAY));
+    }
+
+    #[test]
+    fn who_leaves_while_he_waits_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let mut desk = desk(&path, Report::Control);
+        let mut client = UnixStream::connect(&path).unwrap();
+        client.write_all(b"reload\nmore").unwrap();
+        desk.look(0, |_, _, _| Answer::Later);
+        // What he says besides wakes nobody.
+        desk.look(0, |_, _, _| panic!("he was answered"));
+        assert_eq!(desk.visitors.len(), 1);
+        drop(client);
+        desk.look(0, |_, _, _| panic!("he was answered"));
+        assert!(desk.visitors.is_empty());
     }
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::children::Snapshot;
 use super::daemons::Daemons;
+use super::notify::Manager;
 use crate::config::{Owner, Report, Settings};
 use crate::net::address::Address;
 use crate::net::listener::{Listener, SocketFile};
@@ -166,7 +167,9 @@ pub struct Handoff {
     /// Descriptors that systemd passed.
     pub passed: Vec<RawFd>,
     /// The pid file that was made, and its inode.
-    pub pidfile: Option<(PathBuf, u64)>,
+    pub pidfiles: Vec<(PathBuf, u64)>,
+    /// Who wants to know how the server is.
+    pub manager: Manager,
     pub(super) kept: Kept,
     pub(super) last_generation: u32,
     pub(super) children: Snapshot,
@@ -304,7 +307,8 @@ mod tests {
             limit: Some((1, 2)),
             stdin: Some(b"[uwsgi]".to_vec()),
             passed: vec![3],
-            pidfile: Some(("/run/pid".into(), 9)),
+            pidfiles: vec![("/run/pid".into(), 9)],
+            manager: Manager { socket: Some("@n".into()), watchdog: None },
             kept: Kept::of(&settings),
             last_generation: 4,
             children: Children::new(2).snapshot(),

@@ -104,6 +104,7 @@ impl Master {
             }
             match message {
                 Some(FromWorker::Ready) => {
+                    self.notifier.heard(key);
                     let pid = self.board(worker.generation).map_or(0, |board| board.slot(worker.id, worker.lane).pid());
                     self.children.worker_ready(key, pid, now);
                     log::info!(
@@ -121,6 +122,7 @@ impl Master {
                 }
                 Some(FromWorker::Reached(limit)) => self.children.recycle(key, Why::Reached(limit), now),
                 Some(FromWorker::Stuck) => self.children.recycle(key, Why::Stuck, now),
+                Some(FromWorker::Pong) => self.notifier.heard(key),
                 None => log::warn!("worker {} said something that is not understood", worker.id),
             }
         }

@@ -13,6 +13,8 @@ pub mod handoff;
 mod hear;
 mod logs;
 mod memory;
+pub mod notify;
+mod operator;
 mod reload;
 mod resize;
 mod scaling;
@@ -53,6 +55,8 @@ use desk::{Desk, Door};
 use fifo::Fifos;
 use handoff::Handoff;
 use logs::Log;
+use notify::Notifier;
+use operator::Operator;
 use resize::Resize;
 use triggers::Planned;
 use upgrade::Trial;
@@ -88,6 +92,8 @@ pub struct Hooks {
     pub entitle_relay: fn(&Settings),
     /// Runs a zygote; gives its exit code.
     pub zygote: Box<dyn Fn(Task) -> u8>,
+    /// Called once, when all workers are ready for the first time.
+    pub ready: Option<Box<dyn FnOnce()>>,
 }
 
 /// The sockets of a configuration.
@@ -95,7 +101,7 @@ pub struct Hooks {
 pub struct Sockets {
     /// Those of the application.
     pub listeners: Vec<Listener>,
-    /// Those of the master itself: `stats` and `metrics-socket`.
+    /// Those of the master itself: `stats`, `metrics-socket`, `control-socket`.
     pub doors: Vec<(Report, Listener)>,
 }
 
@@ -174,6 +180,8 @@ struct Master {
     planned: Option<Planned>,
     resize: Resize,
     desk: Desk,
+    notifier: Notifier,
+    operator: Operator,
     reloads: Reloads,
     daemons: Daemons,
     log: Log,
@@ -311,6 +319,8 @@ impl Master {
             planned: None,
             resize: Resize::new(monotonic_ms()),
             desk: Desk::default(),
+            notifier: Notifier::new(&origin.manager),
+            operator: Operator::default(),
             reloads: Reloads::default(),
             daemons: Daemons::default(),
             log: Log::default(),
@@ -367,6 +377,8 @@ impl Master {
                 self.perform(action);
             }
             self.tidy();
+            self.notify();
+            self.answer_operators();
             let now = monotonic_ms();
             self.desk.keep_time(now);
             let times = [
@@ -377,6 +389,8 @@ impl Master {
                 self.desk.deadline(),
                 self.daemons_at(),
                 self.log_at(),
+                self.notifier.deadline(),
+                self.operator.deadline(),
                 self.trial_until(),
             ];
             // What was done may call for more, as when a reload is given up.
@@ -399,6 +413,8 @@ impl Master {
         fds.extend(self.generations.iter().filter_map(|g| g.zygote.as_ref()?.control.as_ref()).map(AsFd::as_fd));
         let workers: Vec<u32> = self.controls.iter().map(|(key, _)| *key).collect();
         fds.extend(self.controls.iter().map(|(_, control)| control.as_fd()));
+        let pipes = self.operator.pipes().count();
+        fds.extend(self.operator.pipes().map(AsFd::as_fd));
         let own = [self.watch.descriptor(), self.fifos.descriptor(), self.desk.descriptor(), self.trial_descriptor()];
         fds.extend(own.iter().flatten());
         let own = own.map(|fd| fd.is_some());
@@ -416,10 +432,14 @@ impl Master {
         for (key, _) in workers.into_iter().zip(readable.by_ref()).filter(|(_, readable)| *readable) {
             self.hear_worker(key);
         }
+        let told = readable.by_ref().take(pipes).filter(|readable| *readable).count() > 0;
         let [files, fifo, desk, trial] = own.map(|watched| watched && readable.next() == Some(true));
         let knocks = readable.any(|readable| readable);
         if knocks {
             self.wake_up();
+        }
+        if told {
+            self.hear_stacks();
         }
         if files {
             self.hear_files();
@@ -488,6 +508,9 @@ impl Master {
                 }
             }
             Action::Complete { generation } => {
+                if let Some(ready) = self.hooks.ready.take() {
+                    ready();
+                }
                 if let Some(generation) = self.generations.iter().find(|known| known.number == generation) {
                     let took = words::duration(monotonic_ms() - generation.began);
                     match self.children.target() {
@@ -569,6 +592,9 @@ impl Master {
         self.desk = Desk::default();
         self.watch = Watch::default();
         self.log = Log::default();
+        self.hooks.ready = None;
+        self.notifier = Notifier::default();
+        self.operator = Operator::default();
         self.signals = None;
     }
 

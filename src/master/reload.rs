@@ -3,12 +3,14 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::desk::Door;
 use super::{Generation, Master, Sockets, words};
-use crate::config::Settings;
+use crate::config::{Privileges, Report, Settings};
+use crate::net::address::Address;
 use crate::net::listener::{self, BindOptions, Listener};
 use crate::scoreboard::Scoreboard;
 use crate::sys;
@@ -46,9 +48,19 @@ pub fn open(
     let mut listeners = listener::open(&wanted, existing, options)?;
     let at = settings.sockets.len();
     let doors = listeners.drain(at..at + reports.len());
-    let doors = reports.iter().map(|(report, _)| *report).zip(doors).collect();
+    let doors: Vec<Door> = reports.iter().map(|(report, _)| *report).zip(doors).collect();
+    doors.iter().filter(|(report, _)| *report == Report::Control).for_each(|(_, listener)| keep_private(listener));
     listeners.iter().for_each(|listener| listener.defer_accept(settings.defer_accept));
     Ok(Sockets { listeners, doors })
+}
+
+/// For its owner alone, whatever `chmod-socket` says. (Whoever gets by that is asked who he is all the same.)
+fn keep_private(listener: &Listener) {
+    if let Address::Unix(path) = &listener.address
+        && let Err(error) = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+    {
+        log::warn!("control-socket: the mode of {} cannot be set: {}", path.display(), sys::describe(&error));
+    }
 }
 
 /// Goes to the directory of a configuration: `chdir`, else where rsgi was started.
@@ -76,6 +88,8 @@ pub fn enter(settings: &Settings, start_dir: &Path) -> Result<(), String> {
 
 /// Options that a running server keeps although the new configuration has another value.
 fn kept(old: &Settings, new: &Settings) -> Vec<&'static str> {
+    // Each worker sees to its processors for itself.
+    let fixed = |privileges: &Privileges| Privileges { cpu_affinity: 0, ..privileges.clone() };
     [
         ("logto", old.logto != new.logto),
         ("logto2", old.logs.late_file != new.logs.late_file),
@@ -89,6 +103,9 @@ fn kept(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("pidfile", old.pidfile != new.pidfile),
         ("uid", old.uid != new.uid),
         ("gid", old.gid != new.gid),
+        ("add-gid, cap, chroot or limits", fixed(&old.privileges) != fixed(&new.privileges)),
+        ("pidfile2 or safe-pidfile", old.pidfiles != new.pidfiles),
+        ("daemonize", old.background != new.background),
         ("max-fd", old.max_fd != new.max_fd),
         ("listen (of sockets that stay)", old.listen != new.listen),
         ("chmod-socket (of sockets that stay)", old.chmod_socket != new.chmod_socket),
@@ -128,6 +145,7 @@ impl Master {
         } else {
             log::info!("{cause}: reloading");
         }
+        self.notifier.reloading(cause);
         if let Err(errors) = self.prepare(how) {
             for error in &errors {
                 log::error!("{error}");

@@ -2,7 +2,7 @@
 
 use super::Master;
 use super::children::{Phase, Worker};
-use super::desk::Desk;
+use super::desk::{Answer, Desk, Guest};
 use crate::config::{Report, Settings};
 use crate::logging;
 use crate::net::address::Address;
@@ -65,7 +65,7 @@ impl Master {
         let serving = self.children.serving();
         let Some(generation) = self.generations.iter().find(|known| known.number == serving) else { return };
         if let Err(error) = self.desk.open(&generation.doors) {
-            log::error!("stats and metrics-socket are not answered: {error}");
+            log::error!("stats, metrics-socket and control-socket are not answered: {error}");
         }
     }
 
@@ -82,24 +82,32 @@ impl Master {
     /// Looks after those who ask.
     pub(super) fn look_at_desk(&mut self) {
         let mut desk = std::mem::take(&mut self.desk);
-        desk.look(monotonic_ms(), |report, request| self.answer(report, request));
+        desk.look(monotonic_ms(), |guest, report, request| self.answer(guest, report, request));
         self.desk = desk;
     }
 
-    fn answer(&self, report: Report, request: &[u8]) -> Vec<u8> {
+    fn answer(&mut self, guest: Guest, report: Report, request: &[u8]) -> Answer {
         match report {
             Report::Stats => {
-                let serving = self.generations.iter().find(|known| known.number == self.children.serving());
-                let Some(reports) = serving.map(|generation| &generation.settings.reports) else { return Vec::new() };
-                let mut stats = self.survey();
-                if reports.no_cores {
-                    stats.workers.iter_mut().for_each(|worker| worker.cores = None);
-                }
-                let head = if reports.http { HTTP_HEAD } else { b"" };
-                [head, &stats.json(reports.minified)].concat()
+                let http = self.serving_generation().is_some_and(|generation| generation.settings.reports.http);
+                let head = if http { HTTP_HEAD } else { b"" };
+                Answer::Now([head, &self.json()].concat())
             }
-            Report::Metrics => self.answer_http(request),
+            Report::Metrics => Answer::Now(self.answer_http(request)),
+            Report::Control => self.command(guest, request),
         }
+    }
+
+    /// Statistics as JSON, as they are configured.
+    pub(super) fn json(&self) -> Vec<u8> {
+        let Some(reports) = self.serving_generation().map(|generation| &generation.settings.reports) else {
+            return Vec::new();
+        };
+        let mut stats = self.survey();
+        if reports.no_cores {
+            stats.workers.iter_mut().for_each(|worker| worker.cores = None);
+        }
+        stats.json(reports.minified)
     }
 
     fn answer_http(&self, request: &[u8]) -> Vec<u8> {
@@ -126,7 +134,7 @@ impl Master {
         !self.children.stopping() && (someone || self.children.booted() && self.children.target() == 0)
     }
 
-    fn survey(&self) -> Stats {
+    pub(super) fn survey(&self) -> Stats {
         let serving = self.children.serving();
         let (uid, gid) = user::own();
         let lost = logging::lost();

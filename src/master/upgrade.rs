@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::handoff::{self, Board, Door, Handoff, Keep, Kept, Known};
+use super::notify::Manager;
 use super::reload::How;
 use super::{Generation, Master, Zygote, words};
 use crate::control::{FromZygote, MAX_MESSAGE};
@@ -31,8 +32,10 @@ const LAST_WORDS: u64 = 2_000;
 pub struct Origin {
     /// The program of this process; why it is not known.
     pub program: Result<Program, String>,
-    /// The pid file that was made, and its inode.
-    pub pidfile: Option<(PathBuf, u64)>,
+    /// Who wants to know how the server is.
+    pub manager: Manager,
+    /// The pid files that were made, and their inodes.
+    pub pidfiles: Vec<(PathBuf, u64)>,
     /// What was read from the standard input.
     pub stdin: fn() -> Option<Vec<u8>>,
 }
@@ -267,7 +270,8 @@ impl Master {
             limit: fd::original_limit(),
             stdin: (self.origin.stdin)(),
             passed: self.passed.clone(),
-            pidfile: self.origin.pidfile.clone(),
+            pidfiles: self.origin.pidfiles.clone(),
+            manager: self.origin.manager.clone(),
             kept: Kept::of(&settings),
             last_generation: self.last_generation,
             children: self.children.snapshot(),

@@ -29,7 +29,7 @@ pub(super) fn last_words(worker: &Worker, end: End, current: Option<&Current>, n
 }
 
 /// A request and how long it has been running: `POST /import for 41 s`.
-fn describe(current: &Current, now: Millis) -> String {
+pub(super) fn describe(current: &Current, now: Millis) -> String {
     let method = String::from_utf8_lossy(&current.method);
     let uri = String::from_utf8_lossy(&current.uri);
     format!("{method} {uri} for {}", duration(now.saturating_sub(current.started_ms)))

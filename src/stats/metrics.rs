@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write};
 
-use super::{Stats, Worker};
+use super::{Stats, Worker, add_up};
 use crate::scoreboard::DURATIONS;
 
 /// The media type of [`Stats::metrics`].
@@ -45,17 +45,29 @@ fn seconds(micros: u64) -> String {
 }
 
 impl Stats {
-    /// How long requests took, of all workers together: a histogram for each would be many series.
-    fn durations(&self, out: &mut Text) {
-        let help = "Time that requests took, from their first byte to the end of the response.";
-        out.metric::<u64>("request_seconds", "histogram", help, []);
+    /// A histogram of all workers together: one for each would be many series.
+    fn histogram(&self, out: &mut Text, name: &str, help: &str, counts: [u64; DURATIONS.len() + 1], micros: u64) {
+        out.metric::<u64>(name, "histogram", help, []);
         let mut count = 0;
-        for (at, bound) in DURATIONS.map(seconds).into_iter().chain(["+Inf".into()]).enumerate() {
-            count += self.workers.iter().map(|worker| worker.durations[at]).sum::<u64>();
-            let _ = writeln!(out.0, "rsgi_request_seconds_bucket{{{}}} {count}", label("le", bound));
+        for (bound, more) in DURATIONS.map(seconds).into_iter().chain(["+Inf".into()]).zip(counts) {
+            count += more;
+            let _ = writeln!(out.0, "rsgi_{name}_bucket{{{}}} {count}", label("le", bound));
         }
-        let sum = seconds(self.workers.iter().map(|worker| worker.running_time).sum());
-        let _ = writeln!(out.0, "rsgi_request_seconds_sum {sum}\nrsgi_request_seconds_count {count}");
+        let _ = writeln!(out.0, "rsgi_{name}_sum {}\nrsgi_{name}_count {count}", seconds(micros));
+    }
+
+    /// How long requests took, and how long they waited before.
+    fn histograms(&self, out: &mut Text) {
+        let sum = |of: fn(&Worker) -> u64| self.workers.iter().map(of).sum::<u64>();
+        let durations = add_up(self.workers.iter().map(|worker| worker.durations));
+        let help = "Time that requests took, from their first byte to the end of the response.";
+        self.histogram(out, "request_seconds", help, durations, sum(|worker| worker.running_time));
+        let mut waits = add_up(self.workers.iter().map(|worker| worker.waits));
+        // Only those that had to wait are counted when they do.
+        let all: u64 = durations.iter().sum();
+        waits[0] += all.saturating_sub(waits.iter().sum());
+        let help = "Time that complete requests waited for an application thread.";
+        self.histogram(out, "request_queue_seconds", help, waits, sum(|worker| worker.waited_time));
     }
 
     /// As metrics for Prometheus.
@@ -71,7 +83,7 @@ impl Stats {
         out.metric("requests_total", counter, "Requests answered.", workers(|w| w.requests));
         out.metric("exceptions_total", counter, "Exceptions that the application raised.", workers(|w| w.exceptions));
         out.metric("response_bytes_total", counter, "Bytes sent to clients.", workers(|w| w.tx));
-        self.durations(&mut out);
+        self.histograms(&mut out);
         let help = "Requests that ran longer than harakiri allows.";
         out.metric("harakiris_total", counter, help, workers(|w| w.harakiri_count));
         let aborted = |w: &Worker| w.cores.iter().flatten().map(|core| core.write_errors).sum();
@@ -96,6 +108,8 @@ impl Stats {
         out.metric("worker_address_space_bytes", gauge, "Address space.", workers(|w| w.vsz));
         let queues = self.sockets.iter().map(|socket| (label("socket", &socket.name), socket.queue));
         out.metric("listen_queue", gauge, "Connections that wait to be accepted (TCP).", queues);
+        let queues = self.sockets.iter().map(|socket| (label("socket", &socket.name), socket.max_queue));
+        out.metric("listen_queue_limit", gauge, "Connections that may wait to be accepted (TCP).", queues);
         let outcomes = [("done", self.reloads.done), ("failed", self.reloads.failed)];
         let outcomes = outcomes.map(|(outcome, count)| (label("outcome", outcome), count));
         let dropped = [("request", self.log.dropped_requests), ("message", self.log.dropped_messages)];
@@ -116,6 +130,8 @@ mod tests {
     fn samples_are_named_and_labelled() {
         let board = Scoreboard::create(1, 2).unwrap();
         board.slot(1, 0).add_duration(1_500_000);
+        board.slot(1, 0).add_duration(500);
+        board.slot(1, 0).add_wait(20_000);
         let holder = Holder { pid: 7, state: "ready", ..Holder::default() };
         let now = Moment { monotonic_ms: 0, wall_ms: 0 };
         let odd = Socket { name: "a\"\\".into(), proto: "http", queue: 3, max_queue: 9, shared: 0, can_offload: 0 };
@@ -123,10 +139,14 @@ mod tests {
         let text = Stats { workers, sockets: vec![odd], ready: true, ..Stats::default() }.metrics();
         for line in [
             "rsgi_ready 1",
-            "rsgi_request_seconds_bucket{le=\"1.000000\"} 0",
-            "rsgi_request_seconds_bucket{le=\"2.500000\"} 1",
-            "rsgi_request_seconds_bucket{le=\"+Inf\"} 1",
-            "rsgi_request_seconds_sum 1.500000",
+            "rsgi_request_seconds_bucket{le=\"1.000000\"} 1",
+            "rsgi_request_seconds_bucket{le=\"2.500000\"} 2",
+            "rsgi_request_seconds_bucket{le=\"+Inf\"} 2",
+            "rsgi_request_seconds_sum 1.500500",
+            "rsgi_request_queue_seconds_bucket{le=\"0.001000\"} 1",
+            "rsgi_request_queue_seconds_bucket{le=\"0.025000\"} 2",
+            "rsgi_request_queue_seconds_sum 0.020000",
+            "rsgi_request_queue_seconds_count 2",
             "rsgi_threads{worker=\"1\",state=\"idle\"} 2",
             "rsgi_workers{state=\"ready\"} 1",
             "rsgi_listen_queue{socket=\"a\\\"\\\\\"} 3",

@@ -53,6 +53,16 @@ pub fn set_close_on_exec(fd: impl AsFd, on: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Reading and writing never wait from now on.
+///
+/// # Errors
+/// The system's.
+pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
+    fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
 /// Sets or clears close-on-exec of an open descriptor.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
-//! Processes: the one place that forks, waiting for children, titles, privileges.
+//! Processes: the one place that forks, waiting for children, titles.
 #![allow(unsafe_code)]
 
-use std::ffi::{CString, OsStr};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::{ForkResult, Gid, Pid, Uid};
+use nix::unistd::{ForkResult, Pid};
 
 /// Which side of a fork this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,6 +179,15 @@ pub fn spawn_shell(command: &str, attached: bool) -> io::Result<i32> {
     shell.spawn().map(|child| child.id() as i32)
 }
 
+/// Leaves the session and the terminal of whoever started this process.
+///
+/// # Errors
+/// The system's.
+pub fn leave_session() -> io::Result<()> {
+    nix::unistd::setsid()?;
+    Ok(())
+}
+
 /// Memory of a process in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
@@ -191,6 +200,19 @@ pub struct Memory {
 /// Memory of process `id`; none when it is gone.
 pub fn memory_of(id: i32) -> Option<Memory> {
     parse_statm(&fs::read(format!("/proc/{id}/statm")).ok()?)
+}
+
+/// What the system says process `id` does (the state in `/proc/PID/stat`); none when it is gone.
+pub fn state_of(id: i32) -> Option<&'static str> {
+    let stat = fs::read(format!("/proc/{id}/stat")).ok()?;
+    let at = stat.iter().rposition(|b| *b == b')')? + 2;
+    Some(match stat.get(at)? {
+        b'R' => "it runs",
+        b'S' => "it sleeps",
+        b'D' => "it waits for a device",
+        b'T' | b't' => "it is stopped",
+        _ => "it has ended",
+    })
 }
 
 /// The text of `/proc/PID/statm` (proc(5)): pages of address space and of resident memory come first.
@@ -225,55 +247,6 @@ pub fn set_umask(mask: Option<u32>) {
         let before = nix::sys::stat::umask(wanted);
         ORIGINAL.get_or_init(|| before);
     }
-}
-
-/// Whether this process is, or can become, that user.
-///
-/// # Errors
-/// One line: why not.
-pub fn may_become(uid: Option<u32>, gid: Option<u32>) -> Result<(), String> {
-    let now = (Uid::effective().as_raw(), Gid::effective().as_raw());
-    let same = uid.is_none_or(|uid| uid == now.0) && gid.is_none_or(|gid| gid == now.1);
-    match same || now.0 == 0 {
-        true => Ok(()),
-        false => Err(format!(
-            "this process runs as {}:{}, and only root can become another user; start it as root or \
-                              remove uid and gid",
-            now.0, now.1
-        )),
-    }
-}
-
-/// Becomes another user for good. `login` names the user whose supplementary groups are taken; without it there
-/// are none but `gid`.
-///
-/// # Errors
-/// One line: which step, and what the system said.
-pub fn drop_privileges(uid: Option<u32>, gid: Option<u32>, login: Option<&str>) -> Result<(), String> {
-    let now = (Uid::effective().as_raw(), Gid::effective().as_raw());
-    if uid.is_none_or(|uid| uid == now.0) && gid.is_none_or(|gid| gid == now.1) {
-        return Ok(());
-    }
-    let why = |step: &str, error: nix::Error| match error {
-        nix::Error::EPERM => format!("{step}: only root can become another user"),
-        other => format!("{step}: {}", other.desc()),
-    };
-    let group = Gid::from_raw(gid.unwrap_or(now.1));
-    let groups = match login.and_then(|login| CString::new(login).ok()) {
-        Some(login) => nix::unistd::initgroups(&login, group),
-        None => nix::unistd::setgroups(&[group]),
-    };
-    groups.map_err(|error| why("cannot set supplementary groups", error))?;
-    if let Some(gid) = gid {
-        nix::unistd::setgid(Gid::from_raw(gid)).map_err(|error| why(&format!("cannot take gid {gid}"), error))?;
-    }
-    if let Some(uid) = uid {
-        nix::unistd::setuid(Uid::from_raw(uid)).map_err(|error| why(&format!("cannot take uid {uid}"), error))?;
-        if uid != 0 && nix::unistd::setuid(Uid::from_raw(0)).is_ok() {
-            return Err(format!("uid {uid} was taken, but root can be had back"));
-        }
-    }
-    Ok(())
 }
 
 /// The memory in which the kernel looks for a process's command line: its own and the environment after it.
@@ -381,13 +354,6 @@ mod tests {
     fn the_place_of_the_title_is_found() {
         let area = find_title_area().unwrap();
         assert!(area.start > 0 && area.len > 0);
-    }
-
-    #[test]
-    fn nobody_is_dropped_to_what_he_is() {
-        let now = (Uid::effective().as_raw(), Gid::effective().as_raw());
-        assert_eq!(drop_privileges(Some(now.0), Some(now.1), None), Ok(()));
-        assert_eq!(drop_privileges(None, None, None), Ok(()));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 /// Reads what is there; `Ok(0)` is the end of the stream.
 ///
@@ -29,6 +29,15 @@ pub fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
     // SAFETY: pointer and length are those of a live slice that the kernel reads; no address is given.
     let sent = unsafe { libc::syscall(libc::SYS_sendto, fd, bytes.as_ptr(), bytes.len(), flags, none, 0) };
     result(sent)
+}
+
+/// Process and user at the other end of a unix socket, as of when it was connected.
+///
+/// # Errors
+/// The system's; for other sockets.
+pub fn peer(socket: &impl AsFd) -> io::Result<(i32, u32)> {
+    let found = nix::sys::socket::getsockopt(socket, nix::sys::socket::sockopt::PeerCredentials)?;
+    Ok((found.pid(), found.uid()))
 }
 
 /// As [`send`], saying that more will follow at once: a packet that is not full waits for it.

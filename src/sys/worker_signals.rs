@@ -24,6 +24,37 @@ extern "C" fn ask_to_retire(_signal: i32) {
     Errno::set_raw(errno);
 }
 
+/// The signal at which faulthandler reports: one that neither the system nor, as far as can be told, anybody else sends.
+pub fn report_signal() -> i32 {
+    libc::SIGRTMAX() - 3
+}
+
+/// A file without a name for what faulthandler reports.
+///
+/// # Errors
+/// The system's.
+pub fn report_file() -> io::Result<OwnedFd> {
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    Ok(memfd_create(c"rsgi-stacks", MFdFlags::MFD_CLOEXEC)?)
+}
+
+/// Sends the signal to this thread. When this returns its handler has run.
+///
+/// # Errors
+/// The system's.
+pub fn raise_report() -> io::Result<()> {
+    let signal = report_signal();
+    // SAFETY: the set lives on this stack and is filled by the calls that are meant for it. A handler for the signal was
+    // installed by faulthandler; raise(3) returns when it has run, since the signal is not blocked in this thread.
+    let failed = unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, signal);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut()) != 0 || libc::raise(signal) != 0
+    };
+    if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Installs the handlers of a worker: TERM and HUP write to the returned pipe, INT does nothing (it belongs to
 /// the master), QUIT ends the process at once. Called after the application is imported and the process is
 /// forked, so that they replace what the application may have set at import, as in uWSGI.

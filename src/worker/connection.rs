@@ -97,6 +97,8 @@ pub(super) struct Work {
     pub(super) core: usize,
     /// When the head was complete, in microseconds.
     pub(super) started: u64,
+    /// Since when the complete request waits for an app thread, on the same clock; 0: it did not wait.
+    pub(super) queued: u64,
 }
 
 impl Work {
@@ -123,6 +125,7 @@ impl Work {
             response: Response::default(),
             core: 0,
             started: 0,
+            queued: 0,
         })
     }
 

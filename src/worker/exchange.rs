@@ -23,6 +23,9 @@ const LARGE: usize = 16 * 1024;
 /// A body up to this size is copied behind the head: one plain write is cheaper than a gathered one.
 const SMALL: usize = 4 * 1024;
 
+/// Of a list that its client is slow to take, pieces of this size wait by reference and not as copies.
+const WORTH_KEEPING: usize = 512;
+
 /// So many collected bytes are written without waiting for more.
 const ENOUGH: usize = 60 * 1024;
 
@@ -146,7 +149,7 @@ impl Connection {
         let complete = whole || response.remaining == Some(0);
         if let Some(branch) = &self.branch {
             // The end of the request goes out with it, unless there is more to come.
-            if piece.len() >= LARGE {
+            if piece.len() >= LARGE || self.is_far_behind(piece) {
                 let (records, id) = (branch.stdout(first, b""), branch.id);
                 return self.put_records(&records, Some((keep(), id)), complete);
             }
@@ -175,6 +178,8 @@ impl Connection {
                 out.extend_from_slice(piece);
                 out.extend_from_slice(response::CHUNK_SUFFIX);
             });
+        } else if queue.len() > response_buffer && piece.len() >= WORTH_KEEPING {
+            queue.push_kept(keep(), 0);
         } else {
             queue.push(piece);
         }
@@ -188,6 +193,11 @@ impl Connection {
         } else if waiting > 0 {
             self.announce();
         }
+    }
+
+    /// Whether a piece is better kept than copied: it waits for long.
+    fn is_far_behind(&self, piece: &[u8]) -> bool {
+        piece.len() >= WORTH_KEEPING && self.io.queue().len() > self.worker.options.response_buffer
     }
 
     /// Collects records of a FastCGI request, and behind them what is to be records of this id.
@@ -237,8 +247,9 @@ impl Connection {
     /// Queues the head and a file behind it, and writes what the socket takes.
     fn put_file(&mut self, head: &[u8], part: FilePart) {
         self.pending = true;
+        let sendfile = self.worker.options.sendfile;
         let response = &mut self.work_mut().response;
-        response.is_file = true;
+        response.is_file = sendfile;
         response.body_bytes += part.len;
         if let Some(remaining) = &mut response.remaining {
             *remaining -= part.len;
@@ -249,7 +260,7 @@ impl Connection {
             Some(branch) => queue.push(&branch.stdout(head, b"")),
             None => queue.push(head),
         }
-        queue.push_file(part, id);
+        queue.push_file(part, id, !sendfile);
         let empty = queue.flush(&self.io.stream);
         let gone = queue.is_gone();
         drop(queue);

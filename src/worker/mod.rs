@@ -9,6 +9,7 @@
 //! - `mux`: FastCGI connections, which carry several requests at once. `pipe`: their bodies when they are streamed.
 //! - `threads`: app threads, and the standby thread that does the I/O while all of them are in the application.
 //! - `harakiri`: requests that run for too long.
+//! - `stacks`: what every thread is doing, for whoever asks the master.
 //! - `access`: the request line. `quota`: when this worker should be replaced. `clock`: time.
 //!
 //! The rules these keep are in `src/README.md`, "Life of a worker".
@@ -31,6 +32,7 @@ mod quota;
 mod reactor;
 mod reading;
 mod segment;
+mod stacks;
 mod threads;
 
 #[cfg(test)]
@@ -90,15 +92,24 @@ pub struct Options {
     pub measures_busyness: bool,
     /// Whether somebody may ask how long requests take.
     pub keeps_time: bool,
+    /// Whether somebody may ask what the threads are doing.
+    pub tells_stacks: bool,
     /// Whose words about clients are believed; none: nobody's.
     pub trusted: Option<Trusted>,
     /// SERVER_NAME over HTTP.
     pub host_name: String,
     /// The request line; none: requests are not logged.
     pub access: Option<Arc<Access>>,
+    /// Whether the kernel sends files.
+    pub sendfile: bool,
 }
 
 impl Options {
+    /// Whether anybody wants to know how long a request took.
+    fn is_timed(&self) -> bool {
+        self.access.is_some() || self.keeps_time
+    }
+
     /// Longest request body in bytes.
     fn body_limit(&self) -> u64 {
         if self.limit_post == 0 { u64::MAX } else { self.limit_post }
@@ -147,6 +158,8 @@ struct Worker {
     standby: Standby,
     meter: Meter,
     harakiri: Option<Harakiri>,
+    /// For those who ask what the app threads are doing.
+    witness: stacks::Witness,
     /// One for each app thread: output of its running request that waits to be written.
     outputs: Vec<Mutex<Option<Arc<Io>>>>,
 }
@@ -267,6 +280,7 @@ pub fn run(context: Context, load: impl FnOnce() -> Result<Arc<wsgi::Apps>, Stri
         standby: Standby::new(threads),
         meter: Meter::new(&options.quota),
         harakiri: options.harakiri.as_ref().map(|limits| Harakiri::new(limits, threads)),
+        witness: stacks::Witness::new(threads),
         outputs: (0..threads).map(|_| Mutex::default()).collect(),
         options,
     });

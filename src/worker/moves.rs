@@ -19,20 +19,20 @@ impl Reactor {
     pub(super) fn hand_out(&self, worker: &Arc<Worker>, connection: Box<Connection>) {
         let mut state = self.lock();
         if state.asleep > state.requests.len() {
-            state.requests.push_back(connection);
+            state.queue(worker, connection);
             self.wake.notify_one();
             return;
         }
         drop(state);
         if let Err(connection) = self.move_away(worker, connection) {
-            self.keep_request(connection);
+            self.keep_request(worker, connection);
         }
     }
 
     /// A request that nobody else takes waits here. An app thread may have gone to sleep since the last look.
-    pub(super) fn keep_request(&self, connection: Box<Connection>) {
+    pub(super) fn keep_request(&self, worker: &Worker, connection: Box<Connection>) {
         let mut state = self.lock();
-        state.requests.push_back(connection);
+        state.queue(worker, connection);
         if state.asleep > 0 {
             self.wake.notify_one();
         }
@@ -51,7 +51,7 @@ impl Reactor {
             let Some(connection) = state.requests.pop_back() else { return };
             drop(state);
             if let Err(connection) = self.move_away(worker, connection) {
-                self.keep_request(connection);
+                self.keep_request(worker, connection);
                 return;
             }
         }

@@ -373,7 +373,7 @@ impl Connection {
                 let mut work = Work::bare();
                 mux.demux.take(&mut work.input, &mut work.request);
                 work.filled = work.input.len();
-                if options.access.is_some() {
+                if options.is_timed() {
                     work.started = clock::micros();
                 }
                 work.told = self.hear_proxies(&work);

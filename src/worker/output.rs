@@ -101,9 +101,9 @@ impl Queue {
         }
     }
 
-    /// Appends a part of a file; `id`: as records of this FastCGI request.
-    pub(super) fn push_file(&mut self, part: FilePart, id: Option<u16>) {
-        self.push_segment(Segment::File(Box::new(FileSegment::new(part, id))));
+    /// Appends a part of a file; `id`: as records of this FastCGI request; `copies`: not to be sent by the kernel.
+    pub(super) fn push_file(&mut self, part: FilePart, id: Option<u16>, copies: bool) {
+        self.push_segment(Segment::File(Box::new(FileSegment::new(part, id, copies))));
     }
 
     fn push_segment(&mut self, segment: Segment) {
@@ -335,8 +335,8 @@ mod tests {
         let (other, other_bytes) = file(70_000);
         let all = written(|queue| {
             queue.push(b"head");
-            queue.push_file(part, None);
-            queue.push_file(other, None);
+            queue.push_file(part, None, false);
+            queue.push_file(other, None, true);
             queue.push(b"tail");
             queue.push_kept(Box::new(*b"end"), 0);
         });
@@ -346,19 +346,21 @@ mod tests {
     #[test]
     fn files_and_large_pieces_are_framed_where_records_are_asked_for() {
         use crate::protocol::fastcgi::render_stdout;
-        let (part, bytes) = file(200_000);
-        let (kept, owner) = (bytes[..150_000].to_vec(), bytes.clone());
-        let all = written(|queue| {
-            queue.push_records(Box::new(kept), 3);
-            queue.push_file(part, Some(4));
-            queue.push_records(Box::new(Vec::new()), 5);
-            queue.push_records(Box::new(owner), 6);
-        });
-        let mut expected = Vec::new();
-        render_stdout(3, &bytes[..150_000], &mut expected);
-        render_stdout(4, &bytes, &mut expected);
-        render_stdout(6, &bytes, &mut expected);
-        assert!(all == expected, "{} bytes", all.len());
+        for copies in [false, true] {
+            let (part, bytes) = file(200_000);
+            let (kept, owner) = (bytes[..150_000].to_vec(), bytes.clone());
+            let all = written(|queue| {
+                queue.push_records(Box::new(kept), 3);
+                queue.push_file(part, Some(4), copies);
+                queue.push_records(Box::new(Vec::new()), 5);
+                queue.push_records(Box::new(owner), 6);
+            });
+            let mut expected = Vec::new();
+            render_stdout(3, &bytes[..150_000], &mut expected);
+            render_stdout(4, &bytes, &mut expected);
+            render_stdout(6, &bytes, &mut expected);
+            assert!(all == expected, "{} bytes", all.len());
+        }
     }
 
     #[test]
@@ -367,7 +369,7 @@ mod tests {
         let (part, bytes) = file(1000);
         let mut queue = io.queue();
         queue.push(b"head");
-        queue.push_file(FilePart { len: 1001, ..part }, None);
+        queue.push_file(FilePart { len: 1001, ..part }, None, false);
         assert!(queue.flush(&io.stream) && queue.is_gone());
         drop(queue);
         drop(io);

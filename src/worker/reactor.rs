@@ -20,9 +20,10 @@ use mio::{Events, Interest, Poll, Registry, Token};
 use slab::Slab;
 
 use super::Worker;
-use super::clock::{Millis, NEVER, now};
+use super::clock::{self, Millis, NEVER, now};
 use super::connection::{Connection, Phase, Spare, Step};
 use super::doors::Door;
+use super::stacks;
 use crate::control::{FromWorker, MAX_MESSAGE, Retire, ToWorker};
 use crate::logging;
 use crate::net::listener::Listener;
@@ -326,7 +327,9 @@ impl Reactor {
         };
         // A pipelined request goes behind those who wait already.
         let mut state = self.lock();
-        state.requests.extend(connection);
+        if let Some(connection) = connection {
+            state.queue(worker, connection);
+        }
         Some(state)
     }
 
@@ -504,7 +507,7 @@ impl Reactor {
             if first.is_some() {
                 worker.slot().set_connections(state.live);
                 for other in born {
-                    state.requests.push_back(other);
+                    state.queue(&worker, other);
                     if state.asleep > 0 {
                         self.wake.notify_one();
                     }
@@ -599,6 +602,8 @@ impl Reactor {
                 Ok(Received::Message(len, descriptor)) => match (ToWorker::decode(&buffer[..len]), descriptor) {
                     (Some(ToWorker::Retire { how, heirs }), _) => self.retire(worker, how, heirs, false),
                     (Some(ToWorker::Log), Some(file)) => logging::use_file(file),
+                    (Some(ToWorker::Ping), _) => worker.tell(&FromWorker::Pong),
+                    (Some(ToWorker::Stacks), Some(out)) => stacks::write(worker, out),
                     _ => log::warn!("worker {}: the master said something unknown", worker.id),
                 },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -692,6 +697,15 @@ impl State {
         slot.timer = deadline;
         self.timers.push(Reverse((deadline, token)));
         if deadline < self.wakes_at && self.driver != Driver::Nobody { Parked::TooLate } else { Parked::Asleep }
+    }
+
+    /// A complete request waits for an app thread.
+    pub(super) fn queue(&mut self, worker: &Worker, mut connection: Box<Connection>) {
+        let work = connection.work_mut();
+        if worker.options.keeps_time && work.queued == 0 {
+            work.queued = clock::micros();
+        }
+        self.requests.push_back(connection);
     }
 
     fn pick(&mut self) -> Pick {

@@ -42,7 +42,7 @@ impl Connection {
     pub(super) fn parse_head(&mut self) -> Option<Step> {
         let protocol = self.protocol();
         let limits = self.worker.options.limits;
-        let logged = self.worker.options.access.is_some();
+        let timed = self.worker.options.is_timed();
         let work = self.work_mut();
         let parsed = match protocol {
             Protocol::Http => head::parse(&work.input[..work.filled], work.scanned, &limits, &mut work.request),
@@ -68,7 +68,7 @@ impl Connection {
         };
         match parsed {
             Parsed::Complete => {
-                if logged {
+                if timed {
                     work.started = clock::micros();
                 }
                 if self.worker.options.trusted.is_some() {

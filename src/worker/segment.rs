@@ -95,10 +95,10 @@ pub(super) struct FileSegment {
 }
 
 impl FileSegment {
-    /// `id`: the FastCGI request whose records it is to be.
-    pub(super) fn new(part: FilePart, id: Option<u16>) -> FileSegment {
+    /// `id`: the FastCGI request whose records it is to be. `copies`: the kernel is not even asked.
+    pub(super) fn new(part: FilePart, id: Option<u16>, copies: bool) -> FileSegment {
         let frame = id.map(|id| StdoutFrame::new(id, part.len));
-        FileSegment { part, frame, copies: false }
+        FileSegment { part, frame, copies }
     }
 
     pub(super) fn len(&self) -> usize {

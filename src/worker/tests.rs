@@ -44,9 +44,11 @@ fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
         harakiri: None,
         measures_busyness: false,
         keeps_time: false,
+        tells_stacks: false,
         trusted: None,
         host_name: "host".into(),
         access: None,
+        sendfile: true,
     };
     change(&mut options);
     let (control, _) = UnixStream::pair().unwrap();
@@ -68,6 +70,7 @@ fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
         closing: AtomicBool::new(false),
         reactor: Reactor::new().unwrap(),
         standby: Standby::new(1),
+        witness: super::stacks::Witness::new(1),
         outputs: vec![Default::default()],
     })
 }

@@ -24,8 +24,8 @@ const TICK: Duration = Duration::from_millis(1);
 /// While every request is over within a tick, the standby thread looks less often: each look costs as much as three requests.
 const LONG_TICK: Duration = Duration::from_millis(4);
 
-/// Ticks in which all went fast before they become long.
-const FAST_TICKS: u32 = 16;
+/// Ticks in which all went fast before they become long: where there are slow requests at all, the next one is found soon.
+const FAST_TICKS: u32 = 400;
 
 /// Ticks without work before the standby thread sleeps until somebody enters the application.
 const QUIET_TICKS: u32 = 2;
@@ -165,6 +165,7 @@ pub(super) fn run(worker: &Arc<Worker>, apps: &Arc<Apps>, options: &wsgi::Option
     if let Some(harakiri) = &worker.harakiri {
         harakiri.join();
     }
+    worker.witness.join();
     crate::exit::OK
 }
 
@@ -184,6 +185,9 @@ fn app_thread(worker: &Arc<Worker>, apps: &Arc<Apps>, options: &wsgi::Options, c
     let _unwinding = Unwinding;
     wsgi::with_app_thread(apps, options, core as u32, |app| {
         let mut spare = Spare::default();
+        if worker.options.tells_stacks {
+            worker.witness.introduce(core, app);
+        }
         let harakiri = worker.harakiri.as_ref();
         if let Some(harakiri) = harakiri {
             harakiri.introduce(core, app.interruptible());
@@ -230,6 +234,10 @@ fn serve(
 ) -> Box<Connection> {
     connection.begin_response(core);
     let slot = worker.slot();
+    let queued = std::mem::take(&mut connection.work_mut().queued);
+    if queued > 0 {
+        slot.add_wait(clock::micros().saturating_sub(queued));
+    }
     let thread = slot.thread(core);
     let began = clock::now();
     {

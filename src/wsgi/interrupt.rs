@@ -135,31 +135,40 @@ impl Drop for Inside<'_> {
 
 /// The stack of one thread, or of all with that one first.
 fn stacks(py: Python<'_>, ident: c_ulong, all: bool) -> PyResult<String> {
-    let frames = py.import("sys")?.call_method0("_current_frames")?.cast_into::<PyDict>()?;
-    let format = py.import("traceback")?.getattr("format_stack")?;
+    let frames = current_frames(py)?;
     let mut text = match frames.get_item(ident)? {
-        Some(frame) => one_stack(&format, &frame)?,
+        Some(frame) => format_stack(py, &frame)?,
         None => "the thread is not in Python code (it may wait for the interpreter)\n".into(),
     };
     if all {
-        // Not enumerate(): it takes a lock, which may be what everybody is stuck at.
-        let threads = py.import("threading")?.getattr("_active")?;
+        let threads = active_threads(py)?;
         for (other, frame) in frames.iter() {
             let other: c_ulong = other.extract()?;
             if other != ident && other != raw::thread_ident(py) {
                 let name = threads.get_item(other).and_then(|thread| thread.getattr("name"));
                 let name = name.map_or_else(|_| "without a name".into(), |name| name.to_string());
                 let _ = writeln!(text, "thread {other} ({name}):");
-                text.push_str(&one_stack(&format, &frame)?);
+                text.push_str(&format_stack(py, &frame)?);
             }
         }
     }
     Ok(text)
 }
 
-fn one_stack(format: &Bound<'_, PyAny>, frame: &Bound<'_, PyAny>) -> PyResult<String> {
+/// The frames of all threads, by their numbers.
+pub(super) fn current_frames(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    Ok(py.import("sys")?.call_method0("_current_frames")?.cast_into::<PyDict>()?)
+}
+
+/// The thread objects by their numbers. Not enumerate(): it takes a lock, which may be what everybody is stuck at.
+pub(super) fn active_threads(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    py.import("threading")?.getattr("_active")
+}
+
+/// The stack of a frame as text.
+pub(super) fn format_stack(py: Python<'_>, frame: &Bound<'_, PyAny>) -> PyResult<String> {
     let mut text = String::new();
-    for line in format.call1((frame,))?.try_iter()? {
+    for line in py.import("traceback")?.getattr("format_stack")?.call1((frame,))?.try_iter()? {
         text.push_str(&line?.str()?.to_string_lossy());
     }
     Ok(text)

@@ -20,6 +20,7 @@ mod memory;
 mod names;
 mod raw;
 mod result;
+mod stacks;
 mod start_response;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ mod thread;
 pub use apps::Apps;
 pub use interrupt::{HarakiriError, Interrupt, Struck};
 pub use loader::{LoadError, LoadSpec, Mount, load};
+pub use stacks::{Stack, stacks};
 pub use thread::{AppThread, with_app_thread};
 
 /// What the environ says of the server, and how applications are looked up.

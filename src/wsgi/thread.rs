@@ -1,5 +1,6 @@
 //! An app thread: attached to Python for its life, one request at a time until `close()` has returned.
 
+use std::ffi::{c_int, c_ulong};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +13,7 @@ use super::environ::Environs;
 use super::errors::Tee;
 use super::interrupt::{Inside, Interrupt};
 use super::start_response::Callables;
-use super::{Apps, Options, errors, raw, result};
+use super::{Apps, Options, errors, raw, result, stacks};
 use crate::gateway::Exchange;
 
 /// Runs `f` on this thread, attached to Python from the beginning to the end.
@@ -150,6 +151,19 @@ impl AppThread<'_> {
         let interrupt = Arc::new(Interrupt::of_this_thread(self.py));
         self.interrupt = Some(Arc::clone(&interrupt));
         interrupt
+    }
+
+    /// Python's name for this thread.
+    pub fn python_name(&self) -> c_ulong {
+        raw::thread_ident(self.py)
+    }
+
+    /// From now on `signal` writes the stacks of all threads of this process into `file`, whoever has the interpreter.
+    ///
+    /// # Errors
+    /// One line: why Python does not do that.
+    pub fn write_stacks_on_signal(&self, signal: c_int, file: c_int) -> Result<(), String> {
+        stacks::write_on_signal(self.py, signal, file)
     }
 
     /// Runs `f` detached from Python: for everything that waits.

@@ -205,6 +205,23 @@ fn files_over_the_other_protocols() {
 }
 
 #[test]
+fn without_sendfile_the_client_gets_the_same() {
+    let server = server().set("disable-sendfile", "true").start();
+    assert!(server.get("/file/plain").expect(200).body == pattern(0..200_000));
+    assert!(!was_sent_by_the_kernel(&server, "/file/plain"));
+}
+
+#[test]
+fn without_request_lines_those_of_files_can_be_kept() {
+    let server = server().set("disable-logging", "true").set("log-sendfile", "true").start();
+    server.get("/unread").expect(200);
+    server.get("/file/plain").expect(200);
+    assert!(was_sent_by_the_kernel(&server, "/file/plain"));
+    assert!(!server.log().contains(" /unread => "), "{}", server.log());
+    server.wait_for_log(&["/file/plain => generated 200000 bytes"]);
+}
+
+#[test]
 fn a_slow_reader_of_a_file_holds_no_thread() {
     differs(
         "Slow clients never hold an application thread: heads and bodies are read before the application runs, responses are sent after it.",

@@ -6,6 +6,7 @@
 //!     RSGI_BODY_MIB=1024 cargo test --release --test blackbox -- large
 
 use std::io::Write;
+use std::time::Duration;
 
 use crate::harness::fastcgi::{self, BEGIN, END, PARAMS, Records, STDIN, STDOUT, pair, record};
 use crate::harness::http::Client;
@@ -14,6 +15,8 @@ use crate::harness::{differs, scgi, uwsgi, wait_until};
 
 /// Growth of any process of the server that is not taken for growth with the body.
 const MAY_GROW: u64 = 16 << 20;
+
+const PATIENCE: Duration = Duration::from_secs(300);
 
 const PROTOCOLS: [(Speaks, &str); 4] = [
     (Speaks::Http, "http-socket"),
@@ -168,9 +171,18 @@ fn read_response(speaks: Speaks, mut client: Client, mut take: impl FnMut(&[u8])
     }
 }
 
+/// A client that waits as long as disks may take for a body.
+#[track_caller]
+fn connect(server: &Server) -> Client {
+    let client = server.connect();
+    client.socket.set_read_timeout(Some(PATIENCE)).expect("a time");
+    client.socket.set_write_timeout(Some(PATIENCE)).expect("a time");
+    client
+}
+
 #[track_caller]
 fn text(server: &Server, speaks: Speaks, target: &str) -> String {
-    let mut client = server.connect();
+    let mut client = connect(server);
     client.send(begin(speaks, "GET", target, 0));
     let mut body = Vec::new();
     read_response(speaks, client, |bytes| body.extend_from_slice(bytes));
@@ -179,7 +191,7 @@ fn text(server: &Server, speaks: Speaks, target: &str) -> String {
 
 #[track_caller]
 fn upload(server: &Server, speaks: Speaks, pattern: &Pattern, size: u64) {
-    let mut client = server.connect();
+    let mut client = connect(server);
     client.send(begin(speaks, "POST", "/up", size));
     let most = if speaks == Speaks::FastCgi { 65_528 } else { 1 << 19 };
     let mut sent = 0;
@@ -202,7 +214,7 @@ fn upload(server: &Server, speaks: Speaks, pattern: &Pattern, size: u64) {
 
 #[track_caller]
 fn download(server: &Server, speaks: Speaks, page: &str, pattern: &Pattern, size: u64) {
-    let mut client = server.connect();
+    let mut client = connect(server);
     client.send(begin(speaks, "GET", &format!("{page}?{size}"), 0));
     let mut check = Check { pattern, seen: 0 };
     read_response(speaks, client, |bytes| check.take(bytes));

@@ -23,21 +23,38 @@ fn unix_http() -> Setup {
 /// Serves `basic.py` so that every user can: a copy of the application and, where Python's own
 /// library stands in a folder of somebody's (root's home, say), a copy of that.
 pub fn for_everybody(setup: Setup) -> Setup {
-    let code = std::fs::read(apps().join("basic.py")).expect("basic.py");
-    let setup = setup.file("basic.py", code);
+    let setup = with_copy(setup, "basic");
     let folder = setup.path("").display().to_string();
     let setup = setup.set("pythonpath", folder).set("module", "basic");
-    let script = "import sysconfig; print(sysconfig.get_path('stdlib'))";
-    let output = Command::new("python3").args(["-c", script]).output().expect("python3");
-    let library = PathBuf::from(String::from_utf8(output.stdout).expect("a path").trim());
+    let library = library();
     let open = |folder: &Path| std::fs::metadata(folder).expect("a folder").permissions().mode() & 0o005 == 0o005;
     if library.ancestors().all(open) {
         return setup;
     }
-    let home = setup.path("python");
-    let copy = home.join("lib").join(library.file_name().expect("a name"));
-    copy_library(&library, &copy);
+    let home = with_library(&setup);
     setup.set("home", home.display().to_string())
+}
+
+/// With a copy of `tests/apps/APP.py` in the server's folder.
+pub fn with_copy(setup: Setup, app: &str) -> Setup {
+    let name = format!("{app}.py");
+    let code = std::fs::read(apps().join(&name)).expect("the application");
+    setup.file(&name, code)
+}
+
+/// Where Python's own library is.
+fn library() -> PathBuf {
+    let script = "import sysconfig; print(sysconfig.get_path('stdlib'))";
+    let output = Command::new("python3").args(["-c", script]).output().expect("python3");
+    PathBuf::from(String::from_utf8(output.stdout).expect("a path").trim())
+}
+
+/// Copies Python's library into the server's folder; what is `home` then.
+pub fn with_library(setup: &Setup) -> PathBuf {
+    let library = library();
+    let home = setup.path("python");
+    copy_library(&library, &home.join("lib").join(library.file_name().expect("a name")));
+    home
 }
 
 /// Copies Python's library without what no test needs.
@@ -243,6 +260,41 @@ fn who_has_connected_is_answered_at_the_stop() {
         client.response().expect(200);
     }
     server.expect_end();
+}
+
+/// The states of the connections to a port of 127.0.0.1 (proc_pid_net(5)), but for the listener's.
+fn connection_states(port: u16) -> Vec<String> {
+    let local = format!("0100007F:{port:04X}");
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the table");
+    let mut rows = table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    rows.by_ref().filter(|row| row[1] == local && row[3] != "0A").map(|row| row[3].into()).collect()
+}
+
+#[test]
+fn connections_are_shown_to_the_server_with_their_first_bytes() {
+    shows_connections("false", "03");
+}
+
+#[test]
+fn connections_are_shown_at_once_when_that_is_asked_for() {
+    differs("`no-defer-accept` is for TCP sockets of every kind of `http-socket` and `socket`.", || {
+        shows_connections("true", "01");
+    });
+}
+
+#[track_caller]
+fn shows_connections(value: &str, state: &str) {
+    let setup = Setup::of("basic").set("http-socket", "127.0.0.1:0").set("no-defer-accept", value);
+    let server = setup.unasked().start();
+    let mut ports = Vec::new();
+    wait_until("it listens", || {
+        ports = bound_ports(&server);
+        ports.len() == 1
+    });
+    let endpoint = Endpoint::Tcp(([127, 0, 0, 1], ports[0]).into());
+    let mut client = endpoint.connect();
+    assert_eq!(connection_states(ports[0]), [state], "no-defer-accept = {value}");
+    assert_eq!(client.send(get("/")).response().expect(200).text(), "ready");
 }
 
 #[test]

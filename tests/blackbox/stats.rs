@@ -120,9 +120,34 @@ fn requests_are_counted() {
 
 #[test]
 fn time_is_kept_without_a_log_too() {
+    let began = std::time::Instant::now();
     let server = telling("basic").set("disable-logging", "true").start();
     server.get("/").expect(200);
-    wait_until("its time is told", || stats(&server)["workers"][0]["running_time"].as_u64() > Some(0));
+    let time = || stats(&server)["workers"][0]["running_time"].as_u64().unwrap_or(0);
+    wait_until("its time is told", || time() > 0);
+    assert!(u128::from(time()) < began.elapsed().as_micros(), "{}", time());
+}
+
+#[test]
+fn requests_that_wait_for_a_thread_are_counted() {
+    differs("`stats` tells how long requests waited for a thread; `metrics-socket` has it as a histogram.", || {
+        let setup = telling("basic");
+        let path = setup.path("metrics.sock");
+        let server = setup.set("metrics-socket", path.display().to_string()).start();
+        let number = |key: &str| stats(&server)["workers"][0][key].as_u64().expect("a number");
+        assert_eq!((number("waited"), number("waited_time")), (0, 0));
+        let held = Held::begin(&server, "one");
+        let mut waiting = server.connect();
+        waiting.send(get("/"));
+        wait_until("it waits", || number("waiting") == 1);
+        held.release().expect(200);
+        waiting.response().expect(200);
+        wait_until("it is counted", || number("waited") == 1 && number("waited_time") > 0);
+        let metrics = || Endpoint::Unix(path.clone()).connect().send(get("/metrics")).response().expect(200).text();
+        for line in ["rsgi_request_queue_seconds_count 3", "rsgi_request_queue_seconds_bucket{le=\"+Inf\"} 3"] {
+            wait_until("all three are in the histogram", || metrics().lines().any(|known| known == line));
+        }
+    });
 }
 
 #[test]

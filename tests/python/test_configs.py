@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from support import PACKAGE, Nginx, Rsgi, listening_socket, open_folder, program, wait_until
+from support import PACKAGE, Nginx, Rsgi, listening_socket, need, open_folder, program, wait_until
 
 CONFIGS = PACKAGE / "configs"
 EXAMPLES = PACKAGE / "examples"
@@ -50,7 +51,7 @@ def folder():
 
 
 def test_all_files_are_tested():
-    here = {"README.md", "minimal.ini", "production.ini", "nginx.conf"}
+    here = {"README.md", "minimal.ini", "production.ini", "nginx.conf", "systemd"}
     # test_frontends.py and test_cgi.py
     there = {"nginx", "apache", "haproxy", "lighttpd", "caddy", "nghttpx", "cgi"}
     assert {path.name for path in CONFIGS.iterdir()} == here | there
@@ -115,6 +116,83 @@ def test_production_behind_nginx(folder):
     finally:
         rsgi.judge()
     assert not list((folder / "run").iterdir()), "left behind"
+
+
+UNITS = CONFIGS / "systemd"
+
+
+def verified(folder, names):
+    """What systemd has to say of copies of these units, with programs and users of this machine."""
+    verify = shutil.which("systemd-analyze")
+    need(verify, "systemd-analyze is missing; install the package systemd")
+    units = folder / "units"
+    shutil.copytree(UNITS, units, ignore=lambda _, known: [name for name in known if name.endswith(".conf")])
+    for path in units.glob("rsgi*.*"):
+        if path.is_file():
+            text = path.read_text()
+            assert path.suffix != ".service" or "/usr/local/bin/rsgi --ini /etc/rsgi/" in text
+            path.write_text(text.replace("/usr/local/bin/rsgi", str(program())))
+    for name in names:
+        if name.endswith(".conf"):
+            shutil.copy(UNITS / name, units / name)
+    words = [str(units / name) for name in names if not name.endswith(".conf")]
+    done = subprocess.run([verify, "verify", "--man=no", *words], capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
+def test_systemd_units(folder):
+    files = {str(path.relative_to(UNITS)) for path in UNITS.rglob("*") if path.is_file()}
+    drop_in = "rsgi.service.d/notify-reload.conf"
+    assert files == {"rsgi.service", "rsgi.socket", "rsgi@.service", "site.ini", drop_in}
+    (folder / "a").mkdir()
+    assert verified(folder / "a", ["rsgi.service", "rsgi.socket"]) == (0, "")
+    (folder / "b").mkdir()
+    # A template is verified as one of its instances.
+    shutil.copytree(UNITS, folder / "b/site", dirs_exist_ok=True)
+    instance = folder / "b/rsgi@blog.service"
+    instance.write_text((UNITS / "rsgi@.service").read_text().replace("/usr/local/bin/rsgi", str(program())))
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", instance], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    (folder / "c").mkdir()
+    version = int(subprocess.run(["systemd-analyze", "--version"], capture_output=True, text=True).stdout.split()[1])
+    code, said = verified(folder / "c", ["rsgi.service", drop_in])
+    assert code == 0
+    # Before 253 there is no such type.
+    assert said == "" if version >= 253 else "notify-reload" in said
+
+
+def test_site_under_systemd(folder):
+    """As systemd runs it: told of a socket to notify, on a socket that systemd holds; then reloaded as the unit says."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "site/venv"], check=True)
+    text = (UNITS / "site.ini").read_text().replace("/srv/site", str(folder / "site"))
+    text = text.replace("/run/site", str(folder / "run"))
+    (folder / "site.ini").write_text(text)
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind(str(folder / "notify"))
+    manager.settimeout(30)
+    words = [program(), "--ini", folder / "site.ini"]
+    rsgi = Rsgi([], folder=folder, words=words, env={"NOTIFY_SOCKET": str(folder / "notify"), "WATCHDOG_USEC": "60000000"})
+
+    def told(line):
+        while line not in (text := manager.recv(4096).decode()).splitlines():
+            pass
+        return text
+
+    try:
+        assert "generation 1 serves" in told("READY=1")
+        told("WATCHDOG=1")
+        unit = (UNITS / "rsgi.service").read_text()
+        line = next(line for line in unit.splitlines() if line.startswith("ExecReload="))
+        command = line.removeprefix("ExecReload=/usr/local/bin/rsgi").replace("/run/site", str(folder / "run")).split()
+        done = subprocess.run([program(), *command], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), done
+        told("RELOADING=1")
+        assert "generation 2 serves" in told("READY=1")
+    finally:
+        rsgi.judge()
+    told("STOPPING=1")
+    manager.close()
+    (folder / "notify").unlink()
 
 
 def example(name, folder, env=None):

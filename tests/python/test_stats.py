@@ -1,10 +1,13 @@
 """Programs that people watch servers with read what rsgi tells: uwsgitop on a terminal, and Prometheus' own parser."""
 
 import fcntl
+import json
 import os
 import pty
+import re
 import select
 import shutil
+import socket
 import struct
 import sys
 import termios
@@ -16,7 +19,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from support import PATIENCE, Rsgi, listening_socket, need, open_folder, wait_until
+from support import PACKAGE, PATIENCE, Process, Rsgi, listening_socket, need, open_folder, wait_until
 
 APPLICATION = """\
 import os, time
@@ -117,6 +120,157 @@ def test_uwsgitop(server):
     top.press("aafq")
     assert top.end() == 0, top.seen
     assert b"Traceback" not in top.seen, top.seen
+
+
+@pytest.fixture
+def busy(server):
+    """The server, with all threads of all its workers inside requests."""
+    sessions = [threading.Thread(target=requests.get, args=(server.url + "/wait",)) for _ in range(4)]
+    try:
+        for session in sessions:
+            session.start()
+
+        def are_busy():
+            samples = families(server)["rsgi_threads"].samples
+            return sum(sample.value for sample in samples if sample.labels["state"] == "busy") == 4
+
+        wait_until("all threads are busy", are_busy)
+        yield server
+    finally:
+        (server.folder / "go").touch()
+        for session in sessions:
+            session.join()
+
+
+def prometheus():
+    """Prometheus' executable: that of the system, or the one that tests/run has unpacked."""
+    found = shutil.which("prometheus") or shutil.which("prometheus", path=PACKAGE / "target/prometheus/usr/bin")
+    need(found, "prometheus is missing; tests/run unpacks Debian's package into target/prometheus")
+    return found
+
+
+PROMETHEUS = """\
+global:
+  scrape_interval: 200ms
+scrape_configs:
+  - job_name: rsgi
+    static_configs:
+      - targets: ['{target}']
+"""
+
+
+def test_a_prometheus_server_while_all_workers_are_busy(busy):
+    folder = busy.folder / "prometheus"
+    folder.mkdir()
+    (folder / "prometheus.yml").write_text(PROMETHEUS.format(target=busy.metrics.removeprefix("http://")))
+    words = [prometheus(), "--config.file=prometheus.yml", "--storage.tsdb.path=data", "--web.listen-address=127.0.0.1:0"]
+    server = Process(words, folder=folder)
+    try:
+
+        def address():
+            assert server.process.poll() is None, server.log()
+            found = re.search(r'msg="Listening on" address=(\S+)', server.log())
+            return found and found[1]
+
+        api = "http://" + wait_until("it listens", address) + "/api/v1/query"
+
+        def samples(query):
+            answer = requests.get(api, params={"query": query})
+            # It may still be loading its own data.
+            return answer.json()["data"]["result"] if answer.status_code == 200 else []
+
+        def value(query):
+            found = samples(query)
+            return float(found[0]["value"][1]) if len(found) == 1 else None
+
+        wait_until("it was scraped", lambda: value('up{job="rsgi"}') == 1)
+        wait_until("all threads are busy", lambda: value('sum(rsgi_threads{state="busy"})') == 4)
+        assert value("rsgi_ready") == 1
+        assert value('sum(rsgi_threads{state="idle"})') == 0
+        for name in (
+            "rsgi_requests_total rsgi_exceptions_total rsgi_request_seconds_count rsgi_request_queue_seconds_count "
+            "rsgi_harakiris_total rsgi_worker_starts_total rsgi_worker_resident_bytes rsgi_listen_queue "
+            "rsgi_requests_waiting rsgi_reloads_total rsgi_connections"
+        ).split():
+            assert samples(name), name
+        assert len(samples("rsgi_request_queue_seconds_bucket")) == 14
+        assert value("histogram_quantile(0.5, rsgi_request_seconds_bucket)") is not None
+    finally:
+        server.stop()
+
+
+def shape(value):
+    """The keys and types of a JSON value, at every depth; lists by their first element."""
+    if isinstance(value, dict):
+        return {key: shape(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [shape(value[0])] if value else []
+    return type(value).__name__
+
+
+def missing(theirs, ours, path=""):
+    """What of uWSGI's is not here, or is something else."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        found = []
+        for key, inner in theirs.items():
+            found += missing(inner, ours[key], f"{path}.{key}") if key in ours else [f"{path}.{key}"]
+        return found
+    if isinstance(theirs, list) and isinstance(ours, list):
+        return missing(theirs[0], ours[0], path + "[]") if theirs and ours else []
+    return [] if theirs == ours else [f"{path}: {theirs} there, {ours} here"]
+
+
+def test_every_key_of_uwsgis_statistics_is_here_with_the_same_type(busy):
+    def read(path):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            return json.loads(b"".join(iter(lambda: client.recv(65536), b"")))
+
+    folder = open_folder()
+    (folder / "watched.py").write_text(APPLICATION)
+    uwsgi = Path(sys.executable).parent / "uwsgi"
+    need(uwsgi.exists(), f"{uwsgi} is missing; tests/run installs it")
+    with listening_socket() as sock:
+        words = [uwsgi, "--master", "--die-on-term", "--http-socket", f"fd://{sock.fileno()}", "--stats", "stats.sock"]
+        words += ["--wsgi-file", "watched.py", "--processes", "2", "--threads", "2", "--attach-daemon", "sleep 1000"]
+        peer = Process(words, folder=folder, fds=(sock.fileno(),))
+        url = "http://%s:%d" % sock.getsockname()
+        held = []
+        try:
+            peer.wait_until_serving(str(folder / "stats.sock"))
+            held = [threading.Thread(target=requests.get, args=(url + "/wait",)) for _ in range(4)]
+            for session in held:
+                session.start()
+
+            def running(told):
+                return all(worker["cores"][0]["in_request"] for worker in told["workers"]) and told
+
+            theirs = wait_until("its workers are busy", lambda: running(read(folder / "stats.sock")))
+            ours = read(busy.folder / "stats.sock")
+            assert running(ours)
+        finally:
+            (folder / "go").touch()
+            for session in held:
+                session.join()
+            peer.stop()
+    # Programs beside the workers are compared in tests/blackbox/stats.rs.
+    theirs.pop("daemons")
+    assert missing(shape(theirs), shape(ours)) == []
+    more = {"ready", "generation", "reloads", "retiring"}, {"generation", "state", "waited", "waited_time", "waiting"}
+    assert more[0] <= ours.keys() and more[1] <= ours["workers"][0].keys()
+    shutil.rmtree(folder)
+
+
+def test_uwsgitop_while_all_workers_are_busy(busy):
+    program = Path(sys.executable).parent / "uwsgitop"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LINES", "40")
+        patch.setenv("COLUMNS", "200")
+        top = Terminal([program, busy.folder / "stats.sock"])
+    top.wait_for(f"masterpid: {busy.process.pid}")
+    top.wait_for("busy")
+    top.press("q")
+    assert top.end() == 0, top.seen
 
 
 def families(server):

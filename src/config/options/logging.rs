@@ -112,6 +112,12 @@ pub(super) const STATS: &[Row] = &[
 pub(super) const METRICS: &[Row] = &[
     Row::new("metrics-socket", ADDRESS, "answer HTTP requests for /metrics (Prometheus), /-/live and /-/ready")
         .set(|d, s| d.report(s, Report::Metrics)),
+    Row::new(
+        "control-socket",
+        PATH,
+        "unix socket on which `rsgi ctl` commands the server; for its user and root alone",
+    )
+    .set(|d, s| d.report(s, Report::Control)),
     Row::new("enable-metrics", FLAG, "start metrics subsystem"),
     Row::new("metric", TEXT, "declare a custom metric"),
     Row::new("metric-threshold", TEXT, "threshold alarm").also(&["metric-alarm", "alarm-metric"]),

@@ -247,5 +247,6 @@ pub(super) const STATIC: &[Row] = &[
     Row::new("honour-range", FLAG, "support Range on static/sendfile"),
     Row::new("file-serve-mode", TEXT, "nginx/x-accel-redirect or x-sendfile headers instead of sending")
         .also(&["fileserve-mode"]),
-    Row::new("disable-sendfile", FLAG, "read/write instead of sendfile()"),
+    Row::new("disable-sendfile", FLAG, "copy files of wsgi.file_wrapper instead of using sendfile")
+        .set(|d, s| d.settings.sendfile = !d.flag(s)),
 ];

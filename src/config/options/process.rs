@@ -1,6 +1,6 @@
 //! Processes: master, workers, threads, reloads, limits, users.
 
-use super::super::Touch;
+use super::super::{Background, Touch};
 use super::{FLAG, MOST, NO_JAIL, NUMBER, OCTAL, ONE_SHOT, OPTIONAL, OWNER, PATH, Row, TEXT};
 
 pub(super) const PROCESS: &[Row] = &[
@@ -12,8 +12,17 @@ pub(super) const PROCESS: &[Row] = &[
         .always("the kernel wakes one worker for a connection"),
     Row::new("skip-atexit", FLAG, "workers end without the functions of Python's atexit module")
         .set(|d, s| d.settings.skip_atexit = d.flag(s)),
-    Row::new("daemonize", TEXT, "fork to background before app loading; value is log file or udp host:port").short('d'),
-    Row::new("daemonize2", TEXT, "fork to background after apps are loaded"),
+    Row::new("daemonize", TEXT, "run in the background once the sockets are bound; the value is the log, as of logto")
+        .short('d')
+        .set(|d, s| {
+            d.settings.background = Some(Background::WhenBound);
+            d.logto(s);
+        }),
+    Row::new("daemonize2", TEXT, "run in the background once the workers are ready; the value is the log, as of logto")
+        .set(|d, s| {
+            d.settings.background = Some(Background::WhenReady);
+            d.logto(s);
+        }),
     Row::new("auto-procname", FLAG, "name processes by their roles")
         .set(|d, s| d.settings.process_names.auto = d.flag(s)),
     Row::new("procname-prefix", TEXT, "text before the name of each process")
@@ -37,9 +46,12 @@ pub(super) const PROCESS: &[Row] = &[
     Row::new("flock-wait2", TEXT, "lock after log setup/daemonize"),
     Row::new("pidfile", PATH, "file that holds the pid of the master")
         .set(|d, s| d.settings.pidfile = d.path_from_start(s)),
-    Row::new("pidfile2", TEXT, "write pid after privilege drop"),
-    Row::new("safe-pidfile", TEXT, "write pid after startup completed (as root)"),
-    Row::new("safe-pidfile2", TEXT, "write pid after workers were spawned (dropped privs)"),
+    Row::new("pidfile2", PATH, "the same, made when privileges were given up")
+        .set(|d, s| d.settings.pidfiles.second = d.path_from_start(s)),
+    Row::new("safe-pidfile", PATH, "file that holds the pid of the master once all workers are ready")
+        .set(|d, s| d.settings.pidfiles.safe = d.path_from_start(s)),
+    Row::new("safe-pidfile2", PATH, "the same, made when privileges were given up")
+        .set(|d, s| d.settings.pidfiles.safe_second = d.path_from_start(s)),
     Row::new("no-server", FLAG, "initialise then exit").refused(ONE_SHOT),
     Row::new("command-mode", FLAG, "run as a one-shot command").refused(ONE_SHOT),
     Row::new("check-mountpoint", TEXT, "die if a mountpoint disappears").also(&[
@@ -50,7 +62,8 @@ pub(super) const PROCESS: &[Row] = &[
     Row::new("no-orphans", FLAG, "workers get SIGKILL when the master dies (PDEATHSIG)")
         .always("workers end by themselves when the master is gone"),
     Row::new("prio", TEXT, "setpriority for all processes"),
-    Row::new("cpu-affinity", NUMBER, "CPUs per worker"),
+    Row::new("cpu-affinity", NUMBER, "processors that each worker is bound to; 0: as the system likes (0)")
+        .set(|d, s| d.fill_number(s, 0..=65535, |x| &mut x.privileges.cpu_affinity)),
     Row::new("check-interval", NUMBER, "seconds between two looks for the cheaper options (1)")
         .set(|d, s| d.settings.cheaper.every = d.seconds(s).unwrap_or(d.settings.cheaper.every)),
     Row::new("forkbomb-delay", NUMBER, "sleep when workers die too fast, 0 disables"),
@@ -159,8 +172,10 @@ pub(super) const HARAKIRI: &[Row] = &[
 ];
 
 pub(super) const LIMITS: &[Row] = &[
-    Row::new("limit-as", NUMBER, "RLIMIT_AS in MiB"),
-    Row::new("limit-nproc", NUMBER, "RLIMIT_NPROC"),
+    Row::new("limit-as", NUMBER, "MiB of address space that a process may have")
+        .set(|d, s| d.limit(s, 1 << 20, |x| &mut x.privileges.limit_as)),
+    Row::new("limit-nproc", NUMBER, "processes and threads that the user may have")
+        .set(|d, s| d.limit(s, 1, |x| &mut x.privileges.limit_nproc)),
     Row::new("ksm", OPTIONAL, "kernel samepage merging every N requests"),
     Row::new("never-swap", FLAG, "mlockall"),
     Row::new("max-fd", NUMBER, "descriptors a process may have open")
@@ -217,15 +232,20 @@ const PERCENT: std::ops::RangeInclusive<u64> = 0..=100;
 
 pub(super) const PRIVILEGES: &[Row] = &[
     Row::new("umask", OCTAL, "file mode creation mask").set(|d, s| d.umask(s)),
-    Row::new("chroot", TEXT, "chroot").refused(NO_JAIL),
+    Row::new("chroot", PATH, "folder that becomes the root of the file system; Python must be in it")
+        .set(|d, s| d.settings.privileges.chroot = d.path_from_start(s)),
     Row::new("pivot-root", TEXT, "\"new_root put_old\" pivot").also(&["pivot_root"]).refused(NO_JAIL),
     Row::new("uid", OWNER, "user to become, a name or number").set(|d, s| d.uid(s)),
     Row::new("gid", OWNER, "group to become, a name or number").set(|d, s| d.gid(s)),
-    Row::new("add-gid", TEXT, "supplementary group"),
-    Row::new("immediate-uid", TEXT, "setuid while parsing").refused("use uid"),
-    Row::new("immediate-gid", TEXT, "setgid while parsing").refused("use gid"),
-    Row::new("no-initgroups", FLAG, "skip initgroups()"),
-    Row::new("cap", TEXT, "kept capabilities"),
+    Row::new("add-gid", OWNER, "a further group, by name or number").listed().set(|d, s| d.add_gid(s)),
+    Row::new("immediate-uid", OWNER, "user to become before anything is opened: log, sockets, pid files")
+        .set(|d, s| d.immediate_uid(s)),
+    Row::new("immediate-gid", OWNER, "group to become before anything is opened").set(|d, s| d.immediate_gid(s)),
+    Row::new("no-initgroups", FLAG, "leave out the groups that the system knows for the user")
+        .set(|d, s| d.settings.privileges.no_initgroups = d.flag(s)),
+    Row::new("cap", TEXT, "capabilities that are kept, as net_bind_service,sys_ptrace; all others are given up")
+        .listed()
+        .set(|d, s| d.capabilities(s)),
     Row::new("unshare", TEXT, "unshare() flags before jail").refused(NO_JAIL),
     Row::new("unshare2", TEXT, "unshare() flags after chroot").refused(NO_JAIL),
     Row::new("setns-socket", TEXT, "serve own namespaces fds").refused(NO_JAIL),
