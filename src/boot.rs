@@ -10,11 +10,10 @@ mod upgrade;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
 use std::os::fd::RawFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -24,7 +23,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::cli::{self, Command};
 use crate::config::hooks::{Hook, Phase};
 use crate::config::{self, Argument, Background, Facts, Lookup, ProcessNames, Recycle, Settings};
-use crate::logging::access::Format;
+use crate::logging::access::{Access, Format};
+use crate::logging::relay::{Channel, Plan};
 use crate::master::notify::Manager;
 use crate::master::{self, Hooks, Origin, Outcome, Sockets, Start, Task};
 use crate::net::address::Address;
@@ -33,6 +33,7 @@ use crate::protocol::http::head::Limits;
 use crate::sys::exec::Program;
 use crate::sys::privileges::{self, Identity, Limited};
 use crate::sys::process::{self, Fork};
+use crate::sys::signal::Signal;
 use crate::sys::{self, fd, user};
 use crate::worker::Quota;
 use crate::zygote::{self, Zygote};
@@ -319,16 +320,11 @@ fn option_of(kind: Background) -> &'static str {
 fn set_up_process(settings: &Settings) -> Result<(), String> {
     process::set_umask(settings.umask);
     if let Some(path) = &settings.logto {
-        let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path);
-        let redirected = file.and_then(|file| {
-            fd::replace(1, &file)?;
-            fd::replace(2, &file)
-        });
         let option = match settings.background {
             Some(kind) if !settings.places.contains_key("logto") => option_of(kind),
             _ => "logto",
         };
-        redirected.map_err(|error| failure(settings, option, path, &error))?;
+        redirect(settings, option, path)?;
     }
     let limits = [
         ("limit-as", Limited::AddressSpace, settings.privileges.limit_as),
@@ -343,6 +339,7 @@ fn set_up_process(settings: &Settings) -> Result<(), String> {
             })?;
         }
     }
+    logging::set_style(master::style(settings));
     match settings.max_fd {
         Some(wanted) => fd::set_limit(wanted).map_err(|error| {
             let (place, why) = (settings.place("max-fd"), sys::describe(&error));
@@ -357,18 +354,27 @@ fn set_up_process(settings: &Settings) -> Result<(), String> {
     }
 }
 
+/// Points standard output and standard error to the file that `option` names.
+fn redirect(settings: &Settings, option: &str, path: &Path) -> Result<(), String> {
+    let file = logging::file::open(path, &master::making(settings), settings.logs.truncate);
+    logging::use_file(file.map_err(|error| format!("{}: {error}", settings.place(option)))?);
+    Ok(())
+}
+
+/// What goes wrong with the log when privileges are given up already, and the relay if there is to be one.
+fn open_log(settings: &Settings, start_dir: &Path) -> Result<Option<(Channel, Plan)>, Vec<String>> {
+    let file = master::log_file(settings, start_dir);
+    if let (Some(_), Some(file)) = (&settings.logs.late_file, &file) {
+        redirect(settings, "logto2", &file.path).map_err(|error| vec![error])?;
+    }
+    let Some(plan) = master::plan(settings, start_dir)? else { return Ok(None) };
+    let channel = Channel::open(&plan, file.map(|file| (file, master::making(settings))));
+    Ok(Some((channel.map_err(|error| vec![error])?, plan)))
+}
+
 /// What an option that names a file came to: where it was written, what was wrong, what to do.
 fn failure(settings: &Settings, option: &str, path: &Path, error: &io::Error) -> String {
-    let place = settings.place(option);
-    let why = match error.kind() {
-        io::ErrorKind::NotFound => {
-            let parent = path.parent().unwrap_or(path);
-            return format!("{place}: {}: the directory does not exist; create {}", path.display(), parent.display());
-        }
-        io::ErrorKind::PermissionDenied => "permission denied; this user must be able to write there".into(),
-        _ => sys::describe(error),
-    };
-    format!("{place}: {}: {why}", path.display())
+    format!("{}: {}", settings.place(option), logging::file::describe(path, error))
 }
 
 /// Binds, writes the pid files, gives privileges up, and runs the master.
@@ -413,6 +419,14 @@ fn serve(
         made.remove(&sockets.files());
         return exit::ERROR;
     }
+    let log = match open_log(&settings, &start_dir) {
+        Ok(log) => log,
+        Err(errors) => {
+            errors.iter().for_each(|error| log::error!("{error}"));
+            made.remove(&sockets.files());
+            return exit::ERROR;
+        }
+    };
     introduce(&settings, &sockets);
     let origin = Origin { program, manager, pidfiles: made.pidfiles().to_vec(), stdin: stdin_so_far };
     let entitle = |settings: &Settings| rename(title(&settings.process_names, &Role::Master));
@@ -438,11 +452,12 @@ fn serve(
         fork,
         entitle,
         deed: hooks::carry_out,
+        entitle_relay,
         zygote: Box::new(move |task| run_zygote(task, &home_dir)),
         ready: Some(Box::new(ready)),
     };
     let at_exit = settings.hooks.clone();
-    let outcome = master::run(Start { settings, sockets, passed, start_dir, hooks, origin });
+    let outcome = master::run(Start { settings, sockets, passed, start_dir, log, hooks, origin });
     finish(&made, &at_exit, outcome)
 }
 
@@ -455,6 +470,15 @@ fn finish(made: &Made, at_exit: &[Hook], outcome: Outcome) -> u8 {
         log::error!("{error}");
     }
     log::info!("stopped");
+    let (channel, relay) = outcome.log;
+    if let Some(relay) = relay {
+        let pid = relay.pid;
+        relay.finish();
+        process::send_signal(pid, Signal::SIGKILL);
+        process::reap_one(pid);
+    }
+    // What nobody was there to write.
+    channel.into_iter().for_each(Channel::empty);
     outcome.code
 }
 
@@ -560,8 +584,14 @@ fn introduce(settings: &Settings, sockets: &Sockets) {
 /// What a process is to others.
 enum Role {
     Master,
+    /// It writes the log.
+    Relay,
     Zygote,
     Worker(u32),
+}
+
+fn entitle_relay(settings: &Settings) {
+    rename(title(&settings.process_names, &Role::Relay));
 }
 
 /// The title of a process, if the configuration asks for one.
@@ -572,6 +602,7 @@ fn title(names: &ProcessNames, role: &Role) -> Option<String> {
     };
     let auto = || match role {
         Role::Master => "rsgi master".to_string(),
+        Role::Relay => "rsgi logger".to_string(),
         Role::Zygote => "rsgi zygote".to_string(),
         Role::Worker(id) => format!("rsgi worker {id}"),
     };
@@ -599,6 +630,7 @@ fn run_zygote(task: Task, start_dir: &Path) -> u8 {
         log::warn!("{error}");
     }
     process::set_umask(settings.umask);
+    logging::set_style(master::style(&settings));
     rename(title(&settings.process_names, &Role::Zygote));
     for (name, value) in &settings.env {
         process::set_variable(name, value);
@@ -622,6 +654,8 @@ fn run_zygote(task: Task, start_dir: &Path) -> u8 {
             .auto_reload
             .map(|every| zygote::Watched { every, ignored: settings.triggers.auto_reload_ignore.clone() }),
         import_timeout: import_timeout(&settings, generation),
+        use_log: logging::use_file,
+        at_exit: !settings.skip_atexit,
         environment: environment_changes(&settings),
     };
     zygote::run(zygote, move |birth, load| {
@@ -721,11 +755,6 @@ fn load_spec(settings: &Settings) -> wsgi::LoadSpec {
 }
 
 fn worker_options(settings: &Settings) -> worker::Options {
-    let format = match &settings.log_format {
-        // It was checked when the configuration was read.
-        Some(text) => Format::parse(text).unwrap_or_default(),
-        None => Format::default(),
-    };
     // The line has its default share of a head that is larger than the default.
     let usual = Limits::default();
     let max_line = usual.max_line.max(settings.buffer_size / (usual.max_head / usual.max_line));
@@ -750,8 +779,7 @@ fn worker_options(settings: &Settings) -> worker::Options {
         tells_stacks: settings.reports.control.is_some(),
         trusted: (!settings.trusted_proxies.is_empty()).then(|| settings.trusted_proxies.clone()),
         host_name: user::host_name(),
-        access: (settings.log_requests || settings.log_sendfile).then(|| Arc::new(format)),
-        logs_files_only: !settings.log_requests,
+        access: Access::new(settings.log_requests, settings.log_format.as_deref(), &settings.logs).map(Arc::new),
         sendfile: settings.sendfile,
     }
 }

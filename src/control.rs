@@ -18,6 +18,8 @@ pub enum ToZygote {
         /// No worker of this number has served in this generation yet.
         first: bool,
     },
+    /// The log goes into another file, whose descriptor comes along.
+    Log,
 }
 
 /// Zygote to master.
@@ -66,6 +68,8 @@ pub enum ToWorker {
         /// Workers 1 to this number read their mailboxes: they inherit connections that wait for their clients. 0: nobody.
         heirs: u32,
     },
+    /// The log goes into another file, whose descriptor comes along.
+    Log,
     /// Say that you hear this.
     Ping,
     /// Write what every thread is doing into the descriptor that comes with this.
@@ -138,6 +142,7 @@ impl ToZygote {
     pub fn encode(self) -> Vec<u8> {
         match self {
             ToZygote::Fork { id, lane, first } => number(b'f', &[id, lane, first.into()], ""),
+            ToZygote::Log => vec![b'l'],
         }
     }
 
@@ -148,6 +153,7 @@ impl ToZygote {
                 let (id, lane, first) = (u32_at(bytes, 1)?, u32_at(bytes, 5)?, u32_at(bytes, 9)? != 0);
                 Some(ToZygote::Fork { id, lane, first })
             }
+            b'l' => Some(ToZygote::Log),
             _ => None,
         }
     }
@@ -186,6 +192,7 @@ impl ToWorker {
         match self {
             ToWorker::Retire { how: Retire::Replaced, heirs } => number(b'r', &[heirs], ""),
             ToWorker::Retire { how: Retire::Stop, heirs } => number(b's', &[heirs], ""),
+            ToWorker::Log => vec![b'l'],
             ToWorker::Ping => vec![b'p'],
             ToWorker::Stacks => vec![b'k'],
             ToWorker::Pause => vec![b'h'],
@@ -198,6 +205,7 @@ impl ToWorker {
         let how = match bytes.first()? {
             b'r' => Retire::Replaced,
             b's' => Retire::Stop,
+            b'l' => return Some(ToWorker::Log),
             b'p' => return Some(ToWorker::Ping),
             b'k' => return Some(ToWorker::Stacks),
             b'h' => return Some(ToWorker::Pause),
@@ -282,6 +290,8 @@ mod tests {
             let message = ToZygote::Fork { id: 3, lane: 2, first };
             assert_eq!(ToZygote::decode(&message.encode()), Some(message));
         }
+        assert_eq!(ToZygote::decode(&ToZygote::Log.encode()), Some(ToZygote::Log));
+        assert_eq!(ToWorker::decode(&ToWorker::Log.encode()), Some(ToWorker::Log));
         assert!(FromZygote::LoadFailed(long).encode().len() <= MAX_MESSAGE);
     }
 

@@ -181,6 +181,9 @@ pub trait Exchange: Send {
     /// Counts an exception that the application raised.
     fn count_exception(&mut self);
 
+    /// The response is a file that `wsgi.file_wrapper` sends, whatever way it takes.
+    fn is_from_file(&mut self) {}
+
     /// Gives the concrete value back to the worker that made it.
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send>;
 }

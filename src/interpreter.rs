@@ -253,6 +253,8 @@ fn settle(py: Python<'_>, adopted: bool, home: Option<&(PathBuf, Home)>) -> PyRe
         if let Ok(reconfigure) = stream.getattr("reconfigure") {
             let options = PyDict::new(py);
             options.set_item("line_buffering", true)?;
+            // With PYTHONUNBUFFERED a print would be two writes, which lines of other processes may part.
+            options.set_item("write_through", false)?;
             options.set_item("encoding", "utf-8")?;
             options.set_item("errors", errors.unwrap_or("surrogateescape"))?;
             reconfigure.call((), Some(&options))?;

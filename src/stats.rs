@@ -49,6 +49,17 @@ pub struct Stats {
     pub retiring: u64,
     /// How reloads went.
     pub reloads: Reloads,
+    /// What the log did not take.
+    pub log: Log,
+}
+
+/// Lines that were dropped because the log did not take them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Log {
+    /// Lines of requests.
+    pub dropped_requests: u64,
+    /// Other lines.
+    pub dropped_messages: u64,
 }
 
 /// A program that runs beside the workers.

@@ -54,6 +54,10 @@ pub struct Zygote {
     pub watched: Option<Watched>,
     /// After so long the stack of an import goes to the log. None: never.
     pub import_timeout: Option<Duration>,
+    /// Points the log to another file.
+    pub use_log: fn(OwnedFd),
+    /// Whether the workers end with Python's `atexit` functions.
+    pub at_exit: bool,
     /// Variables set (or removed) since an interpreter may have read the environment.
     pub environment: Vec<(String, Option<String>)>,
 }
@@ -117,7 +121,7 @@ pub fn run(zygote: Zygote, worker: impl FnOnce(Birth, Load) -> u8) -> u8 {
         None => exit::OK,
         Some((id, control, first)) => {
             // Held open here, it would never come to its end for the zygote.
-            let Zygote { apps: spec, lazy, watched, import_timeout, control: zygotes_own, .. } = zygote;
+            let Zygote { apps: spec, lazy, watched, import_timeout, at_exit, control: zygotes_own, .. } = zygote;
             drop(zygotes_own);
             let own = watched.and_then(|watched| Some((watched, control.try_clone().ok()?)));
             let load: Load = Box::new(move || {
@@ -135,7 +139,9 @@ pub fn run(zygote: Zygote, worker: impl FnOnce(Birth, Load) -> u8) -> u8 {
                 loaded
             });
             let code = worker(Birth { id, control, lazy, first }, load);
-            if code == exit::OK {
+            if code == exit::OK && !at_exit {
+                Python::attach(interpreter::flush);
+            } else if code == exit::OK {
                 interpreter::finalize(PATIENCE);
             }
             code
@@ -289,10 +295,16 @@ fn serve_forks(zygote: &Zygote) -> Option<(u32, OwnedFd, bool)> {
                 return None;
             }
         };
-        let (Some(ToZygote::Fork { id, lane, first }), Some(control)) = (ToZygote::decode(&buffer[..len]), control)
-        else {
-            log::warn!("the zygote does not understand the master");
-            continue;
+        let (id, lane, first, control) = match (ToZygote::decode(&buffer[..len]), control) {
+            (Some(ToZygote::Fork { id, lane, first }), Some(control)) => (id, lane, first, control),
+            (Some(ToZygote::Log), Some(file)) => {
+                (zygote.use_log)(file);
+                continue;
+            }
+            _ => {
+                log::warn!("the zygote does not understand the master");
+                continue;
+            }
         };
         match spawn(zygote.master) {
             Ok(Some(pid)) => tell(&zygote.control, &FromZygote::Forked { id, pid }),

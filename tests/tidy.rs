@@ -18,8 +18,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("net", &["sys", "config::Socket", "config::Owner", "protocol::Protocol"]),
     ("wsgi", &["gateway", "protocol"]),
     ("mailbox", &["sys"]),
+    ("logging", &["protocol", "gateway", "sys", "config::logs"]),
     ("cgi", &["gateway", "protocol", "sys", "worker::Broken", "worker::Incoming"]),
-    ("logging", &["protocol", "gateway"]),
     ("zygote", &["interpreter", "wsgi", "control", "scoreboard", "sys", "exit"]),
     (
         "worker",

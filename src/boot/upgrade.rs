@@ -18,7 +18,7 @@ use crate::sys::exec::{self, Program};
 use crate::sys::fd;
 use crate::sys::process::{self, Fork};
 use crate::zygote::{self, Zygote};
-use crate::{exit, hooks, interpreter};
+use crate::{exit, hooks, interpreter, logging};
 
 /// What this process is to be.
 pub(super) enum Role {
@@ -140,6 +140,8 @@ fn import(settings: Settings, handoff: &Handoff, control: OwnedFd, scoreboard: S
         after_import: Box::new(|| Ok(())),
         watched: None,
         import_timeout: super::import_timeout(&settings, handoff.next_generation()),
+        use_log: logging::use_file,
+        at_exit: !settings.skip_atexit,
         environment: super::environment_changes(&settings),
     };
     zygote::run(zygote, |_, _| exit::ERROR)
@@ -158,8 +160,16 @@ pub(super) fn succeed(arguments: &[OsString], handoff: Handoff, fork: fn() -> io
         Ok(read) => read,
         Err(errors) => return fatal(&made, &errors.join("; ")),
     };
-    let settings = complete(loaded.settings);
+    let mut settings = complete(loaded.settings);
     process::set_umask(settings.umask);
+    logging::set_style(master::style(&settings));
+    // What was said before stays. A relay of the program before goes on for the old workers.
+    let truncate = std::mem::take(&mut settings.logs.truncate);
+    let log = super::open_log(&settings, &handoff.start_dir).unwrap_or_else(|errors| {
+        errors.iter().for_each(|error| log::error!("{error}"));
+        None
+    });
+    settings.logs.truncate = truncate;
     let entitle = |settings: &Settings| rename(super::title(&settings.process_names, &super::Role::Master));
     entitle(&settings);
     let start_dir = handoff.start_dir.clone();
@@ -169,6 +179,7 @@ pub(super) fn succeed(arguments: &[OsString], handoff: Handoff, fork: fn() -> io
         fork,
         deed: crate::hooks::carry_out,
         entitle,
+        entitle_relay: super::entitle_relay,
         zygote: Box::new(move |task: Task| super::run_zygote(task, &home_dir)),
         ready: None,
     };
@@ -176,7 +187,7 @@ pub(super) fn succeed(arguments: &[OsString], handoff: Handoff, fork: fn() -> io
     let (manager, pidfiles) = (handoff.manager.clone(), handoff.pidfiles.clone());
     let origin = Origin { program, manager, pidfiles, stdin: super::stdin_so_far };
     let (sockets, passed, settings_now) = (Sockets::default(), handoff.passed.clone(), settings.clone());
-    match master::resume(Start { settings: settings_now, sockets, passed, start_dir, hooks, origin }, handoff) {
+    match master::resume(Start { settings: settings_now, sockets, passed, start_dir, log, hooks, origin }, handoff) {
         Ok(outcome) => super::finish(&made, &settings.hooks, outcome),
         Err(why) => fatal(&made, &why),
     }

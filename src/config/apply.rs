@@ -109,7 +109,7 @@ fn report_unknown(draft: &mut Draft<'_>, setting: &Setting, strict: bool) {
 /// Names what is legal and probably not meant.
 fn look_twice(draft: &mut Draft<'_>, row: &Row, setting: &Setting) {
     let (Kind::Required(of) | Kind::Optional(of)) = row.kind else { return };
-    if of == Type::Number || row.name == "log-format" {
+    if of == Type::Number || matches!(row.name, "log-format" | "log-encoder" | "log-req-encoder") {
         return;
     }
     let value = setting.value.as_str();
@@ -170,6 +170,7 @@ fn finish(draft: &mut Draft<'_>, not_yet: &[&str]) {
     draft.finish_waits();
     draft.finish_daemons();
     draft.check_cheaper();
+    draft.check_logs();
 
     // After mistakes it is not known whether something is missing.
     if !draft.errors.is_empty() {

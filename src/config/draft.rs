@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::error::{Error, Origin, Warning};
 use super::load::Facts;
+use super::logs::is_address;
 use super::{Mount, Owner, Settings};
 use crate::net::address::Address;
 use crate::protocol::Protocol;
@@ -387,9 +388,8 @@ impl Draft<'_> {
     }
 
     pub(super) fn logto(&mut self, s: &Setting) {
-        if s.value.contains(':') && !s.value.contains('/') {
-            self.error(s, "a file (logs over UDP are not supported yet)");
-            return;
+        if is_address(&s.value) {
+            return self.logger(s, Some("socket"), false);
         }
         self.settings.logto = self.path_from_start(s);
     }

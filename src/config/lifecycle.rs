@@ -55,7 +55,7 @@ impl Default for Harakiri {
 /// What the master reloads on, besides signals.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Triggers {
-    /// `touch-reload`, `touch-chain-reload`, `touch-workers-reload`, as written.
+    /// `touch-reload`, `touch-chain-reload`, `touch-workers-reload`, `touch-logreopen`, `touch-logrotate`, as written.
     pub touch: Vec<(PathBuf, Touch)>,
     /// `fs-reload`, as written.
     pub folders: Vec<PathBuf>,
@@ -80,6 +80,10 @@ pub enum Touch {
     Hook(usize),
     /// `attach-daemon2` with `touch=`: this one of the daemons.
     Daemon(usize),
+    /// `touch-logreopen`.
+    ReopenLog,
+    /// `touch-logrotate`.
+    RotateLog,
 }
 
 /// Memory of one process in bytes; 0 is without limit.

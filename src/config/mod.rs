@@ -15,6 +15,7 @@ pub mod hooks;
 pub mod ini;
 mod lifecycle;
 mod load;
+pub mod logs;
 pub mod options;
 mod privileges;
 mod reports;
@@ -183,12 +184,16 @@ pub struct Settings {
     pub logto: Option<PathBuf>,
     /// False with `disable-logging`.
     pub log_requests: bool,
-    /// `log-sendfile`: without request lines, those of files are written all the same.
-    pub log_sendfile: bool,
     /// False with `disable-sendfile`.
     pub sendfile: bool,
     /// `log-format`; none is the default request line.
     pub log_format: Option<String>,
+    /// The rest of what is configured about logs.
+    pub logs: logs::Logs,
+    /// `skip-atexit`: workers end without Python's `atexit` functions.
+    pub skip_atexit: bool,
+    /// `exit-on-reload`: a reload ends the server.
+    pub exit_on_reload: bool,
     /// When workers are replaced.
     pub recycle: Recycle,
     /// When requests are stopped.
@@ -267,9 +272,11 @@ impl Default for Settings {
             background: None,
             logto: None,
             log_requests: true,
-            log_sendfile: false,
             sendfile: true,
             log_format: None,
+            logs: logs::Logs::default(),
+            skip_atexit: false,
+            exit_on_reload: false,
             recycle: Recycle::default(),
             harakiri: Harakiri::default(),
             daemons: Vec::new(),

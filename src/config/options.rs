@@ -177,6 +177,7 @@ const OWNER: Kind = Kind::Required(Type::Owner);
 const OPTIONAL: Kind = Kind::Optional(Type::Text);
 const OPTIONAL_NUMBER: Kind = Kind::Optional(Type::Number);
 const OPTIONAL_OCTAL: Kind = Kind::Optional(Type::Octal);
+const BOOL: Kind = Kind::Required(Type::Bool);
 const OPTIONAL_BOOL: Kind = Kind::Optional(Type::Bool);
 
 /// Workers, and threads in each, that can be asked for.

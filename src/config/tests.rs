@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::daemons::{Care, Daemon};
 use super::hooks::Awaited;
+use super::logs::{Deed, Destination, Encoder, Receiver};
 use super::options::{self, Action, Row};
 use super::*;
 use crate::protocol::forwarded::Source;
@@ -107,7 +108,6 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("protocol", "scgi", |s| s.inherited_protocol == Protocol::Scgi),
     ("protocol", "http", |s| s.inherited_protocol == Protocol::Http),
     ("listen", "1024", |s| s.listen == 1024),
-    ("log-sendfile", "true", |s| s.log_sendfile),
     ("disable-sendfile", "true", |s| !s.sendfile),
     ("no-defer-accept", "true", |s| !s.defer_accept),
     ("chmod-socket", "660", |s| s.chmod_socket == Some(0o660)),
@@ -277,6 +277,48 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("cap", "setuid,CAP_BPF\ncap = kill", |s| s.privileges.capabilities == Some(vec![7, 39, 5])),
     ("metrics-socket", "@m", |s| s.reports.metrics.as_ref().is_some_and(|at| at.to_string() == "@m")),
     ("log-format", "%(method)", |s| s.log_format.as_deref() == Some("%(method)")),
+    ("memory-report", "true", |s| s.logs.memory),
+    ("touch-logrotate", "f", |s| s.triggers.touch == [("f".into(), Touch::RotateLog)]),
+    ("touch-logreopen", "f", |s| s.triggers.touch == [("f".into(), Touch::ReopenLog)]),
+    ("logto2", "late.log", |s| s.logs.late_file == Some("late.log".into())),
+    ("logformat-strftime", "true", |s| s.logs.date_in_format),
+    ("logfile-chown", "true", |s| s.logs.chown),
+    ("logfile-chmod", "604", |s| s.logs.mode == Some(0o604)),
+    (
+        "log-syslog",
+        "shop,local0",
+        |s| matches!(to(s), Some(Destination::Syslog { tag, priority: 134, .. }) if tag == "shop"),
+    ),
+    ("log-socket", "127.0.0.1:9", |s| matches!(to(s), Some(Destination::Socket { address: Receiver::Udp(_), .. }))),
+    ("req-logger", "file:/r", |s| s.logs.request_loggers.len() == 1 && s.logs.loggers.is_empty()),
+    ("logger", "one fd:2", |s| to(s) == Some(&Destination::Descriptor(2)) && s.logs.loggers[0].name.is_some()),
+    ("threaded-logger", "true", |s| s.logs.need_relay()),
+    ("log-encoder", "prefix x", |s| s.logs.encoders[..] == [Encoder { only: None, deed: Deed::Prefix("x".into()) }]),
+    ("log-req-encoder", "nl:one\nreq-logger = one stdio", |s| s.logs.request_encoders.len() == 1),
+    ("log-drain", "x+", |s| s.logs.drain.len() == 1 && s.logs.need_relay()),
+    ("log-filter", "x+", |s| s.logs.filter.len() == 1),
+    ("log-route", "one x\nlogger = one stdio", |s| s.logs.routes.len() == 1),
+    ("log-req-route", "one x\nreq-logger = one stdio", |s| s.logs.request_routes.len() == 1),
+    ("log-master", "true", |s| s.logs.need_relay()),
+    ("log-master-bufsize", "99", |s| s.logs.longest == 99),
+    ("log-reopen", "true", |s| s.logs.reopen),
+    ("log-truncate", "true", |s| s.logs.truncate),
+    ("log-maxsize", "99", |s| s.logs.most == 99),
+    ("log-backupname", "/old", |s| s.logs.backup == Some("/old".into())),
+    ("logdate", "%%d", |s| s.logs.date.as_deref() == Some("%d")),
+    ("log-zero", "true", |s| s.logs.also.empty),
+    ("log-slow", "9", |s| s.logs.also.slow.is_some_and(|slow| slow.as_millis() == 9)),
+    ("log-4xx", "true", |s| s.logs.also.refused),
+    ("log-5xx", "true", |s| s.logs.also.failed),
+    ("log-big", "9", |s| s.logs.also.big == Some(9)),
+    ("log-sendfile", "true", |s| s.logs.also.files),
+    ("log-ioerror", "true", |s| s.logs.also.errors),
+    ("log-micros", "true", |s| s.logs.micros),
+    ("log-x-forwarded-for", "true", |s| s.logs.forwarded),
+    ("rsyslog-packet-size", "99", |s| s.logs.packet == 99),
+    ("rsyslog-split-messages", "true", |s| s.logs.split),
+    ("skip-atexit", "true", |s| s.skip_atexit),
+    ("exit-on-reload", "true", |s| s.exit_on_reload),
     ("auto-procname", "true", |s| s.process_names.auto),
     ("procname-prefix", "p", |s| s.process_names.prefix == "p"),
     ("procname-prefix-spaced", "p", |s| s.process_names.prefix == "p "),
@@ -287,6 +329,11 @@ const EFFECTS: &[(&str, &str, Check)] = &[
 
 fn waits(settings: &Settings, what: Awaited, seconds: u64) -> bool {
     settings.hooks.iter().any(|hook| hook.deed == hooks::Deed::Wait(what, "/f".into(), seconds))
+}
+
+/// Where the first logger writes.
+fn to(settings: &Settings) -> Option<&Destination> {
+    settings.logs.loggers.first().map(|logger| &logger.to)
 }
 
 fn socket(settings: &Settings, address: &str, protocol: Protocol) -> bool {
@@ -413,7 +460,28 @@ fn bad_values_say_what_would_be_good() {
         ("umask = 9", "octal"),
         ("chmod-socket = rw", "octal"),
         ("socket-timeout = 0", "at least 1"),
-        ("logto = 127.0.0.1:1717", "UDP"),
+        ("logto = :1717", "socket:HOST:PORT"),
+        ("logger = files:/x", "app.ini:4: logger: expected file, socket, syslog, rsyslog, stdio or fd"),
+        ("logger = redislog:127.0.0.1:6379", "refused: rsgi speaks to no database"),
+        ("logger = zeromq:tcp://x", "refused: rsgi has no ZeroMQ"),
+        ("req-logger = mongodblog:x", "refused"),
+        ("logger = file:", "file:PATH"),
+        ("logger = file:logfile=/x,maxsize=0", "maxsize of at least 1"),
+        ("logger = fd:x", "fd:NUMBER"),
+        ("logger = socket:nowhere", "socket:HOST:PORT"),
+        ("logger = rsyslog:host,tag,192", "0 to 191"),
+        ("logger = syslog:x,nonsense", "a facility"),
+        ("log-encoder = gzip", "refused: rsgi writes text"),
+        ("log-encoder = upper x", "prefix, suffix, nl, format or json"),
+        ("log-encoder = json {\"a\":\"${mesg}\"}", "msg, msgnl, unix"),
+        ("log-encoder = format ${msg", "a } behind"),
+        ("log-route = one x", "app.ini:4: log-route: expected the name of a logger, found \"one\""),
+        ("log-route = one", "the name of a logger and"),
+        ("log-drain = (", "a regular expression (unclosed group)"),
+        ("log-maxsize = 0", "app.ini:4: log-maxsize: expected a whole number of at least 1"),
+        ("logfile-chmod = rw", "three octal digits"),
+        ("log-date = %%!", "a format for strftime"),
+        ("rsyslog-packet-size = 1", "64 to 65000"),
         ("socket = =0", "shared-socket"),
         ("xml = a.xml", "rsgi reads ini files"),
         ("pivot-root = /jail /old", "refused"),
@@ -477,7 +545,9 @@ fn what_is_odd_but_legal_is_named() {
         ("processes = 4  # four", "is read as 4"),
         ("chdir = /srv ; here", "the value of chdir is \"/srv ; here\""),
         ("callable = \"app\"", "the quotes are part"),
-        ("log-slow = 20\nlog-4xx = true", "not act on yet: log-slow (app.ini:4), log-4xx (app.ini:5)"),
+        ("zerg = x\nsnmp = y", "not act on yet: zerg (app.ini:4), snmp (app.ini:5)"),
+        ("log-req-encoder = nl", "no effect without req-logger"),
+        ("log-maxsize = 9", "no effect without logto"),
         ("http_socket = :1", "did you mean \"http-socket\"?"),
         ("proceses = 2", "did you mean \"processes\"?"),
         ("my-own = 2", "unknown option \"my-own\" is ignored"),

@@ -11,6 +11,8 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::{Offset, TimeZone};
 
+use super::json;
+use crate::config::logs::{Also, Logs};
 use crate::gateway::{Local, Peer, Told};
 use crate::protocol::request::{BodyLength, Request};
 
@@ -53,7 +55,7 @@ pub struct Record<'a> {
     pub app_requests: u64,
     /// Requests that this worker has had, this one included.
     pub total_requests: u64,
-    /// How often the request was taken up: 1, and one more for each wait of the application.
+    /// Pieces that the application gave.
     pub switches: u32,
     /// How the body was sent when not by plain writes: `sendfile`, `offload`, `route`.
     pub via: Option<&'static str>,
@@ -65,7 +67,60 @@ pub struct Record<'a> {
     pub write_errors: u32,
     /// Failed reads from the client.
     pub read_errors: u32,
+    /// `log-x-forwarded-for`: that field tells the client, where there is one.
+    pub forwarded: bool,
 }
+
+/// Which requests have a line, and how it looks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// How it looks.
+    pub format: Format,
+    /// All of them, unless `disable-logging` is set.
+    all: bool,
+    also: Also,
+    /// See [`Record::forwarded`].
+    pub forwarded: bool,
+    /// `memory-report`: the worker's memory is looked at for each line.
+    pub memory: bool,
+}
+
+impl Access {
+    /// As configured; none when no request has a line. The format was checked when the configuration was read.
+    pub fn new(all: bool, format: Option<&str>, logs: &Logs) -> Option<Access> {
+        if !all && logs.also.is_none() {
+            return None;
+        }
+        let mut parsed = match format {
+            Some(text) => Format::parse(text).unwrap_or_default(),
+            None => Format::Line { micros: logs.micros, memory: logs.memory },
+        };
+        if let (Format::Template(parts), true, Some(date)) = (&mut parsed, logs.date_in_format, &logs.date) {
+            let date = if date.is_empty() { "%a %b %e %H:%M:%S %Y" } else { date };
+            for part in parts.iter_mut().filter(|part| **part == Part::Known(Known::FormattedTime)) {
+                *part = Part::Date(date.to_owned());
+            }
+        }
+        let (also, forwarded, memory) = (logs.also.clone(), logs.forwarded, logs.memory);
+        Some(Access { format: parsed, all, also, forwarded, memory })
+    }
+
+    /// Whether a request has a line.
+    pub fn wants(&self, status: u16, body_bytes: u64, micros: u64, via: Option<&str>, io_errors: bool) -> bool {
+        let also = &self.also;
+        self.all
+            || also.refused && (400..500).contains(&status)
+            || also.failed && (500..600).contains(&status)
+            || also.empty && body_bytes == 0
+            || also.files && via == Some(SENDFILE)
+            || also.errors && io_errors
+            || also.slow.is_some_and(|slow| u128::from(micros / 1000) >= slow.as_millis())
+            || also.big.is_some_and(|big| body_bytes >= big)
+    }
+}
+
+/// [`Record::via`] of a response that `wsgi.file_wrapper` made of a file.
+pub const SENDFILE: &str = "sendfile";
 
 /// How a line looks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +134,8 @@ pub enum Format {
     },
     /// `log-format`.
     Template(Vec<Part>),
+    /// `log-format = json`: an object.
+    Json,
 }
 
 /// A piece of a `log-format`.
@@ -88,6 +145,8 @@ pub enum Part {
     Text(String),
     /// One of the variables known by name.
     Known(Known),
+    /// Begin of the request in a format for strftime.
+    Date(String),
     /// `%(var.NAME)`: a request variable.
     Var(String),
     /// Any other name: a variable that the application sets while it serves; `-` when it has not.
@@ -137,6 +196,9 @@ impl Format {
     /// # Errors
     /// What was expected, when a variable has no name.
     pub fn parse(text: &str) -> Result<Format, String> {
+        if text == "json" {
+            return Ok(Format::Json);
+        }
         let mut parts = Vec::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once("%(") {
@@ -151,6 +213,8 @@ impl Format {
             parts.push(match (known, name.strip_prefix("var.")) {
                 (Some(&known), _) => Part::Known(known),
                 (None, Some(var)) => Part::Var(var.to_owned()),
+                // As in uWSGI where there is no such metric.
+                (None, None) if name.starts_with("metric.") => Part::Text("0".into()),
                 (None, None) => Part::LogVar(name.to_owned()),
             });
             rest = behind;
@@ -165,11 +229,13 @@ impl Format {
     pub fn render(&self, record: &Record<'_>, out: &mut Vec<u8>) {
         match self {
             Format::Line { micros, memory } => record.line(*micros, *memory, out),
+            Format::Json => record.json(out),
             Format::Template(parts) => {
                 for part in parts {
                     match part {
                         Part::Text(text) => out.extend_from_slice(text.as_bytes()),
                         Part::Known(known) => record.known(*known, out),
+                        Part::Date(format) => record.date(format, out),
                         Part::Var(name) => text_or_dash(record.var(name), out),
                         Part::LogVar(_) => out.push(b'-'),
                     }
@@ -211,7 +277,7 @@ impl<'a> Record<'a> {
         out.push(b'/');
         number(self.total_requests, out);
         out.extend_from_slice(b"] ");
-        escaped(self.var("REMOTE_ADDR").unwrap_or_default(), out);
+        escaped(self.client(), out);
         out.extend_from_slice(b" (");
         escaped(self.var("REMOTE_USER").unwrap_or_default(), out);
         out.extend_from_slice(b") {");
@@ -254,13 +320,62 @@ impl<'a> Record<'a> {
         out.extend_from_slice(b")\n");
     }
 
+    /// One JSON object.
+    fn json(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"time\":\"");
+        let (time, offset) = self.local_time();
+        // Writing to a vector cannot fail.
+        let _ = write!(out, "{time}.{:06}", self.started % 1_000_000);
+        offset_with_colon(offset, out);
+        out.push(b'"');
+        let text = |name: &str, value: Value<'_>, out: &mut Vec<u8>| {
+            if let Some(value) = value.filter(|value| !value.is_empty()) {
+                json::text(name, value, out);
+            }
+        };
+        json::text("kind", b"request", out);
+        json::number("pid", self.pid, out);
+        json::number("worker", self.worker, out);
+        json::number("core", self.core, out);
+        json::text("addr", self.client(), out);
+        text("user", self.var("REMOTE_USER"), out);
+        json::text("method", self.request.method.of(self.head), out);
+        json::text("uri", self.request.target.of(self.head), out);
+        text("protocol", self.var("SERVER_PROTOCOL"), out);
+        text("host", self.var("HTTP_HOST"), out);
+        text("referer", self.var("HTTP_REFERER"), out);
+        text("user_agent", self.var("HTTP_USER_AGENT"), out);
+        if let BodyLength::Length(length) = self.request.body {
+            json::number("request_bytes", length, out);
+        }
+        json::number("status", self.status, out);
+        json::number("bytes", self.body_bytes, out);
+        json::number("head_bytes", self.head_bytes, out);
+        json::number("micros", self.micros, out);
+        if self.vsz > 0 {
+            json::number("vsz", self.vsz, out);
+            json::number("rss", self.rss, out);
+        }
+        out.extend_from_slice(b"}\n");
+    }
+
+    /// The client's address as it is to be told.
+    fn client(&self) -> &'a [u8] {
+        if self.forwarded
+            && let Some(given) = self.var("HTTP_X_FORWARDED_FOR").filter(|given| !given.is_empty())
+        {
+            return given;
+        }
+        self.var("REMOTE_ADDR").unwrap_or_default()
+    }
+
     /// Appends one variable of `log-format`.
     fn known(&self, known: Known, out: &mut Vec<u8>) {
         match known {
             Known::Uri => text_or_dash(Some(self.request.target.of(self.head)), out),
             Known::Method => text_or_dash(Some(self.request.method.of(self.head)), out),
             Known::User => text_or_dash(self.var("REMOTE_USER"), out),
-            Known::Addr => text_or_dash(self.var("REMOTE_ADDR"), out),
+            Known::Addr => text_or_dash(Some(self.client()), out),
             Known::Host => text_or_dash(self.var("HTTP_HOST"), out),
             Known::Proto => text_or_dash(self.var("SERVER_PROTOCOL"), out),
             Known::UserAgent => text_or_dash(self.var("HTTP_USER_AGENT"), out),
@@ -401,6 +516,12 @@ impl<'a> Record<'a> {
         number(time.year(), out);
     }
 
+    /// In a format that was tried when the configuration was read.
+    fn date(&self, format: &str, out: &mut Vec<u8>) {
+        let time = Timestamp::from_microsecond(self.started as i64).unwrap_or_default().to_zoned(self.zone.clone());
+        out.extend_from_slice(jiff::fmt::strtime::format(format, &time).unwrap_or_default().as_bytes());
+    }
+
     /// `22/Nov/2026:12:31:57 +0000`
     fn log_time(&self, out: &mut Vec<u8>) {
         let (time, offset) = self.local_time();
@@ -418,6 +539,16 @@ impl<'a> Record<'a> {
         padded(minutes / 60, 2, out);
         padded(minutes % 60, 2, out);
     }
+}
+
+/// `+00:00`
+fn offset_with_colon(offset: Offset, out: &mut Vec<u8>) {
+    let seconds = offset.seconds();
+    out.push(if seconds < 0 { b'-' } else { b'+' });
+    let minutes = u64::from(seconds.unsigned_abs()) / 60;
+    padded(minutes / 60, 2, out);
+    out.push(b':');
+    padded(minutes % 60, 2, out);
 }
 
 /// The value of a CGI variable that trusted proxies tell.

@@ -30,6 +30,10 @@ pub enum Command {
     Pause,
     /// Write the pid file again.
     WritePidfile,
+    /// Open the log file again.
+    ReopenLog,
+    /// Put the log file aside and begin a new one.
+    RotateLog,
     /// Listen to another fifo.
     Choose(usize),
     /// A child ended.
@@ -104,7 +108,8 @@ pub fn letter(byte: u8) -> Option<Command> {
         b'C' => Command::GoCheap,
         b'P' => Command::WritePidfile,
         b'p' => Command::Pause,
-        b'l' | b'L' => Command::Nothing("the log cannot be reopened yet"),
+        b'l' => Command::ReopenLog,
+        b'L' => Command::RotateLog,
         b'f' => Command::Nothing("rsgi does not fork a second master; reload with r, upgrade with U"),
         b'B' | b'E' => Command::Nothing("there is no emperor"),
         b'S' => Command::Nothing("there are no subscriptions"),

@@ -141,7 +141,11 @@ impl Master {
             } else if let Some(key) = self.children.key_of(pid) {
                 self.hear_worker(key);
                 self.bury_worker(key, end);
-            } else if self.bury_daemon(pid, end) || self.bury_command(pid, end) || self.bury_trial(pid, end) {
+            } else if self.bury_daemon(pid, end)
+                || self.bury_command(pid, end)
+                || self.bury_relay(pid, end)
+                || self.bury_trial(pid, end)
+            {
             } else if self.children.expects_births() {
                 self.unclaimed.push((pid, end));
             } else {

@@ -11,6 +11,7 @@ mod desk;
 mod fifo;
 pub mod handoff;
 mod hear;
+mod logs;
 mod memory;
 pub mod notify;
 mod operator;
@@ -23,6 +24,7 @@ mod upgrade;
 mod watch;
 mod words;
 
+pub use logs::{log_file, making, plan, style};
 pub use reload::{bind_options, enter, open};
 pub use upgrade::Origin;
 pub use words::listens;
@@ -39,6 +41,7 @@ use crate::config::hooks::Hook;
 use crate::config::{Report, Settings};
 use crate::control::{Retire, ToWorker, ToZygote};
 use crate::exit;
+use crate::logging::relay::{Channel, Plan, Relay};
 use crate::mailbox::Mailboxes;
 use crate::net::listener::{Listener, SocketFile};
 use crate::scoreboard::{Scoreboard, State};
@@ -53,6 +56,7 @@ use daemons::Daemons;
 use desk::{Desk, Door};
 use fifo::Fifos;
 use handoff::Handoff;
+use logs::Log;
 use notify::Notifier;
 use operator::Operator;
 use resize::Resize;
@@ -88,6 +92,8 @@ pub struct Hooks {
     pub entitle: fn(&Settings),
     /// Carries out a hook that waits for nobody.
     pub deed: fn(&Hook) -> Result<(), String>,
+    /// Gives the relay the title that a configuration asks for.
+    pub entitle_relay: fn(&Settings),
     /// Runs a zygote; gives its exit code.
     pub zygote: Box<dyn Fn(Task) -> u8>,
     /// Called once, when all workers are ready for the first time.
@@ -121,6 +127,8 @@ pub struct Start {
     pub passed: Vec<RawFd>,
     /// Where relative paths of the configuration begin.
     pub start_dir: PathBuf,
+    /// The pipes to the relay and what it does, where there is to be one.
+    pub log: Option<(Channel, Plan)>,
     /// See [`Hooks`].
     pub hooks: Hooks,
     /// For upgrades.
@@ -143,6 +151,8 @@ struct Generation {
     modules: Vec<Module>,
     /// Numbers of the workers that have been ready.
     have_served: HashSet<u32>,
+    /// What the relay does once this generation serves.
+    plan: Option<Plan>,
     began: u64,
 }
 
@@ -184,6 +194,7 @@ struct Master {
     commands: Vec<(i32, String)>,
     /// The workers begin no requests.
     paused: bool,
+    log: Log,
     origin: Origin,
     /// An upgrade that is tried.
     trial: Option<Trial>,
@@ -206,11 +217,14 @@ pub struct Outcome {
     pub files: Vec<SocketFile>,
     /// Whether the files of the server are to be removed.
     pub vacuum: bool,
+    /// The pipes to the relay, and the relay, which writes on until it is told that all was said.
+    pub log: (Option<Channel>, Option<Relay>),
 }
 
 /// Runs the master until the server has ended.
 pub fn run(start: Start) -> Outcome {
-    let Start { settings, sockets, passed, start_dir, hooks, origin } = start;
+    let Start { settings, sockets, passed, start_dir, log, hooks, origin } = start;
+    let (channel, plan) = log.unzip();
     let Sockets { listeners, doors } = sockets;
     let settings = Arc::new(settings);
     let made = prepare(&settings);
@@ -219,7 +233,7 @@ pub fn run(start: Start) -> Outcome {
         Err(error) => {
             log::error!("the master cannot start: {error}");
             let files = Sockets { listeners, doors }.files();
-            return Outcome { code: exit::ERROR, files, vacuum: true };
+            return Outcome { code: exit::ERROR, files, vacuum: true, log: (channel, None) };
         }
     };
     let fifos = match Fifos::open(&triggers::fifo_paths(&settings, &start_dir)) {
@@ -227,7 +241,7 @@ pub fn run(start: Start) -> Outcome {
         Err(error) => {
             log::error!("{error}");
             let files = Sockets { listeners, doors }.files();
-            return Outcome { code: exit::ERROR, files, vacuum: true };
+            return Outcome { code: exit::ERROR, files, vacuum: true, log: (channel, None) };
         }
     };
     let children = Children::new(&*settings);
@@ -242,10 +256,12 @@ pub fn run(start: Start) -> Outcome {
         import_ms: 0,
         modules: Vec::new(),
         have_served: HashSet::new(),
+        plan: None,
         began: monotonic_ms(),
     };
     let mut master = Master::new(signals, children, vec![first], passed, start_dir, hooks, origin);
     master.fifos = fifos;
+    master.log = Log::new(channel, plan);
     master.open_up();
     master.serve()
 }
@@ -256,7 +272,7 @@ pub fn run(start: Start) -> Outcome {
 /// # Errors
 /// One line. Nothing can be undone then: the children see the end of this process and finish.
 pub fn resume(start: Start, handoff: Handoff) -> Result<Outcome, String> {
-    let Start { settings, passed, start_dir, hooks, origin, .. } = start;
+    let Start { settings, passed, start_dir, log, hooks, origin, .. } = start;
     let mute = handoff.words != handoff::words();
     let foreign = mute || handoff.layout != handoff::layout();
     let plan = children::Plan::from(&settings);
@@ -276,6 +292,8 @@ pub fn resume(start: Start, handoff: Handoff) -> Result<Outcome, String> {
     master.foreign = if mute { all } else { handoff.foreign };
     (master.controls, master.parked, master.fifos, master.daemons) = (controls, parked, fifos, handoff.daemons);
     (master.reloads.done, master.reloads.failed) = handoff.reloads;
+    let (channel, plan) = log.unzip();
+    master.log = Log::new(channel, plan);
     master.open_up();
     master.begin_succession(&handoff.version, foreign, mute);
     Ok(master.serve())
@@ -322,6 +340,7 @@ impl Master {
             commands: Vec::new(),
             paused: false,
             shares: std::cell::RefCell::default(),
+            log: Log::default(),
             origin,
             trial: None,
             foreign: Vec::new(),
@@ -345,7 +364,8 @@ impl Master {
         let serving = self.children.serving();
         let vacuum = self.generation(serving).is_some_and(|generation| generation.settings.vacuum);
         self.close_listeners();
-        Outcome { code, files: Vec::new(), vacuum }
+        let log = (self.log.channel.take(), self.log.relay.take());
+        Outcome { code, files: Vec::new(), vacuum, log }
     }
 
     fn work(&mut self) -> u8 {
@@ -354,6 +374,7 @@ impl Master {
             self.reload_as_planned();
             self.resize();
             self.care_for_daemons();
+            self.care_for_log();
             self.go_on_with_upgrade();
             if self.children.stopping() {
                 self.close_listeners();
@@ -384,6 +405,7 @@ impl Master {
                 self.resize_at(now),
                 self.desk.deadline(),
                 self.daemons_at(),
+                self.log_at(),
                 self.notifier.deadline(),
                 self.operator.deadline(),
                 self.trial_until(),
@@ -578,6 +600,7 @@ impl Master {
             generation.zygote = None;
             generation.listeners.clear();
             generation.doors.clear();
+            generation.plan = None;
         }
         self.controls.clear();
         self.parked.clear();
@@ -585,6 +608,7 @@ impl Master {
         self.trial = None;
         self.desk = Desk::default();
         self.watch = Watch::default();
+        self.log = Log::default();
         self.hooks.ready = None;
         self.notifier = Notifier::default();
         self.operator = Operator::default();

@@ -92,6 +92,14 @@ fn kept(old: &Settings, new: &Settings) -> Vec<&'static str> {
     let fixed = |privileges: &Privileges| Privileges { cpu_affinity: 0, ..privileges.clone() };
     [
         ("logto", old.logto != new.logto),
+        ("logto2", old.logs.late_file != new.logs.late_file),
+        ("log-master (or what needs it, as logger)", old.logs.need_relay() != new.logs.need_relay()),
+        (
+            "whether there is a req-logger",
+            old.logs.need_relay()
+                && new.logs.need_relay()
+                && old.logs.request_loggers.is_empty() != new.logs.request_loggers.is_empty(),
+        ),
         ("pidfile", old.pidfile != new.pidfile),
         ("uid", old.uid != new.uid),
         ("gid", old.gid != new.gid),
@@ -168,6 +176,7 @@ impl Master {
         if let Some(warning) = warning {
             log::warn!("{warning}");
         }
+        let plan = super::plan(&settings, &self.start_dir)?;
         let Sockets { listeners, doors } = open(&settings, &self.passed, &existing, &options)?;
         let Some(old) = self.generations.iter().find(|generation| generation.number == serving) else {
             return Err(vec!["no generation serves".into()]);
@@ -211,6 +220,7 @@ impl Master {
             import_ms: 0,
             modules: Vec::new(),
             have_served: std::collections::HashSet::new(),
+            plan,
             began: monotonic_ms(),
         });
         Ok(())
@@ -281,6 +291,11 @@ impl Master {
         for (report, listener) in &generation.doors {
             log::debug!("{} on {}", report.option(), listener.address);
         }
+        let (plan, reopen) = match self.generation(number) {
+            Some(generation) => (generation.plan.take(), generation.settings.logs.reopen),
+            None => (None, false),
+        };
+        self.follow_log(plan, reopen);
         self.open_desk();
         self.watch_files();
         self.want_daemons(true);

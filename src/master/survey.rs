@@ -4,8 +4,9 @@ use super::Master;
 use super::children::{Phase, Worker};
 use super::desk::{Answer, Desk, Guest};
 use crate::config::{Report, Settings};
+use crate::logging;
 use crate::net::address::Address;
-use crate::stats::{App, Holder, Moment, Socket, Stats, metrics};
+use crate::stats::{App, Holder, Log, Moment, Socket, Stats, metrics};
 use crate::sys::clock::{monotonic_ms, wall_ms};
 use crate::sys::{fd, process, user};
 
@@ -149,6 +150,7 @@ impl Master {
     pub(super) fn survey(&self) -> Stats {
         let serving = self.children.serving();
         let (uid, gid) = user::own();
+        let lost = logging::lost();
         let mut stats = Stats {
             version: env!("CARGO_PKG_VERSION"),
             pid: process::own_id(),
@@ -159,6 +161,7 @@ impl Master {
             generation: serving,
             ready: self.is_ready(),
             reloads: self.reloads.clone(),
+            log: Log { dropped_requests: lost.0, dropped_messages: lost.1 },
             ..Stats::default()
         };
         if stats.reloads.last.is_empty() {

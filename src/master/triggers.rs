@@ -14,6 +14,7 @@ use super::watch::Module;
 use crate::config::hooks::Deed;
 use crate::config::{Settings, Touch};
 use crate::control::ToWorker;
+use crate::logging::relay::Renewal;
 use crate::sys::clock::monotonic_ms;
 use crate::sys::fd;
 
@@ -89,6 +90,8 @@ impl Master {
                     self.run_touch_hook(index, &path);
                     continue;
                 }
+                Touch::ReopenLog => Command::ReopenLog,
+                Touch::RotateLog => Command::RotateLog,
             };
             self.obey(command, &format!("{} was touched", path.display()));
         }
@@ -166,6 +169,10 @@ impl Master {
             {
                 log::warn!("{cause} is ignored: the server stops");
             }
+            Command::Reload | Command::ChainReload if self.ends_on_reload() => {
+                log::info!("{cause}: exit-on-reload, so the server stops instead of reloading");
+                self.obey(Command::Stop, cause);
+            }
             Command::Reload => {
                 self.pause(false, cause);
                 self.children.heard_signal(monotonic_ms());
@@ -189,6 +196,8 @@ impl Master {
             Command::Less => self.scale_to(self.children.target().saturating_sub(1).max(1), cause),
             Command::GoCheap => self.scale_to(0, cause),
             Command::WritePidfile => self.write_pidfile(),
+            Command::ReopenLog => self.renew_log(cause, Renewal::Reopen),
+            Command::RotateLog => self.renew_log(cause, Renewal::Rotate),
             Command::Choose(slot) => match self.fifos.choose(slot) {
                 Some(path) => log::info!("{cause}: commands are read from {} now", path.display()),
                 None => log::warn!("{cause} is ignored: there is no such fifo"),
@@ -213,6 +222,12 @@ impl Master {
             ),
             false => log::info!("{cause}: the pause is over"),
         }
+    }
+
+    /// `exit-on-reload`
+    fn ends_on_reload(&self) -> bool {
+        let serving = self.children.serving();
+        self.generations.iter().any(|known| known.number == serving && known.settings.exit_on_reload)
     }
 
     fn write_pidfile(&self) {

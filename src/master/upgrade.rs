@@ -367,6 +367,7 @@ pub(super) fn adopt_generations(
             // Those that come are the first of the new program.
             have_served: std::collections::HashSet::new(),
             modules: Vec::new(),
+            plan: None,
             began: known.began,
         });
     }

@@ -1,7 +1,10 @@
 //! What the master says about its children: last words, the state of the server.
 
+use std::os::unix::fs::MetadataExt;
+
 use crate::control::Retire;
 use crate::master::children::{Millis, Phase, Worker};
+use crate::net::address::Address;
 use crate::net::listener::Listener;
 use crate::scoreboard::{Current, Scoreboard};
 use crate::sys::process::End;
@@ -48,9 +51,16 @@ pub(super) fn duration(ms: Millis) -> String {
     }
 }
 
-/// Where a socket listens and what it speaks.
+/// Where a socket listens, what it speaks, and who may connect to it.
 pub fn listens(listener: &Listener) -> String {
-    let how = if listener.inherited { format!(" (inherited, {})", listener.asked) } else { String::new() };
+    let mut how = String::new();
+    if listener.inherited {
+        how = format!(" (inherited, {})", listener.asked);
+    } else if let Address::Unix(path) = &listener.address
+        && let Ok(found) = std::fs::metadata(path)
+    {
+        how = format!(" (mode {:03o})", found.mode() & 0o777);
+    }
     format!("{} on {}{how}", listener.protocol.name(), listener.address)
 }
 

@@ -114,6 +114,9 @@ impl Stats {
         out.metric("listen_queue_limit", gauge, "Connections that may wait to be accepted (TCP).", queues);
         let outcomes = [("done", self.reloads.done), ("failed", self.reloads.failed)];
         let outcomes = outcomes.map(|(outcome, count)| (label("outcome", outcome), count));
+        let dropped = [("request", self.log.dropped_requests), ("message", self.log.dropped_messages)];
+        let dropped = dropped.map(|(kind, count)| (label("kind", kind), count));
+        out.metric("log_lines_dropped_total", counter, "Lines that the log did not take.", dropped);
         out.metric("reloads_total", counter, "Reloads by their outcome.", outcomes);
         out.0
     }

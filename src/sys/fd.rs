@@ -298,6 +298,125 @@ pub fn replace(number: RawFd, with: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+/// [`replace`] with a number instead of a value; nothing happens when it is not open.
+pub fn replace_by_number(number: RawFd, with: RawFd) {
+    // SAFETY: the caller names one of the standard descriptors, which no Rust value owns.
+    unsafe { libc::dup2(with, number) };
+}
+
+/// Closes a descriptor that was kept by its number alone (`into_raw_fd`).
+pub fn close(number: RawFd) {
+    // SAFETY: the caller vouches that no Rust value owns it.
+    unsafe { libc::close(number) };
+}
+
+/// What an open descriptor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A file, or a device that takes everything at once.
+    File,
+    /// A pipe.
+    Pipe,
+    /// A socket.
+    Socket,
+    /// A terminal.
+    Terminal,
+}
+
+/// What descriptor `number` is; none when it is not open.
+pub fn kind_of(number: RawFd) -> Option<Kind> {
+    // SAFETY: plain numbers, for which zero is a value.
+    let mut found: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: `found` has room for what the kernel writes; the number is only looked up.
+    if unsafe { libc::fstat(number, &raw mut found) } < 0 {
+        return None;
+    }
+    Some(match found.st_mode & libc::S_IFMT {
+        libc::S_IFIFO => Kind::Pipe,
+        libc::S_IFSOCK => Kind::Socket,
+        // SAFETY: the number is only looked up.
+        libc::S_IFCHR if unsafe { libc::isatty(number) } == 1 => Kind::Terminal,
+        _ => Kind::File,
+    })
+}
+
+/// The same pipe or terminal once more, for writing without ever waiting: the flag for that belongs to the open description,
+/// which is shared with other processes.
+///
+/// # Errors
+/// The system's: it may belong to another user, or there is no /proc.
+pub fn open_again(number: RawFd) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = std::fs::OpenOptions::new().write(true).custom_flags(flags).open(format!("/proc/self/fd/{number}"))?;
+    Ok(file.into())
+}
+
+/// Writes to a descriptor by its number, as much as it takes.
+///
+/// # Errors
+/// The system's; `WouldBlock` where it does not wait.
+pub fn write_to(number: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: the slice is valid to read for its length; a number that is not open is an error.
+    let count = unsafe { libc::write(number, bytes.as_ptr().cast(), bytes.len()) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// The same for a stream socket, without waiting.
+///
+/// # Errors
+/// The system's; `WouldBlock` when the other side does not read.
+pub fn send_to(number: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    // SAFETY: as above.
+    let count = unsafe { libc::send(number, bytes.as_ptr().cast(), bytes.len(), flags) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// Whether descriptor `number` takes something within so many milliseconds; 0: just now.
+pub fn takes(number: RawFd, millis: i32) -> bool {
+    let mut polled = libc::pollfd { fd: number, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one valid entry.
+    unsafe { libc::poll(&raw mut polled, 1, millis) == 1 && polled.revents & libc::POLLOUT != 0 }
+}
+
+/// A pipe that keeps messages of up to [`PIECE`] bytes apart (`O_DIRECT`), with room for `bytes` if the system allows it;
+/// close-on-exec. Its writing end waits.
+///
+/// # Errors
+/// The system's.
+pub fn message_pipe(bytes: i32) -> io::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_DIRECT)?;
+    // More than a user may have, or than the system allows: the usual size does.
+    let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(bytes));
+    Ok((reader, writer))
+}
+
+/// Most bytes that a pipe keeps in one piece (pipe(7): PIPE_BUF, and with O_DIRECT the length of a packet).
+pub const PIECE: usize = libc::PIPE_BUF;
+
+/// The writing end of a pipe once more, for messages that are never waited for.
+///
+/// # Errors
+/// The system's.
+pub fn open_pipe_again(writer: impl AsFd) -> io::Result<OwnedFd> {
+    let own = open_again(writer.as_fd().as_raw_fd())?;
+    let flags = OFlag::O_DIRECT | OFlag::O_NONBLOCK;
+    fcntl(&own, FcntlArg::F_SETFL(flags))?;
+    Ok(own)
+}
+
+/// Makes reading from and writing to this open description wait, or never wait.
+///
+/// # Errors
+/// The system's.
+pub fn set_waiting(fd: impl AsFd, waits: bool) -> io::Result<()> {
+    let mut flags = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
+    flags.set(OFlag::O_NONBLOCK, !waits);
+    fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags))?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

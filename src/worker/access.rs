@@ -1,14 +1,14 @@
 //! The request line of the access log and the counters of the scoreboard, after each request.
 
-use std::cell::RefCell;
-use std::io::Write;
-
 use jiff::tz::TimeZone;
+use std::cell::RefCell;
 
 use super::connection::Connection;
 use super::{Worker, clock};
 use crate::gateway::Exchange;
-use crate::logging::access::{Format, Record};
+use crate::logging;
+use crate::logging::access::{Access, Record, SENDFILE};
+use crate::sys::process;
 
 /// Status of a request whose client left before the response was whole.
 const CLIENT_LEFT: u16 = 499;
@@ -27,30 +27,38 @@ pub(super) fn record(worker: &Worker, connection: &Connection, core: usize) {
     if response.gone {
         slot.thread(core).add_write_error();
     }
-    let format = worker.options.access.as_ref();
-    if format.is_none() && !worker.options.keeps_time {
+    let access = worker.options.access.as_ref();
+    if access.is_none() && !worker.options.keeps_time {
         return;
     }
     let micros = clock::micros().saturating_sub(work.started);
     slot.add_duration(micros);
-    if let Some(format) = format
-        && (response.is_file || !worker.options.logs_files_only)
-    {
+    if let Some(access) = access {
         let total = worker.scoreboard.count_request();
-        write(worker, connection, format, core, micros, (served, total));
+        write(worker, connection, access, core, micros, (served, total));
     }
 }
 
 fn write(
     worker: &Worker,
     connection: &Connection,
-    format: &Format,
+    access: &Access,
     core: usize,
     micros: u64,
     (served, total): (u64, u64),
 ) {
     let work = connection.work();
     let response = &work.response;
+    let status = if response.gone { CLIENT_LEFT } else { response.status };
+    // What cannot be read never becomes a request.
+    let (via, read_errors) = (response.is_file.then_some(SENDFILE), 0);
+    if !access.wants(status, response.body_bytes, micros, via, response.gone && read_errors > 0) {
+        return;
+    }
+    let memory = match access.memory {
+        true => process::memory_of(process::own_id()).unwrap_or_default(),
+        false => process::Memory::default(),
+    };
     let (request, head) = connection.request();
     let record = Record {
         request,
@@ -58,7 +66,7 @@ fn write(
         peer: connection.client(),
         told: connection.told_of_request(),
         local: connection.local(),
-        status: if response.gone { CLIENT_LEFT } else { response.status },
+        status,
         body_bytes: response.body_bytes,
         head_bytes: response.head_bytes,
         headers: response.fields,
@@ -71,18 +79,20 @@ fn write(
         app: 0,
         app_requests: served,
         total_requests: total,
-        switches: 1,
-        via: response.is_file.then_some("sendfile"),
-        vsz: 0,
-        rss: 0,
+        // As uWSGI counts: the pieces it was given, of which a file is none.
+        switches: if response.is_file { 0 } else { response.pieces },
+        via,
+        vsz: memory.address_space,
+        rss: memory.resident,
         write_errors: u32::from(response.gone),
-        read_errors: 0,
+        read_errors,
+        forwarded: access.forwarded,
     };
     LINE.with_borrow_mut(|line| {
         line.clear();
-        format.render(&record, line);
-        // One write a line: lines of several processes do not mix. A log that cannot be written does not stop the service.
-        let _ = std::io::stderr().write_all(line);
+        access.format.render(&record, line);
+        // One write a line: lines of several processes do not mix. A log that takes nothing does not stop the service.
+        logging::write_request(line);
     });
 }
 

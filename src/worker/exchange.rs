@@ -47,7 +47,9 @@ pub(super) struct Response {
     pub(super) body_bytes: u64,
     /// The client left before it was whole.
     pub(super) gone: bool,
-    /// The body is a file that the kernel sends.
+    /// Pieces that the application gave.
+    pub(super) pieces: u32,
+    /// The body is a file.
     pub(super) is_file: bool,
     /// The standby thread knows that there is something to write out.
     announced: bool,
@@ -378,7 +380,9 @@ impl Exchange for Connection {
         if self.is_aborted() {
             return Sent::Gone;
         }
-        let first = !self.work().response.head_sent;
+        let response = &mut self.work_mut().response;
+        response.pieces += 1;
+        let first = !response.head_sent;
         if first {
             if !self.may_answer() {
                 return Sent::Gone;
@@ -522,6 +526,10 @@ impl Exchange for Connection {
 
     fn count_exception(&mut self) {
         self.worker.count_exception();
+    }
+
+    fn is_from_file(&mut self) {
+        self.work_mut().response.is_file = true;
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {

@@ -46,7 +46,7 @@ use std::time::Duration;
 use crate::config::Timeouts;
 use crate::control::FromWorker;
 use crate::gateway::Local;
-use crate::logging::access::Format;
+use crate::logging::access::Access;
 use crate::mailbox::Mailboxes;
 use crate::net::address::Address;
 use crate::net::listener::Listener;
@@ -99,10 +99,8 @@ pub struct Options {
     /// SERVER_NAME over HTTP.
     pub host_name: String,
     /// The request line; none: requests are not logged.
-    pub access: Option<Arc<Format>>,
-    /// Only of responses that the kernel sent from a file.
-    pub logs_files_only: bool,
-    /// Whether it does.
+    pub access: Option<Arc<Access>>,
+    /// Whether the kernel sends files.
     pub sendfile: bool,
 }
 

@@ -25,6 +25,7 @@ use super::connection::{Connection, Phase, Spare, Step};
 use super::doors::Door;
 use super::stacks;
 use crate::control::{FromWorker, MAX_MESSAGE, Retire, ToWorker};
+use crate::logging;
 use crate::net::listener::Listener;
 use crate::sys;
 use crate::sys::fd::Received;
@@ -605,6 +606,7 @@ impl Reactor {
             match sys::fd::receive(&worker.control, &mut buffer, false) {
                 Ok(Received::Message(len, descriptor)) => match (ToWorker::decode(&buffer[..len]), descriptor) {
                     (Some(ToWorker::Retire { how, heirs }), _) => self.retire(worker, how, heirs, false),
+                    (Some(ToWorker::Log), Some(file)) => logging::use_file(file),
                     (Some(ToWorker::Ping), _) => worker.tell(&FromWorker::Pong),
                     (Some(ToWorker::Pause), _) => self.pause(worker),
                     (Some(ToWorker::Resume), _) => self.resume(worker),

@@ -48,7 +48,6 @@ fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
         trusted: None,
         host_name: "host".into(),
         access: None,
-        logs_files_only: false,
         sendfile: true,
     };
     change(&mut options);

@@ -1,7 +1,5 @@
 //! `wsgi.errors`, and how exceptions of the application reach the log.
 
-use std::io::Write;
-
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
@@ -72,8 +70,12 @@ impl Tee {
     }
 }
 
-/// Writes `about` and the traceback of `error` to `sys.stderr`, in one piece so that the lines of several workers
-/// don't mix. SystemExit is shown like any other. Gives the text.
+/// Messages of several lines have this target; `logging` sets further lines in.
+const LINES: &str = "rsgi::lines";
+
+/// Writes `about` and the traceback of `error` to the log, in one piece so that the lines of several workers
+/// don't mix. It is the log's and not `sys.stderr`: what a client put into the exception must not look like another line, and
+/// a log that takes nothing holds nobody up. SystemExit is shown like any other. Gives the text.
 pub(super) fn report(py: Python<'_>, about: &str, error: &PyErr) -> String {
     let text = match format(py, error) {
         Ok(traceback) => format!("{about}\n{traceback}"),
@@ -82,14 +84,9 @@ pub(super) fn report(py: Python<'_>, about: &str, error: &PyErr) -> String {
             format!("{about}\n{} (its traceback can't be shown: {})\n", type_name(py, error), type_name(py, &second))
         }
     };
-    let written = stream(py).and_then(|stream| {
-        stream.call_method1("write", (&text,))?;
-        stream.call_method0("flush")
-    });
-    if written.is_err() {
-        // The application replaced sys.stderr by something that fails. Nobody is left to tell if this fails too.
-        let _ = std::io::stderr().lock().write_all(text.as_bytes());
-    }
+    // What the application printed before stays before.
+    let _ = stream(py).and_then(|stream| stream.call_method0("flush"));
+    log::error!(target: LINES, "{text}");
     text
 }
 

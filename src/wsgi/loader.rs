@@ -207,7 +207,7 @@ fn import<'py>(py: Python<'py>, wanted: &Wanted<'_>, name: &str) -> Result<Bound
     }
     py.import(name).map_err(|error| {
         *wanted.traceback.borrow_mut() =
-            errors::report(py, &format!("rsgi: {}: the module can't be imported", wanted.shown), &error);
+            errors::report(py, &format!("{}: the module can't be imported", wanted.shown), &error);
         let missing = error.is_instance_of::<PyModuleNotFoundError>(py)
             && (error.value(py).getattr("name").and_then(|name| name.extract::<String>()))
                 .is_ok_and(|missing| name == missing || name.starts_with(&format!("{missing}.")));
@@ -277,7 +277,7 @@ fn load_file<'py>(py: Python<'py>, wanted: &Wanted<'_>) -> Result<Bound<'py, PyM
 
     let describe = |error: PyErr| {
         *wanted.traceback.borrow_mut() =
-            errors::report(py, &format!("rsgi: {}: the file can't be loaded", wanted.shown), &error);
+            errors::report(py, &format!("{}: the file can't be loaded", wanted.shown), &error);
         import_failed(py, &error)
     };
     if let Some(module) = loaded(py, &name, &path) {
@@ -374,14 +374,13 @@ fn resolve<'py>(
                 return format!("{shown} has no {path:?}{}", hint(module));
             }
             *wanted.traceback.borrow_mut() =
-                errors::report(py, &format!("rsgi: {}: {path} can't be looked up", wanted.shown), &error);
+                errors::report(py, &format!("{}: {path} can't be looked up", wanted.shown), &error);
             format!("{path} of {shown}: {}", errors::one_line(py, &error))
         })?;
     }
     if is_factory {
         object = object.call0().map_err(|error| {
-            *wanted.traceback.borrow_mut() =
-                errors::report(py, &format!("rsgi: {}: {name} failed", wanted.shown), &error);
+            *wanted.traceback.borrow_mut() = errors::report(py, &format!("{}: {name} failed", wanted.shown), &error);
             format!("{name} of {shown} failed: {}{}", errors::one_line(py, &error), place(py, &error))
         })?;
     }

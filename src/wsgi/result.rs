@@ -84,6 +84,9 @@ fn send_file(py: Python<'_>, shared: &Held<Response>, result: &Bound<'_, PyAny>)
     let mut response = shared.take(py);
     let response = &mut *response;
     require_head(response)?;
+    if let Some(exchange) = &mut response.exchange {
+        exchange.is_from_file();
+    }
     match direct {
         Direct::Part(part) => py.detach(|| response.send_file(part)),
         Direct::Bytes(bytes) if bytes.is_empty() => {}

@@ -228,7 +228,7 @@ impl AppThread<'_> {
                 exchange.count_exception();
             }
         }
-        let text = errors::report(py, &format!("rsgi: exception in {}", self.describe()), error);
+        let text = errors::report(py, &format!("exception in {}", self.describe()), error);
         let mut response = self.callables.shared.take(py);
         if let Some(exchange) = &response.exchange
             && self.environs.passes_errors_on(exchange.local())

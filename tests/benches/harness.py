@@ -62,7 +62,7 @@ class Bench:
         found = subprocess.run([self.peers / "bin/python", "-c", code], capture_output=True, text=True).stdout.strip()
         return found or "?"
 
-    def command(self, name, app, kind, port, path, workers, threads):
+    def command(self, name, app, kind, port, path, workers, threads, log=False):
         """The command that serves, or None when the server cannot do this."""
         module, _, attribute = app.partition(":")
         bin = self.peers / "bin" if self.peers else None
@@ -72,11 +72,13 @@ class Bench:
             return [str(TARGET / "examples/floor"), where]
         if name == "rsgi":
             words = [self.options.server, "--socket" if kind == "uwsgi" else "--http-socket", where]
-            words += ["--processes", str(workers), "--threads", str(threads), "--listen", "2048", "--disable-logging"]
+            words += ["--processes", str(workers), "--threads", str(threads), "--listen", "2048"]
+            words += [] if log else ["--disable-logging"]
             words += ["--pythonpath", str(HERE), "--module", app]
             return words + (["--home", str(self.peers)] if self.peers else [])
         if name == "uwsgi":
-            words = [str(bin / "uwsgi"), "--master", "--processes", str(workers), "--listen", "2048", "--disable-logging"]
+            words = [str(bin / "uwsgi"), "--master", "--processes", str(workers), "--listen", "2048"]
+            words += [] if log else ["--disable-logging"]
             words += ["--need-app", "--single-interpreter", "--die-on-term", "--pythonpath", str(HERE)]
             words += ["--virtualenv", str(self.peers), "--module", app]
             words += ["--threads", str(threads)] if threads > 1 else []
@@ -113,11 +115,11 @@ def on_core(*cores):
 class Server:
     """A server that runs, with everything it started."""
 
-    def __init__(self, bench, name, app, kind="http", workers=1, threads=1, cores=None, check=True):
+    def __init__(self, bench, name, app, kind="http", workers=1, threads=1, cores=None, check=True, log=False):
         self.bench, self.name, self.kind = bench, name, kind
         self.port = free_port()
         self.path = str(bench.folder / f"{name}-{self.port}.sock")
-        command = bench.command(name, app, kind, self.port, self.path, workers, threads)
+        command = bench.command(name, app, kind, self.port, self.path, workers, threads, log)
         if command is None:
             raise Failed("has no such mode")
         self.log = bench.folder / f"{name}-{self.port}.log"

@@ -19,6 +19,7 @@ mod hooks;
 mod http;
 mod large;
 mod listeners;
+mod logs;
 mod options;
 mod privileges;
 mod processes;

@@ -1,56 +1,97 @@
 //! Logs, statistics, metrics, alarms and control of a running instance.
 
-use super::{ADDRESS, FLAG, NUMBER, ONE_SHOT, OPTIONAL, PATH, Row, TEXT};
-use crate::config::Report;
+use super::{ADDRESS, BOOL, FLAG, NUMBER, OCTAL, ONE_SHOT, OPTIONAL, PATH, Row, TEXT};
+use crate::config::{Report, Touch};
 
 pub(super) const LOGGING: &[Row] = &[
-    Row::new("memory-report", FLAG, "sample rss/vsz per request and prepend it to the log line").short('m'),
+    Row::new("memory-report", FLAG, "begin the line of each request with the memory of its worker")
+        .short('m')
+        .set(|d, s| d.settings.logs.memory = d.flag(s)),
     Row::new("disable-logging", FLAG, "no line for each request")
         .short('L')
         .set(|d, s| d.settings.log_requests = !d.flag(s)),
-    Row::new("touch-logrotate", TEXT, "rotate log file"),
-    Row::new("touch-logreopen", TEXT, "reopen log file"),
-    Row::new("logto", PATH, "file that takes the log instead of standard error").set(|d, s| d.logto(s)),
-    Row::new("logto2", TEXT, "log file opened after privilege drop"),
-    Row::new("log-format", TEXT, "format of the line for each request")
+    Row::new("touch-logrotate", PATH, "put the log file aside and begin a new one when this file is touched")
+        .listed()
+        .set(|d, s| d.touch(s, Touch::RotateLog)),
+    Row::new("touch-logreopen", PATH, "open the log file again when this file is touched")
+        .listed()
+        .set(|d, s| d.touch(s, Touch::ReopenLog)),
+    Row::new("logto", PATH, "file (or host:port for UDP) that takes the log instead of standard error")
+        .set(|d, s| d.logto(s)),
+    Row::new("logto2", PATH, "the same, opened after privileges are given up").set(|d, s| d.logto2(s)),
+    Row::new("log-format", TEXT, "format of the line for each request; json: an object a line, for all of the log")
         .also(&["logformat"])
         .set(|d, s| d.log_format(s)),
-    Row::new("logformat-strftime", FLAG, "make %(ftime) use log-date format").also(&["log-format-strftime"]),
-    Row::new("logfile-chown", FLAG, "chown log file to uid/gid"),
-    Row::new("logfile-chmod", TEXT, "three octal digits"),
-    Row::new("log-syslog", OPTIONAL, "send to syslog[:ident[,facility]]"),
-    Row::new("log-socket", TEXT, "send to unix/udp socket"),
-    Row::new("req-logger", TEXT, "logger for request lines only").also(&["logger-req"]),
-    Row::new("logger", TEXT, "[id ]plugin[:arg] logger"),
-    Row::new("logger-list", FLAG, "list loggers").also(&["loggers-list"]),
-    Row::new("threaded-logger", FLAG, "master reads the log pipe in a thread"),
-    Row::new("log-encoder", TEXT, "encoder[:loggerid] args"),
-    Row::new("log-req-encoder", TEXT, "same for request lines"),
-    Row::new("log-drain", TEXT, "drop lines matching a regexp"),
-    Row::new("log-filter", TEXT, "keep only lines matching a regexp"),
-    Row::new("log-route", TEXT, "\"loggerid regexp\""),
-    Row::new("log-req-route", TEXT, "\"loggerid regexp\" for request lines"),
-    Row::new("log-master", FLAG, "workers log through a pipe to the master"),
-    Row::new("log-master-bufsize", NUMBER, "max bytes per log message"),
-    Row::new("log-master-stream", FLAG, "stream socketpair instead of seqpacket"),
-    Row::new("log-master-req-stream", FLAG, "same for request pipe"),
-    Row::new("log-reopen", FLAG, "reopen log file after reload"),
-    Row::new("log-truncate", FLAG, "truncate log at start"),
-    Row::new("log-maxsize", NUMBER, "rotate log above N bytes"),
-    Row::new("log-backupname", TEXT, "name of rotated file"),
-    Row::new("logdate", OPTIONAL, "date prefix; value = strftime format").also(&["log-date", "log-prefix"]),
-    Row::new("log-zero", FLAG, "with logging disabled still log 0 byte responses"),
-    Row::new("log-slow", NUMBER, "still log requests slower than N ms"),
-    Row::new("log-4xx", FLAG, "still log 4xx"),
-    Row::new("log-5xx", FLAG, "still log 5xx"),
-    Row::new("log-big", NUMBER, "still log responses >= N bytes"),
-    Row::new("log-sendfile", TEXT, "true: with disable-logging, log responses sent by sendfile all the same")
-        .set(|d, s| d.settings.log_sendfile = d.flag(s)),
-    Row::new("log-ioerror", TEXT, "still log requests with both read and write errors"),
-    Row::new("log-micros", FLAG, "microseconds instead of ms in the default line"),
-    Row::new("log-x-forwarded-for", FLAG, "use whole X-Forwarded-For as client address"),
-    Row::new("rsyslog-packet-size", NUMBER, "rsyslog packet size"),
-    Row::new("rsyslog-split-messages", FLAG, "split long messages instead of cutting"),
+    Row::new("logformat-strftime", FLAG, "write %(ftime) as log-date says")
+        .also(&["log-format-strftime"])
+        .set(|d, s| d.settings.logs.date_in_format = d.flag(s)),
+    Row::new("logfile-chown", FLAG, "give log files to uid and gid").set(|d, s| d.settings.logs.chown = d.flag(s)),
+    Row::new("logfile-chmod", OCTAL, "mode of log files (640)").set(|d, s| d.log_mode(s)),
+    Row::new("log-syslog", OPTIONAL, "logger = syslog[:ident[,facility]]")
+        .listed()
+        .set(|d, s| d.logger(s, Some("syslog"), false)),
+    Row::new("log-socket", TEXT, "logger = socket:address").listed().set(|d, s| d.logger(s, Some("socket"), false)),
+    Row::new("req-logger", TEXT, "logger for the lines of requests alone")
+        .also(&["logger-req"])
+        .listed()
+        .set(|d, s| d.logger(s, None, true)),
+    Row::new("logger", TEXT, "[name ]kind[:argument]; kinds: file, socket, syslog, rsyslog, stdio, fd")
+        .listed()
+        .set(|d, s| d.logger(s, None, false)),
+    Row::new("logger-list", FLAG, "list loggers").also(&["loggers-list"]).refused(ONE_SHOT),
+    Row::new("threaded-logger", FLAG, "as log-master: a process of its own writes")
+        .set(|d, s| d.settings.logs.master |= d.flag(s)),
+    Row::new("log-encoder", TEXT, "kind[:logger] arguments; kinds: prefix, suffix, nl, format, json")
+        .listed()
+        .set(|d, s| d.log_encoder(s, false)),
+    Row::new("log-req-encoder", TEXT, "the same for req-logger").listed().set(|d, s| d.log_encoder(s, true)),
+    Row::new("log-drain", TEXT, "drop lines that fit this regular expression")
+        .listed()
+        .set(|d, s| d.log_pattern(s, |logs| &mut logs.drain)),
+    Row::new("log-filter", TEXT, "keep only lines that fit this regular expression")
+        .listed()
+        .set(|d, s| d.log_pattern(s, |logs| &mut logs.filter)),
+    Row::new("log-route", TEXT, "name of a logger, and the regular expression of its lines")
+        .listed()
+        .set(|d, s| d.log_route(s, false)),
+    Row::new("log-req-route", TEXT, "the same for req-logger").listed().set(|d, s| d.log_route(s, true)),
+    Row::new("log-master", FLAG, "a process of its own writes the log; what the others say reaches it through a pipe")
+        .set(|d, s| d.settings.logs.master |= d.flag(s)),
+    Row::new("log-master-bufsize", NUMBER, "longest message in bytes that stays in one piece (8192)")
+        .set(|d, s| d.fill_number(s, 1..=1 << 20, |x| &mut x.logs.longest)),
+    Row::new("log-master-stream", FLAG, "stream socketpair instead of seqpacket")
+        .no_effect("a pipe keeps messages apart, and /dev/stderr can be opened"),
+    Row::new("log-master-req-stream", FLAG, "same for request pipe")
+        .no_effect("a pipe keeps messages apart, and /dev/stderr can be opened"),
+    Row::new("log-reopen", FLAG, "open the log file again at each reload")
+        .set(|d, s| d.settings.logs.reopen = d.flag(s)),
+    Row::new("log-truncate", FLAG, "empty the log file at the start").set(|d, s| d.settings.logs.truncate = d.flag(s)),
+    Row::new("log-maxsize", NUMBER, "bytes after which the log file is put aside for a new one")
+        .set(|d, s| d.fill_number(s, 1..=u64::MAX >> 1, |x| &mut x.logs.most)),
+    Row::new("log-backupname", PATH, "name of a log file put aside (its own and the second of the epoch)")
+        .set(|d, s| d.settings.logs.backup = d.path_from_start(s)),
+    Row::new("logdate", OPTIONAL, "begin the server's own lines with the date, or with this format for strftime")
+        .also(&["log-date", "log-prefix"])
+        .set(|d, s| d.log_date(s)),
+    Row::new("log-zero", FLAG, "with disable-logging: log responses without a body all the same")
+        .set(|d, s| d.settings.logs.also.empty = d.flag(s)),
+    Row::new("log-slow", NUMBER, "the same for requests that took so many milliseconds").set(|d, s| d.log_slow(s)),
+    Row::new("log-4xx", FLAG, "the same for status 400 to 499").set(|d, s| d.settings.logs.also.refused = d.flag(s)),
+    Row::new("log-5xx", FLAG, "the same for status 500 to 599").set(|d, s| d.settings.logs.also.failed = d.flag(s)),
+    Row::new("log-big", NUMBER, "the same for responses of so many bytes")
+        .set(|d, s| d.settings.logs.also.big = d.number(s, 0..=u64::MAX >> 1).filter(|bytes| *bytes > 0)),
+    Row::new("log-sendfile", BOOL, "the same for responses of wsgi.file_wrapper")
+        .set(|d, s| d.settings.logs.also.files = d.flag(s)),
+    Row::new("log-ioerror", BOOL, "the same for requests that could neither be read nor answered whole")
+        .set(|d, s| d.settings.logs.also.errors = d.flag(s)),
+    Row::new("log-micros", FLAG, "tell how long a request took in microseconds")
+        .set(|d, s| d.settings.logs.micros = d.flag(s)),
+    Row::new("log-x-forwarded-for", FLAG, "tell X-Forwarded-For as the client's address")
+        .set(|d, s| d.settings.logs.forwarded = d.flag(s)),
+    Row::new("rsyslog-packet-size", NUMBER, "longest datagram of rsyslog in bytes (1024)")
+        .set(|d, s| d.fill_number(s, 64..=65_000, |x| &mut x.logs.packet)),
+    Row::new("rsyslog-split-messages", FLAG, "send what is longer in several datagrams")
+        .set(|d, s| d.settings.logs.split = d.flag(s)),
 ];
 
 pub(super) const STATS: &[Row] = &[

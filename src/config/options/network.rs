@@ -116,7 +116,8 @@ pub(super) const RESPONSE: &[Row] = &[
     Row::new("ignore-sigpipe", FLAG, "do not log SIGPIPE").always("a client that goes away is no error"),
     Row::new("ignore-write-errors", FLAG, "do not log failed writes to clients")
         .always("a client that goes away is no error"),
-    Row::new("write-errors-tolerance", NUMBER, "failed writes tolerated before raising"),
+    Row::new("write-errors-tolerance", NUMBER, "failed writes tolerated before raising")
+        .no_effect("a client that goes away is no error: nothing is raised"),
     Row::new("write-errors-exception-only", FLAG, "only raise OSError in the app (implies the two ignores)"),
     Row::new("disable-write-exception", FLAG, "never raise OSError into the app on write failure")
         .always("a client that goes away is no error"),

@@ -10,7 +10,8 @@ pub(super) const PROCESS: &[Row] = &[
         .set(|d, s| d.processes(s)),
     Row::new("thunder-lock", FLAG, "serialize accept() across workers with a shared mutex")
         .always("the kernel wakes one worker for a connection"),
-    Row::new("skip-atexit", FLAG, "workers leave with _exit(), no atexit handlers"),
+    Row::new("skip-atexit", FLAG, "workers end without the functions of Python's atexit module")
+        .set(|d, s| d.settings.skip_atexit = d.flag(s)),
     Row::new("daemonize", TEXT, "run in the background once the sockets are bound; the value is the log, as of logto")
         .short('d')
         .set(|d, s| {
@@ -100,7 +101,8 @@ pub(super) const RELOAD: &[Row] = &[
     Row::new("reload-import-timeout", NUMBER, "seconds an import may take in a reload before it is given up (60)")
         .set(|d, s| d.fill_seconds(s, |x| &mut x.recycle.import_timeout)),
     Row::new("mule-reload-mercy", NUMBER, "same for mules"),
-    Row::new("exit-on-reload", FLAG, "exit 0 instead of re-exec on reload"),
+    Row::new("exit-on-reload", FLAG, "stop instead of reloading, for a supervisor that starts the server again")
+        .set(|d, s| d.settings.exit_on_reload = d.flag(s)),
     Row::new("max-requests", NUMBER, "replace a worker after so many requests")
         .short('R')
         .set(|d, s| d.fill_number(s, 0..=u64::MAX >> 1, |x| &mut x.recycle.max_requests)),

@@ -3,7 +3,8 @@
 use super::{FLAG, NUMBER, ONE_SHOT, OPTIONAL, OPTIONAL_BOOL, PAIR, PATH, Row, TEXT};
 
 pub(super) const PYTHON: &[Row] = &[
-    Row::new("skip-atexit-teardown", FLAG, "skip Py_Finalize at exit (python atexit hook still called)"),
+    Row::new("skip-atexit-teardown", FLAG, "skip Py_Finalize at exit (python atexit hook still called)")
+        .always("the interpreter is never taken apart; functions of atexit are called"),
     Row::new("max-apps", NUMBER, "max apps per worker").no_effect("any number of applications can be mounted"),
     Row::new("single-interpreter", FLAG, "all apps share the main interpreter")
         .short('i')

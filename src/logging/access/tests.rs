@@ -45,6 +45,7 @@ fn render(format: &Format, protocol: Protocol, bytes: &[u8], zone: &str, change:
         rss: 0,
         write_errors: 0,
         read_errors: 0,
+        forwarded: false,
     };
     change(&mut record);
     let mut out = Vec::new();
@@ -102,7 +103,7 @@ fn variables_of_log_format() {
 fn request_variables_and_unknown_names() {
     let format = "%(var.HTTP_X_Y)|%(var.REQUEST_METHOD)|%(var.SERVER_PORT)|%(var.REMOTE_PORT)|%(var.NOPE)|\
                   %(var.HTTP_NOPE)|%(var.HTTP_X-Y)|%(unknown)|%(metric.x)|100%|%(open";
-    assert_eq!(template(format, REQUEST), "q z|GET|8080|50000|-|-|-|-|-|100%|%(open\n");
+    assert_eq!(template(format, REQUEST), "q z|GET|8080|50000|-|-|-|-|0|100%|%(open\n");
     assert_eq!(Format::parse("%()").unwrap_err(), "the name of a variable in \"%()\"");
     assert!(Format::parse("%(var.)").is_err());
 }

@@ -73,7 +73,7 @@ fn an_exception_is_one_traceback_and_a_500_or_a_cut() {
         assert_eq!(was_closed, closed, "{place}{more}");
         assert_eq!(done.exceptions, 1, "{place}{more}");
         assert_eq!(log.matches("ValueError: MARK").count(), 1, "{place}{more}: {log}");
-        let line = format!("rsgi: exception in GET /at/{place} from 192.0.2.1\nTraceback (most recent call last):\n");
+        let line = format!("exception in GET /at/{place} from 192.0.2.1\nTraceback (most recent call last):\n");
         assert!(log.contains(&line), "{place}{more}: {log}");
     }
 }
@@ -132,7 +132,7 @@ def application(environ, start_response):
 ";
     let (done, log) = with_log(|| super::fake::serve(source, Fake::get("/unprintable")));
     assert_eq!(done.outcome, Outcome::Failed(500));
-    assert!(log.contains("rsgi: exception in GET /unprintable") && log.contains("Bad"), "{log}");
+    assert!(log.contains("exception in GET /unprintable") && log.contains("Bad"), "{log}");
 }
 
 #[test]

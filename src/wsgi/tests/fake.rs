@@ -309,7 +309,30 @@ pub(super) fn serve(source: &str, exchange: Fake) -> Fake {
     serve_all(&apps(&[("", source)]), &options(), vec![exchange]).remove(0)
 }
 
-/// Runs `f` with `sys.stderr` caught; gives its result and what was written. Tests of the log run one at a time.
+thread_local! {
+    /// What this thread logs while somebody wants to know.
+    static LOGGED: std::cell::RefCell<Option<String>> = const { std::cell::RefCell::new(None) };
+}
+
+struct Keep;
+
+impl log::Log for Keep {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        LOGGED.with_borrow_mut(|logged| {
+            if let Some(text) = logged {
+                text.push_str(&format!("{}\n", record.args()));
+            }
+        });
+    }
+
+    fn flush(&self) {}
+}
+
+/// Runs `f` with `sys.stderr` and the log of this thread caught; gives its result and what was written. Tests of the log run one at a time.
 pub(super) fn with_log<T>(f: impl FnOnce() -> T) -> (T, String) {
     static ONE: Mutex<()> = Mutex::new(());
     python();
@@ -321,12 +344,17 @@ pub(super) fn with_log<T>(f: impl FnOnce() -> T) -> (T, String) {
         sys.setattr("stderr", &log).unwrap();
         (sys.unbind(), before.unbind(), log.unbind())
     });
+    if log::set_logger(&Keep).is_ok() {
+        log::set_max_level(log::LevelFilter::Info);
+    }
+    LOGGED.set(Some(String::new()));
     let value = f();
-    let text = Python::attach(|py| {
+    let logged = LOGGED.take().unwrap_or_default();
+    let text: String = Python::attach(|py| {
         sys.bind(py).setattr("stderr", before).unwrap();
         log.bind(py).call_method0("getvalue").unwrap().extract().unwrap()
     });
-    (value, text)
+    (value, text + &logged)
 }
 
 /// Looks at the first application, attached.

@@ -231,7 +231,7 @@ fn every_failure_has_its_cause_in_one_line() {
         let (cause, log) = cause(&module(dir.path(), what));
         assert!(cause.starts_with(&format!("module = {what} (app.ini:3): ")), "{cause}");
         assert!(cause.contains(&wanted), "{what}: {cause}");
-        assert_eq!(log.matches("rsgi: module = ").count(), usize::from(traceback), "{what}: {log}");
+        assert_eq!(log.matches("module = ").count(), usize::from(traceback), "{what}: {log}");
     }
 }
 

@@ -658,7 +658,16 @@ fn first_complaint<'a>(log: &'a str, allowed: &[String]) -> Option<&'a str> {
         Subject::Rsgi => &["panicked at", "Traceback (most recent call last)", "ERROR", "error:", "Segmentation fault"],
         Subject::Uwsgi => &["Traceback (most recent call last)", "Segmentation Fault"],
     };
-    log.lines().find(|line| {
-        bad.iter().any(|word| line.contains(word)) && !allowed.iter().any(|text| line.contains(text.as_str()))
-    })
+    let is_allowed = |line: &str| allowed.iter().any(|text| line.contains(text.as_str()));
+    let lines: Vec<&str> = log.lines().collect();
+    for (at, line) in lines.iter().enumerate() {
+        // The head of what is said of an exception is judged by what follows, set in.
+        let heads = ["exception in", "can't be imported", "can't be loaded", "can't be looked up"];
+        let belongs = lines.get(at + 1).is_some_and(|next| next.starts_with("    "))
+            && heads.iter().any(|head| line.contains(head));
+        if bad.iter().any(|word| line.contains(word)) && !is_allowed(line) && !belongs {
+            return Some(line);
+        }
+    }
+    None
 }
