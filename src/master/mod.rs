@@ -33,7 +33,8 @@ use crate::config::{Report, Settings};
 use crate::control::{Retire, ToWorker, ToZygote};
 use crate::exit;
 use crate::mailbox::Mailboxes;
-use crate::net::listener::{Listener, SocketFile};
+use crate::net::address::Address;
+use crate::net::listener::{Listener, SocketFile, is_half_open};
 use crate::scoreboard::{Scoreboard, State};
 use crate::stats::Reloads;
 use crate::sys::clock::monotonic_ms;
@@ -165,8 +166,14 @@ struct Master {
     oom_kills: Option<u64>,
     /// When memory is looked at next.
     next_sample: u64,
+    /// Ports of our own that take nobody any more, while handshakes are under way there.
+    opening: Vec<u16>,
     code: Option<u8>,
 }
+
+/// How long a stop waits for clients whose connections are being made, and how often it looks.
+const HANDSHAKE: u64 = 1_000;
+const HANDSHAKE_TICK: u64 = 20;
 
 /// How the server ended.
 pub struct Outcome {
@@ -234,6 +241,7 @@ pub fn run(start: Start) -> Outcome {
         daemons: Daemons::default(),
         oom_kills: crate::sys::cgroup::oom_kills(),
         next_sample: 0,
+        opening: Vec::new(),
         code: None,
     };
     master.watch_files();
@@ -262,6 +270,7 @@ impl Master {
             self.reload_as_planned();
             self.resize();
             self.care_for_daemons();
+            let handshakes = if self.opening.is_empty() { None } else { self.look_at_handshakes() };
             let actions = self.children.decide(monotonic_ms());
             let mut acted = !actions.is_empty();
             for action in actions {
@@ -286,6 +295,7 @@ impl Master {
                 self.resize_at(now),
                 self.desk.deadline(),
                 self.daemons_at(),
+                handshakes,
             ];
             // What was done may call for more, as when a reload is given up.
             let times = times.into_iter().chain([acted.then_some(now)]);
@@ -469,6 +479,32 @@ impl Master {
         self.desk = Desk::default();
         self.watch = Watch::default();
         self.signals = None;
+    }
+
+    /// Nobody comes to our own sockets any more. Clients that are about to are waited for; others' sockets are left to who comes.
+    fn shut_listeners(&mut self) {
+        let ours = self.generations.iter().flat_map(|generation| &generation.listeners);
+        for listener in ours.filter(|listener| !listener.inherited) {
+            if let Err(error) = listener.shut() {
+                log::debug!("{} takes clients until it is closed: {error}", listener.address);
+            } else if let Address::Tcp { port, .. } = listener.address
+                && !self.opening.contains(&port)
+            {
+                self.opening.push(port);
+            }
+        }
+        self.children.serve_until(monotonic_ms() + HANDSHAKE);
+        self.look_at_handshakes();
+    }
+
+    /// When all clients that had asked for a connection have it, the workers can stop. Gives when to look again.
+    fn look_at_handshakes(&mut self) -> Option<u64> {
+        if self.opening.is_empty() || !is_half_open(&self.opening) {
+            self.opening.clear();
+            self.children.serve_until(0);
+            return None;
+        }
+        Some(monotonic_ms() + HANDSHAKE_TICK)
     }
 
     /// From now on the workers alone have the listeners, and each closes its own when it finds nobody there any more. A

@@ -128,6 +128,7 @@ impl Master {
                 log::info!("{cause}: stopping; requests in flight are answered first");
                 self.children.heard_signal(monotonic_ms());
                 self.children.stop();
+                self.shut_listeners();
                 self.close_listeners();
             }
             Command::Stop | Command::End => {

@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::SocketAddr as UnixAddr;
 use std::path::{Path, PathBuf};
 
-use socket2::{Domain, SockAddr, SockRef, Socket as Raw, Type};
+use socket2::{Domain, SockAddr, SockFilter, SockRef, Socket as Raw, Type};
 
 use crate::config::Socket;
 use crate::net::address::Address;
@@ -37,6 +37,30 @@ pub struct Listener {
     pub inherited: bool,
     /// The socket file that we made, for `vacuum`.
     pub unlink: Option<SocketFile>,
+}
+
+/// A classic BPF program that sees the TCP header: SYN without ACK is dropped, all else passes.
+const DROP_SYN: [SockFilter; 5] = [
+    // A = the flags
+    SockFilter::new(0x30, 0, 0, 13),
+    // A &= SYN | ACK
+    SockFilter::new(0x54, 0, 0, 0x12),
+    // A == SYN ?
+    SockFilter::new(0x15, 0, 1, 0x02),
+    SockFilter::new(0x06, 0, 0, 0),
+    SockFilter::new(0x06, 0, 0, u32::MAX),
+];
+
+/// Whether a client of one of these ports has asked for a connection and not yet got it (SYN_RECV).
+pub fn is_half_open(ports: &[u16]) -> bool {
+    const SYN_RECV: &str = "03";
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
+    tables.iter().flat_map(|table| table.lines().skip(1)).any(|line| {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        let (Some(local), Some(state)) = (words.next(), words.nth(1)) else { return false };
+        let port = local.rsplit_once(':').and_then(|(_, port)| u16::from_str_radix(port, 16).ok());
+        state == SYN_RECV && port.is_some_and(|port| ports.contains(&port))
+    })
 }
 
 /// The file of a unix socket that this program made.
@@ -87,6 +111,22 @@ impl Listener {
             inherited: self.inherited,
             unlink: self.unlink.clone(),
         })
+    }
+
+    /// Lets nobody come any more, while whoever waits in the queue can still be accepted: so that at the end nobody is in it
+    /// whom the close would reset. It holds for all processes that have the socket: only for one that is ours alone.
+    ///
+    /// A unix socket refuses from now on. Of a TCP socket that cannot be had: it drops the packets that ask for a connection, which their senders repeat after a second, to find it closed, or
+    /// another server there. Handshakes under way are completed, see [`is_half_open`].
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn shut(&self) -> io::Result<()> {
+        let socket = SockRef::from(&self.fd);
+        match self.address {
+            Address::Tcp { .. } => socket.attach_filter(&DROP_SYN),
+            _ => socket.shutdown(std::net::Shutdown::Read),
+        }
     }
 
     /// Removes the socket file, if we made it and it is still the same one.

@@ -185,3 +185,36 @@ fn a_descriptor_of_systemd_named_by_fd_is_attached_once() {
     assert_eq!(all.len(), 2);
     assert_eq!((&all[0].protocol, &all[1].address), (&Protocol::Http, &Address::Fd(3)));
 }
+
+#[test]
+fn a_shut_listener_takes_nobody_and_keeps_who_waits() {
+    use std::io::{Read, Write};
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let unix = bind(&socket(path.to_str().unwrap()), &options()).unwrap();
+    let mut early = UnixStream::connect(&path).unwrap();
+    unix.shut().unwrap();
+    assert_eq!(UnixStream::connect(&path).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    let (mut accepted, _) = Raw::from(unix.fd.try_clone().unwrap()).accept().unwrap();
+    early.write_all(b"hello").unwrap();
+    let mut five = [0; 5];
+    accepted.read_exact(&mut five).unwrap();
+    let empty = Raw::from(unix.fd.try_clone().unwrap()).accept().unwrap_err();
+    assert_eq!(empty.kind(), ErrorKind::WouldBlock);
+
+    let tcp = bind(&socket("127.0.0.1:0"), &options()).unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], port_of(&tcp)));
+    let mut early = TcpStream::connect(address).unwrap();
+    tcp.shut().unwrap();
+    assert!(!is_half_open(&[port_of(&tcp)]));
+    let late = Raw::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    late.set_nonblocking(true).unwrap();
+    assert_eq!(late.connect(&address.into()).unwrap_err().raw_os_error(), Some(libc::EINPROGRESS));
+    let (mut accepted, _) = Raw::from(tcp.fd.try_clone().unwrap()).accept().unwrap();
+    early.write_all(b"hello").unwrap();
+    accepted.read_exact(&mut five).unwrap();
+    let empty = Raw::from(tcp.fd.try_clone().unwrap()).accept().unwrap_err();
+    assert_eq!(empty.kind(), ErrorKind::WouldBlock, "the late one is not among them");
+    assert_eq!(late.take_error().unwrap().map(|error| error.kind()), None, "and does not know yet");
+}

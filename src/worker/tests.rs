@@ -331,14 +331,14 @@ fn a_connection_moves_with_what_was_read_of_it() {
     for split in 0..whole.len() {
         let mut client = Client::new(&worker, 0);
         client.send(&whole.as_bytes()[..split]);
-        let Some(message) = client.connection.letter(1) else {
+        let Some(packed) = client.connection.pack(1) else {
             assert_eq!(client.connection.phase, Phase::Body, "only a body on its way stays");
             continue;
         };
-        let letter = super::migrate::Letter::decode(&message).unwrap();
+        let letter = super::migrate::Letter::decode(&packed.letter).unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let connection = Connection::adopt(&worker, Stream::new(OwnedFd::from(ours)), 0, &letter);
+        let connection = Connection::adopt(&worker, Stream::new(OwnedFd::from(ours)), 0, &letter, None);
         let mut moved = Client { socket: theirs, connection, spare: Spare::default() };
         assert_eq!(moved.send(&whole.as_bytes()[split..]), Step::Request);
         assert_eq!(moved.target(), "/m");

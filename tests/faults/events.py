@@ -5,13 +5,11 @@ import random
 import resource
 import shutil
 import signal
-import socket
 import subprocess
-import threading
-import time
+import sys
 from pathlib import Path
 
-from servers import WORKERS, PATIENCE, Trouble, children, descriptors, lives, group_of, read, sockets, wait_until
+from servers import WORKERS, Trouble, children, descriptors, group_of, lives, read, sockets, wait_until
 
 HERE = Path(__file__).resolve().parent
 EVENTS = []
@@ -240,43 +238,64 @@ def emfile(cell):
 
 # Nobody's: so no other process counts against its limit.
 LONELY_USER = 64321
+MOST_TASKS = 60
+
+
+def as_lonely_user(*command):
+    # It may read whatever the Python and the server lie in, and has no other privilege.
+    right = "+dac_override"
+    return [
+        *("setpriv", f"--reuid={LONELY_USER}", "--clear-groups", f"--regid={LONELY_USER}"),
+        *(f"--inh-caps=-all,{right}", f"--ambient-caps=-all,{right}", "--", *command),
+    ]
 
 
 def lonely_user(cell):
     shutil.chown(cell.folder, LONELY_USER)
-    # It may read whatever the Python and the server lie in, and has no other privilege.
-    right = "+dac_override"
-    cell.server.wrapper = [
-        *("setpriv", f"--reuid={LONELY_USER}", "--clear-groups", f"--regid={LONELY_USER}"),
-        *(f"--inh-caps=-all,{right}", f"--ambient-caps=-all,{right}", "--"),
-    ]
+    cell.server.wrapper = as_lonely_user()
+    cell.server.limits.append((resource.RLIMIT_NPROC, MOST_TASKS))
 
 
-@event("eagain", "fork fails (EAGAIN) after a `kill -9`, HUP", needs=["root"], prepare=lonely_user)
+class Crowd:
+    """As many threads of that user as it may have, so that it can have no process more."""
+
+    CODE = f"""
+import sys, threading
+for _ in range({MOST_TASKS}):
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+print("full", flush=True)
+sys.stdin.read()
+"""
+
+    def __enter__(self):
+        command = as_lonely_user(sys.executable, "-c", self.CODE)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        if self.process.stdout.readline() != b"full\n":
+            raise Trouble("the user cannot be given threads")
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+@event("eagain", "fork fails (EAGAIN) after a `kill -9`, HUP ×{n}", needs=["root"], prepare=lonely_user)
 def eagain(cell):
     server = cell.server
-
-    def limit(number):
-        for pid in [server.pid, *children(server.pid)]:
-            try:
-                resource.prlimit(pid, resource.RLIMIT_NPROC, (number, number))
-            except ProcessLookupError:
-                pass
-
     for _ in cell.times(3, 1):
         wait_full(cell)
-        limit(1)
-        pid = random.choice(server.workers())
-        freeze(pid)
-        cell.allow(sockets(pid) - cell.sockets)
-        os.kill(pid, signal.SIGKILL)
-        wait_until("it is missed", lambda: pid not in server.workers())
-        count = read(server.log).count("cannot be forked")
-        server.reload()
-        if server.name == "rsgi":
-            wait_until("the reload fails", lambda: read(server.log).count("cannot be forked") > count)
-        cell.wait_progress(0.1)
-        limit(resource.RLIM_INFINITY)
+        with Crowd():
+            pid = random.choice(server.workers())
+            freeze(pid)
+            cell.allow(sockets(pid) - cell.sockets)
+            os.kill(pid, signal.SIGKILL)
+            wait_until("it is missed", lambda: pid not in server.workers())
+            count = read(server.log).count("cannot be forked")
+            server.reload()
+            if server.name == "rsgi":
+                wait_until("the reload fails", lambda: read(server.log).count("cannot be forked") > count)
+            cell.wait_progress(0.1)
         wait_full(cell)
         old = server.workers()
         server.reload()
