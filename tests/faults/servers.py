@@ -282,7 +282,7 @@ class Uwsgi(Ini):
         return [str(Path(self.options.peers) / "bin/uwsgi"), "--ini", self.write_ini()]
 
     def sockets_ini(self):
-        router = f"http = 127.0.0.1:{self.router}\nhttp-keepalive = 1\n"
+        router = f"http = 127.0.0.1:{self.router}\nhttp-keepalive = 1\nhttp-to = {self.path}\n"
         home = f"virtualenv = {self.options.peers}\nbuffer-size = 32768\n"
         extra = "".join(f"{k} = {v}\n" for k, v in self.settings.get("uwsgi", {}).items())
         if self.own_sockets:
