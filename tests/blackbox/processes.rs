@@ -166,9 +166,10 @@ fn requests_in_the_backlog_are_answered_at_the_stop() {
     differs(
         "TERM and INT stop gracefully: requests in flight are finished. A second one, or QUIT, stops at once; `die-on-term` has no effect.",
         || {
-            let server = Setup::http("basic").start();
+            let server = Setup::of("basic").listen_unix("http-socket", "http.sock", Speaks::Http).start();
             let held = Held::begin(&server, "a");
-            // The only worker is busy: these wait in the listen queue.
+            // The only worker is busy: these wait in the listen queue. It is the server's own; one that it was given it leaves to
+            // its successor.
             let mut waiting: Vec<Client> = (0..5).map(|_| server.connect()).collect();
             for client in &mut waiting {
                 client.send(get("/"));
@@ -201,7 +202,10 @@ fn idle_connections_are_told_at_the_stop() {
             server.wait_for_log(&["stopping"]);
             idle.send(get("/"));
             held.release().expect(200);
-            assert!(idle.response().expect(200).announces_close());
+            if !idle.response().expect(200).announces_close() {
+                // Begun before the worker heard of the stop.
+                idle.expect_closed();
+            }
             server.expect_end();
         },
     );
