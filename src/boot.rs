@@ -418,6 +418,7 @@ fn run_zygote(task: Task, start_dir: &Path) -> u8 {
                 threads: settings.threads,
                 processes: settings.processes,
                 manage_script_name: settings.manage_script_name,
+                fastcgi_stderr: settings.fastcgi_stderr,
             },
         };
         let id = context.id;
@@ -504,6 +505,7 @@ fn worker_options(settings: &Settings) -> worker::Options {
         }),
         measures_busyness: settings.cheaper.algorithm == config::Algorithm::Busyness,
         keeps_time: settings.reports.any(),
+        trusted: (!settings.trusted_proxies.is_empty()).then(|| settings.trusted_proxies.clone()),
         host_name: user::host_name(),
         access: settings.log_requests.then(|| Arc::new(format)),
     }

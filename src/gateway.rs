@@ -24,13 +24,24 @@ pub struct Local {
     pub server_port: String,
 }
 
-/// Who sent the request; both empty on a unix socket.
+/// Who sent the request; both empty on a unix socket, where nothing else tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
     /// REMOTE_ADDR over HTTP; IPv4-mapped IPv6 addresses are shown as IPv4.
     pub addr: String,
     /// REMOTE_PORT over HTTP.
     pub port: String,
+}
+
+/// What trusted proxies say of a request; what they do not say is as without them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// The client. Its port is empty when nobody knows it.
+    pub client: Option<Peer>,
+    /// `wsgi.url_scheme`.
+    pub scheme: Option<&'static str>,
+    /// HTTP_HOST.
+    pub host: Option<Vec<u8>>,
 }
 
 /// The request body, as it stands when the application is called.
@@ -110,8 +121,16 @@ pub trait Exchange: Send {
     /// The listener the request came in by.
     fn local(&self) -> &Local;
 
-    /// The client.
+    /// The client, as far as it is known.
     fn peer(&self) -> &Peer;
+
+    /// What trusted proxies say of the request.
+    fn told(&self) -> Option<&Told> {
+        None
+    }
+
+    /// Passes on what the application wrote to `wsgi.errors`, to a web server that wants it. The log has it already.
+    fn write_error(&mut self, _text: &[u8]) {}
 
     /// Takes the request body; the second call gives [`Body::Empty`].
     fn take_body(&mut self) -> Body;

@@ -13,7 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("scoreboard", &["sys"]),
     ("stats", &["scoreboard"]),
     ("interpreter", &["sys"]),
-    ("config", &["net::address", "protocol::Protocol"]),
+    ("config", &["net::address", "protocol::Protocol", "protocol::forwarded"]),
     ("net", &["sys", "config::Socket", "config::Owner", "protocol::Protocol"]),
     ("wsgi", &["gateway", "protocol"]),
     ("mailbox", &["sys"]),

@@ -136,6 +136,7 @@ fn overridden(draft: &mut Draft<'_>, before: &Setting, now: &Setting) {
 fn finish(draft: &mut Draft<'_>, not_yet: &[&str]) {
     let protocol = draft.protocol.unwrap_or(Protocol::Uwsgi);
     draft.settings.inherited_protocol = protocol;
+    draft.settings.inherited_proxy_protocol = draft.proxy_protocol.own && protocol == Protocol::Http;
     for socket in std::mem::take(&mut draft.sockets) {
         let before = draft.settings.sockets.iter().find(|known| known.address == socket.address);
         if let Some(before) = before
@@ -145,9 +146,12 @@ fn finish(draft: &mut Draft<'_>, not_yet: &[&str]) {
             draft.errors.push(Error::plain(&socket.origin, sentence));
             continue;
         }
+        let protocol = socket.protocol.unwrap_or(protocol);
+        let asked = if socket.routed { draft.proxy_protocol.routed } else { draft.proxy_protocol.own };
         draft.settings.sockets.push(Socket {
             address: socket.address,
-            protocol: socket.protocol.unwrap_or(protocol),
+            protocol,
+            proxy_protocol: asked && protocol == Protocol::Http,
             origin: socket.origin.to_string(),
         });
     }
@@ -156,6 +160,7 @@ fn finish(draft: &mut Draft<'_>, not_yet: &[&str]) {
     draft.settings.timeouts = Timeouts {
         head: written.head.or(written.all).unwrap_or(default.head),
         body: written.http.or(written.all).unwrap_or(default.body),
+        body_rate: default.body_rate,
         write: written.http.or(written.all).unwrap_or(default.write),
         keep_alive: written.keep_alive.or(written.all).unwrap_or(default.keep_alive),
     };
@@ -201,8 +206,6 @@ const SOCKETS: &[&str] =
     &["socket", "uwsgi-socket", "http-socket", "http11-socket", "http", "scgi-socket", "fastcgi-socket"];
 const LOADERS: &[&str] = &["module", "wsgi", "wsgi-file", "file", "mount"];
 const OTHER_SOCKETS: &[&str] = &[
-    "fastcgi-nph-socket",
-    "scgi-nph-socket",
     "https-socket",
     "https",
     "https2",

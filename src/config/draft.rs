@@ -26,6 +26,8 @@ pub struct Setting {
 pub(super) struct DraftSocket {
     pub(super) address: Address,
     pub(super) protocol: Option<Protocol>,
+    /// Asked for as `http`, which is a router's socket in uWSGI.
+    pub(super) routed: bool,
     pub(super) origin: Origin,
 }
 
@@ -38,6 +40,15 @@ pub(super) struct DraftTimeouts {
     pub(super) keep_alive: Option<Duration>,
 }
 
+/// Which HTTP sockets take the PROXY protocol.
+#[derive(Default)]
+pub(super) struct DraftProxyProtocol {
+    /// `http-enable-proxy-protocol`: those of `http`.
+    pub(super) routed: bool,
+    /// `enable-proxy-protocol`: all others.
+    pub(super) own: bool,
+}
+
 /// Settings in the making.
 pub struct Draft<'a> {
     pub(super) facts: &'a Facts,
@@ -45,6 +56,7 @@ pub struct Draft<'a> {
     pub(super) sockets: Vec<DraftSocket>,
     pub(super) protocol: Option<Protocol>,
     pub(super) timeouts: DraftTimeouts,
+    pub(super) proxy_protocol: DraftProxyProtocol,
     /// Unknown names that are near to an option.
     pub(super) misspelt: Vec<(Setting, &'static str)>,
     pub(super) errors: Vec<Error>,
@@ -76,6 +88,7 @@ impl<'a> Draft<'a> {
             sockets: Vec::new(),
             protocol: None,
             timeouts: DraftTimeouts::default(),
+            proxy_protocol: DraftProxyProtocol::default(),
             misspelt: Vec::new(),
             errors: Vec::new(),
             warnings: Vec::new(),
@@ -203,8 +216,27 @@ impl Draft<'_> {
             return;
         }
         match Address::parse(&s.value) {
-            Ok(address) => self.sockets.push(DraftSocket { address, protocol, origin: s.origin.clone() }),
+            Ok(address) => {
+                self.sockets.push(DraftSocket { address, protocol, routed: false, origin: s.origin.clone() })
+            }
             Err(expected) => self.error(s, expected),
+        }
+    }
+
+    /// `http`.
+    pub(super) fn routed_socket(&mut self, s: &Setting) {
+        let before = self.sockets.len();
+        self.socket(s, Some(Protocol::Http));
+        if let Some(socket) = self.sockets.get_mut(before) {
+            socket.routed = true;
+        }
+    }
+
+    pub(super) fn trusted_proxies(&mut self, s: &Setting) {
+        if let Some(text) = self.text(s)
+            && let Err(why) = self.settings.trusted_proxies.add(&text)
+        {
+            self.error(s, format!("networks as 10.0.0.0/8 or fd00::/8, addresses, or the word unix ({why})"));
         }
     }
 
@@ -214,7 +246,10 @@ impl Draft<'_> {
             "http" | "http11" => self.protocol = Some(Protocol::Http),
             "scgi" => self.protocol = Some(Protocol::Scgi),
             "fastcgi" => self.protocol = Some(Protocol::FastCgi),
-            "fastcgi-nph" | "scgi-nph" | "raw" | "puwsgi" | "suwsgi" | "https" | "uwsgidump" => {
+            "fastcgi-nph" | "scgi-nph" => {
+                self.error(s, "uwsgi, http, fastcgi or scgi (responses begin with `Status:`)")
+            }
+            "raw" | "puwsgi" | "suwsgi" | "https" | "uwsgidump" => {
                 self.error(s, format!("uwsgi, http, fastcgi or scgi ({} is not supported yet)", s.value));
             }
             _ => self.error(s, "uwsgi, http, fastcgi or scgi"),

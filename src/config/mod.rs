@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use crate::net::address::Address;
 use crate::protocol::Protocol;
+use crate::protocol::forwarded::Trusted;
 
 /// One listening socket asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub struct Socket {
     pub protocol: Protocol,
     /// Where it was asked for, as error messages print it (`app.ini:3`, `--http-socket`).
     pub origin: String,
+    /// Each connection begins with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
 }
 
 /// An application and the path it is mounted at.
@@ -87,6 +90,8 @@ pub struct Timeouts {
     pub head: Duration,
     /// Body: longest time without a byte (30 s).
     pub body: Duration,
+    /// Body: least bytes a second beyond that time (`body-min-rate`, 100); 0: any.
+    pub body_rate: u64,
     /// Response: longest time without progress (60 s).
     pub write: Duration,
     /// Idle keep-alive connection (`http-keepalive = N`, 75 s); zero closes after each response.
@@ -100,8 +105,16 @@ pub struct Settings {
     pub sockets: Vec<Socket>,
     /// `protocol`: what sockets inherited from systemd (LISTEN_FDS) speak; uwsgi by default.
     pub inherited_protocol: Protocol,
+    /// Whether connections of inherited HTTP sockets begin with a header of the PROXY protocol.
+    pub inherited_proxy_protocol: bool,
+    /// `trusted-proxies`: who is believed about clients.
+    pub trusted_proxies: Trusted,
+    /// `fastcgi-stderr`: `wsgi.errors` goes to the web server too.
+    pub fastcgi_stderr: bool,
     /// `listen`: the backlog asked for (100).
     pub listen: u32,
+    /// Not `no-defer-accept`: TCP connections are accepted with their first bytes.
+    pub defer_accept: bool,
     /// `chmod-socket`: mode of unix sockets.
     pub chmod_socket: Option<u32>,
     /// `chown-socket`.
@@ -196,7 +209,11 @@ impl Default for Settings {
         Settings {
             sockets: Vec::new(),
             inherited_protocol: Protocol::Uwsgi,
+            inherited_proxy_protocol: false,
+            trusted_proxies: Trusted::default(),
+            fastcgi_stderr: false,
             listen: 100,
+            defer_accept: true,
             chmod_socket: None,
             chown_socket: None,
             vacuum: false,
@@ -225,6 +242,7 @@ impl Default for Settings {
             timeouts: Timeouts {
                 head: Duration::from_secs(10),
                 body: Duration::from_secs(30),
+                body_rate: 100,
                 write: Duration::from_secs(60),
                 keep_alive: Duration::from_secs(75),
             },

@@ -54,7 +54,7 @@ impl Settings {
         asked
             .map(|(report, address)| {
                 let origin = self.place(report.option()).to_owned();
-                (report, Socket { address, protocol: Protocol::Http, origin })
+                (report, Socket { address, protocol: Protocol::Http, proxy_protocol: false, origin })
             })
             .collect()
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::daemons::Care;
 use super::options::{self, Action, Row};
 use super::*;
+use crate::protocol::forwarded::Source;
 
 pub(crate) fn facts(directory: &Path) -> Facts {
     Facts {
@@ -105,6 +106,7 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("protocol", "scgi", |s| s.inherited_protocol == Protocol::Scgi),
     ("protocol", "http", |s| s.inherited_protocol == Protocol::Http),
     ("listen", "1024", |s| s.listen == 1024),
+    ("no-defer-accept", "true", |s| !s.defer_accept),
     ("chmod-socket", "660", |s| s.chmod_socket == Some(0o660)),
     ("chown-socket", "web:www", |s| s.chown_socket == Some(Owner { uid: Some(33), gid: Some(44) })),
     ("vacuum", "true", |s| s.vacuum),
@@ -131,6 +133,14 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("socket-timeout", "7", |s| s.timeouts.head.as_secs() == 7 && s.timeouts.keep_alive.as_secs() == 7),
     ("http-timeout", "8", |s| s.timeouts.body.as_secs() == 8 && s.timeouts.write.as_secs() == 8),
     ("http-headers-timeout", "9", |s| s.timeouts.head.as_secs() == 9),
+    ("body-min-rate", "9", |s| s.timeouts.body_rate == 9),
+    ("trusted-proxies", "10.0.0.0/8, unix", |s| s.trusted_proxies.trusts(Source::Unix)),
+    ("fastcgi-stderr", "true", |s| s.fastcgi_stderr),
+    ("enable-proxy-protocol", "true\nprotocol = http", |s| s.inherited_proxy_protocol),
+    ("http-enable-proxy-protocol", "true\nhttp = :81", |s| {
+        let proxied: Vec<bool> = s.sockets.iter().map(|socket| socket.proxy_protocol).collect();
+        proxied == [false, true]
+    }),
     ("http-keepalive", "6", |s| s.timeouts.keep_alive.as_secs() == 6),
     ("pidfile", "/run/p", |s| s.pidfile == Some("/run/p".into())),
     ("logto", "/var/log/l", |s| s.logto == Some("/var/log/l".into())),
@@ -312,7 +322,13 @@ fn bad_values_say_what_would_be_good() {
         ("processes = ${N}", "written $(NAME)"),
         ("processes = $(NOPE)", "no such variable in the environment: NOPE"),
         ("processes = %(nope)", "no setting of this name: nope"),
-        ("protocol = fastcgi-nph", "fastcgi-nph is not supported yet"),
+        ("protocol = fastcgi-nph", "responses begin with `Status:`"),
+        ("protocol = raw", "raw is not supported yet"),
+        ("scgi-nph-socket = :1", "use fastcgi-socket or scgi-socket"),
+        ("trusted-proxies = 10.0.0.1/8", "bits set behind its prefix"),
+        ("trusted-proxies = here", "the word unix"),
+        ("trusted-proxies =", "a value"),
+        ("body-min-rate = slow", "a whole number"),
         ("protocol = x", "uwsgi, http, fastcgi or scgi"),
         ("uid = nobody-here", "a user of this system"),
         ("gid = nobody-here", "a group of this system"),
@@ -361,9 +377,9 @@ fn files_and_sections_that_are_missing_are_errors() {
 
 #[test]
 fn nothing_to_serve_and_no_application_say_what_to_add() {
-    let errors = Site::new("[uwsgi]\nfastcgi-nph-socket = :1\npaste = config:a.ini\n").errors();
+    let errors = Site::new("[uwsgi]\nraw-socket = :1\npaste = config:a.ini\n").errors();
     assert_eq!(errors.len(), 2);
-    assert!(errors[0].contains("http-socket = ") && errors[0].contains("fastcgi-nph-socket is not supported yet"));
+    assert!(errors[0].contains("http-socket = ") && errors[0].contains("raw-socket is not supported yet"));
     assert!(errors[1].contains("module = ") && errors[1].contains("paste is not supported yet"));
     let errors = Site::new("[uwsgi]\nhttp_socket = :1\nmodul = a\n").errors();
     assert!(errors[0].contains("app.ini:2: did you mean \"http-socket\" by \"http_socket\"?"), "{errors:?}");

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::{Offset, TimeZone};
 
-use crate::gateway::{Local, Peer};
+use crate::gateway::{Local, Peer, Told};
 use crate::protocol::request::{BodyLength, Request};
 
 /// What is known of a request when its response is finished.
@@ -23,6 +23,8 @@ pub struct Record<'a> {
     pub head: &'a [u8],
     /// The client, over HTTP.
     pub peer: &'a Peer,
+    /// What trusted proxies say of the request.
+    pub told: Option<&'a Told>,
     /// The listener.
     pub local: &'a Local,
     /// Status of the response, 499 when the client left before it.
@@ -302,6 +304,9 @@ impl<'a> Record<'a> {
 
     /// The value of a CGI variable as the application sees it.
     pub fn var(&self, name: &str) -> Value<'a> {
+        if let Some(told) = self.told.and_then(|told| told_var(told, name)) {
+            return Some(told);
+        }
         if self.request.cgi {
             // The last one of several counts, as in a dict.
             return self
@@ -412,6 +417,16 @@ impl<'a> Record<'a> {
         let minutes = u64::from(seconds.unsigned_abs()) / 60;
         padded(minutes / 60, 2, out);
         padded(minutes % 60, 2, out);
+    }
+}
+
+/// The value of a CGI variable that trusted proxies tell.
+fn told_var<'a>(told: &'a Told, name: &str) -> Value<'a> {
+    match name {
+        "REMOTE_ADDR" => told.client.as_ref().map(|client| client.addr.as_bytes()),
+        "REMOTE_PORT" => told.client.as_ref().map(|client| client.port.as_bytes()),
+        "HTTP_HOST" => told.host.as_deref(),
+        _ => None,
     }
 }
 

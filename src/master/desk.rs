@@ -255,7 +255,7 @@ mod tests {
 
     fn desk(path: &Path, report: Report) -> Desk {
         let address = Address::Unix(path.to_path_buf());
-        let socket = Socket { address, protocol: Protocol::Http, origin: "test".into() };
+        let socket = Socket { address, protocol: Protocol::Http, proxy_protocol: false, origin: "test".into() };
         let listener = bind(&socket, &BindOptions { backlog: 200, ..BindOptions::default() }).unwrap();
         let mut desk = Desk::default();
         desk.open(&[(report, listener)]).unwrap();

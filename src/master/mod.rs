@@ -34,13 +34,14 @@ use crate::control::{Retire, ToWorker, ToZygote};
 use crate::exit;
 use crate::mailbox::Mailboxes;
 use crate::net::address::Address;
-use crate::net::listener::{Listener, SocketFile, is_half_open};
+use crate::net::listener::{Listener, SocketFile};
 use crate::scoreboard::{Scoreboard, State};
 use crate::stats::Reloads;
 use crate::sys::clock::monotonic_ms;
 use crate::sys::fd;
 use crate::sys::process::{self, End, Fork};
 use crate::sys::signal::{Blocked, Signal};
+use crate::sys::socket::somebody_connects_to;
 
 use children::{Action, Children};
 use daemons::Daemons;
@@ -172,7 +173,7 @@ struct Master {
 }
 
 /// How long a stop waits for clients whose connections are being made, and how often it looks.
-const HANDSHAKE: u64 = 1_000;
+const HANDSHAKE: u64 = 1_500;
 const HANDSHAKE_TICK: u64 = 20;
 
 /// How the server ended.
@@ -483,11 +484,10 @@ impl Master {
 
     /// Nobody comes to our own sockets any more. Clients that are about to are waited for; others' sockets are left to who comes.
     fn shut_listeners(&mut self) {
-        let ours = self.generations.iter().flat_map(|generation| &generation.listeners);
-        for listener in ours.filter(|listener| !listener.inherited) {
-            if let Err(error) = listener.shut() {
-                log::debug!("{} takes clients until it is closed: {error}", listener.address);
-            } else if let Address::Tcp { port, .. } = listener.address
+        for listener in self.generations.iter().flat_map(|generation| &generation.listeners) {
+            listener.turn_newcomers_away();
+            if listener.is_own_tcp()
+                && let Address::Tcp { port, .. } = listener.address
                 && !self.opening.contains(&port)
             {
                 self.opening.push(port);
@@ -499,7 +499,7 @@ impl Master {
 
     /// When all clients that had asked for a connection have it, the workers can stop. Gives when to look again.
     fn look_at_handshakes(&mut self) -> Option<u64> {
-        if self.opening.is_empty() || !is_half_open(&self.opening) {
+        if !self.opening.iter().any(|port| somebody_connects_to(*port)) {
             self.opening.clear();
             self.children.serve_until(0);
             return None;

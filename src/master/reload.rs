@@ -41,11 +41,13 @@ pub fn open(
     let reports = settings.report_sockets();
     let own = reports.iter().map(|(_, socket)| socket.clone());
     let wanted: Vec<_> = settings.sockets.iter().cloned().chain(own).collect();
-    let wanted = listener::with_systemd(&wanted, passed, settings.inherited_protocol);
+    let wanted =
+        listener::with_systemd(&wanted, passed, settings.inherited_protocol, settings.inherited_proxy_protocol);
     let mut listeners = listener::open(&wanted, existing, options)?;
     let at = settings.sockets.len();
     let doors = listeners.drain(at..at + reports.len());
     let doors = reports.iter().map(|(report, _)| *report).zip(doors).collect();
+    listeners.iter().for_each(|listener| listener.defer_accept(settings.defer_accept));
     Ok(Sockets { listeners, doors })
 }
 
@@ -234,6 +236,7 @@ impl Master {
                 continue;
             }
             log::info!("{} is no longer listened on", listener.address);
+            listener.turn_newcomers_away();
             if listener.inherited {
                 self.parked.push(listener);
             } else if generation.settings.vacuum {

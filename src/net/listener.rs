@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::SocketAddr as UnixAddr;
 use std::path::{Path, PathBuf};
 
-use socket2::{Domain, SockAddr, SockFilter, SockRef, Socket as Raw, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket as Raw, Type};
 
 use crate::config::Socket;
 use crate::net::address::Address;
@@ -33,34 +33,12 @@ pub struct Listener {
     pub asked: Address,
     /// What it speaks.
     pub protocol: Protocol,
+    /// Each connection begins with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
     /// The process that started us bound it, so it is not ours to close or to remove.
     pub inherited: bool,
     /// The socket file that we made, for `vacuum`.
     pub unlink: Option<SocketFile>,
-}
-
-/// A classic BPF program that sees the TCP header: SYN without ACK is dropped, all else passes.
-const DROP_SYN: [SockFilter; 5] = [
-    // A = the flags
-    SockFilter::new(0x30, 0, 0, 13),
-    // A &= SYN | ACK
-    SockFilter::new(0x54, 0, 0, 0x12),
-    // A == SYN ?
-    SockFilter::new(0x15, 0, 1, 0x02),
-    SockFilter::new(0x06, 0, 0, 0),
-    SockFilter::new(0x06, 0, 0, u32::MAX),
-];
-
-/// Whether a client of one of these ports has asked for a connection and not yet got it (SYN_RECV).
-pub fn is_half_open(ports: &[u16]) -> bool {
-    const SYN_RECV: &str = "03";
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
-    tables.iter().flat_map(|table| table.lines().skip(1)).any(|line| {
-        let mut words = line.split_ascii_whitespace().skip(1);
-        let (Some(local), Some(state)) = (words.next(), words.nth(1)) else { return false };
-        let port = local.rsplit_once(':').and_then(|(_, port)| u16::from_str_radix(port, 16).ok());
-        state == SYN_RECV && port.is_some_and(|port| ports.contains(&port))
-    })
 }
 
 /// The file of a unix socket that this program made.
@@ -108,24 +86,42 @@ impl Listener {
             address: self.address.clone(),
             asked: self.asked.clone(),
             protocol: self.protocol,
+            proxy_protocol: self.proxy_protocol,
             inherited: self.inherited,
             unlink: self.unlink.clone(),
         })
     }
 
-    /// Lets nobody come any more, while whoever waits in the queue can still be accepted: so that at the end nobody is in it
-    /// whom the close would reset. It holds for all processes that have the socket: only for one that is ours alone.
-    ///
-    /// A unix socket refuses from now on. Of a TCP socket that cannot be had: it drops the packets that ask for a connection, which their senders repeat after a second, to find it closed, or
-    /// another server there. Handshakes under way are completed, see [`is_half_open`].
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn shut(&self) -> io::Result<()> {
-        let socket = SockRef::from(&self.fd);
-        match self.address {
-            Address::Tcp { .. } => socket.attach_filter(&DROP_SYN),
-            _ => socket.shutdown(std::net::Shutdown::Read),
+    /// Whether it is a TCP socket that nobody else may listen on.
+    pub fn is_own_tcp(&self) -> bool {
+        !self.inherited && matches!(self.address, Address::Tcp { .. })
+    }
+
+    /// Connections are accepted with their first bytes, or a second later: who connects and says nothing wakes nobody. Or at
+    /// once (`no-defer-accept`). Inherited sockets are left as they are.
+    pub fn defer_accept(&self, defer: bool) {
+        if self.is_own_tcp()
+            && let Err(error) = sys::socket::defer_accept(self.as_fd(), u8::from(defer))
+        {
+            log::debug!("{}: connections cannot be deferred: {}", self.address, sys::describe(&error));
+        }
+    }
+
+    /// Before it is closed for good: nobody connects any more, while those who are in its queue, or about to be, can still
+    /// be served. A close would reset them. Inherited sockets are left to who comes next.
+    pub fn turn_newcomers_away(&self) {
+        if self.inherited {
+            return;
+        }
+        let done = match self.address {
+            Address::Tcp { .. } => {
+                sys::socket::turn_newcomers_away(self.as_fd()).and_then(|()| sys::socket::defer_accept(self.as_fd(), 0))
+            }
+            // It refuses at once, and keeps its queue.
+            _ => SockRef::from(&self.fd).shutdown(std::net::Shutdown::Read),
+        };
+        if let Err(error) = done {
+            log::warn!("{}: who connects while it is closed may be reset: {}", self.address, sys::describe(&error));
         }
     }
 
@@ -178,12 +174,12 @@ pub fn systemd(own_pid: u32, var: impl Fn(&str) -> Option<String>) -> (Vec<RawFd
 }
 
 /// The sockets of a configuration together with systemd's that no `fd://` names.
-pub fn with_systemd(sockets: &[Socket], passed: &[RawFd], protocol: Protocol) -> Vec<Socket> {
+pub fn with_systemd(sockets: &[Socket], passed: &[RawFd], protocol: Protocol, proxy_protocol: bool) -> Vec<Socket> {
     let mut all = sockets.to_vec();
     for number in passed {
         let address = Address::Fd(*number);
         if sockets.iter().all(|socket| socket.address != address) {
-            all.push(Socket { address, protocol, origin: "LISTEN_FDS".into() });
+            all.push(Socket { address, protocol, proxy_protocol, origin: "LISTEN_FDS".into() });
         }
     }
     all
@@ -220,7 +216,10 @@ pub fn open(sockets: &[Socket], existing: &[Listener], options: &BindOptions) ->
             .iter()
             .find(|known| known.asked == name && made.iter().all(|(_, taken)| taken.address != known.address));
         match known.map(|known| known.try_clone()) {
-            Some(Ok(listener)) => made.push((index, Listener { protocol: socket.protocol, ..listener })),
+            Some(Ok(listener)) => {
+                let (protocol, proxy_protocol) = (socket.protocol, socket.proxy_protocol);
+                made.push((index, Listener { protocol, proxy_protocol, ..listener }));
+            }
             Some(Err(error)) => errors.push(failure(socket, &sys::describe(&error))),
             None => fresh.push((index, socket)),
         }
@@ -276,6 +275,7 @@ pub fn bind(socket: &Socket, options: &BindOptions) -> Result<Listener, String> 
         address,
         asked: known_as(&socket.address),
         protocol: socket.protocol,
+        proxy_protocol: socket.proxy_protocol,
         inherited: matches!(socket.address, Address::Fd(_)),
         unlink,
     })

@@ -138,33 +138,32 @@ pub(super) fn decimal(text: &[u8]) -> Option<u64> {
 
 /// Whether `host` is a valid `uri-host [ ":" port ]` (RFC 9110 section 7.2). The empty host is left to the caller.
 pub(super) fn is_host(host: &[u8]) -> bool {
-    let (name, port) = if let Some(rest) = host.strip_prefix(b"[") {
+    let port = if let Some(rest) = host.strip_prefix(b"[") {
         let Some(end) = memchr::memchr(b']', rest) else { return false };
         let literal = &rest[..end];
         if !literal.contains(&b':') || !literal.iter().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.')) {
             return false;
         }
-        (&b""[..], &rest[end + 1..])
+        &rest[end + 1..]
     } else {
-        let end = memchr::memchr(b':', host).unwrap_or(host.len());
+        let (mut end, mut before) = (0, 0);
+        for &byte in host {
+            if CLASS[byte as usize] & HOST == 0 || (byte == b'.' && before == b'.') {
+                break;
+            }
+            before = byte;
+            end += 1;
+        }
         if end == 0 {
             return false;
         }
-        host.split_at(end)
+        &host[end..]
     };
-    let port_is_fine = match port {
+    match port {
         [] | [b':'] => true,
         [b':', digits @ ..] => decimal(digits).is_some_and(|port| port <= 65535),
         _ => false,
-    };
-    let mut after_dot = false;
-    for &byte in name {
-        if CLASS[byte as usize] & HOST == 0 || (byte == b'.' && after_dot) {
-            return false;
-        }
-        after_dot = byte == b'.';
     }
-    port_is_fine
 }
 
 #[cfg(test)]

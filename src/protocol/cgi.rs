@@ -79,6 +79,11 @@ impl Vars {
         }
         let length = self.length.map(|span| span.of(head)).unwrap_or_default();
         out.body = match length {
+            // Caddy's word for a chunked body, which FastCGI carries without its framing.
+            b"-1" if self.caddy => {
+                out.fields.retain(|field| field.name.of(head) != b"CONTENT_LENGTH");
+                BodyLength::Absent
+            }
             // A front end that passes a chunked body on without a length passes its framing too.
             b"" if self.chunked => BodyLength::Chunked,
             b"" => BodyLength::Absent,

@@ -16,7 +16,10 @@ use record::*;
 
 mod record;
 
-pub use record::{Ended, HEADER, MAX_CONTENT, render_end, render_finish, render_stderr, render_stdout, stdout_header};
+pub use record::{
+    Ended, HEADER, MAX_CONTENT, render_end, render_finish, render_stderr, render_stderr_end, render_stdout,
+    stdout_header,
+};
 
 const RESPONDER: u16 = 1;
 const KEEP_CONN: u8 = 1;

@@ -7,6 +7,8 @@
 //! - Scheme and host are those of the entry nearest to the client among the trusted ones that have them.
 //! - A gateway's REMOTE_ADDR (over uwsgi, FastCGI, SCGI) is one more hop: it must be trusted too, since a web server passes
 //!   its client's fields on as they are.
+//! - A proxy must write or delete all of these fields. One that passes on a Forwarded of its client while it writes
+//!   X-Forwarded-For lets the client choose: [`Told::disputed`] notices where both are there.
 //! - An entry that is no address ends the walk: the client is somebody behind the hop before it, whose address is the best known.
 //!
 //! Addresses are the value types of `core::net`, which can do no I/O.
@@ -163,6 +165,8 @@ pub struct Told<'a> {
     pub scheme: Option<Scheme>,
     /// HTTP_HOST: a valid host with or without a port.
     pub host: Option<&'a [u8]>,
+    /// Forwarded and X-Forwarded-For are both there and name different clients: a proxy passes on what it did not write.
+    pub disputed: bool,
 }
 
 /// The fields that matter, in the order sent.
@@ -188,7 +192,11 @@ pub fn resolve<'a>(trusted: &Trusted, source: Source, request: &Request, head: &
     {
         return Told::default();
     }
-    let told = fields.rfc7239(trusted).unwrap_or_else(|| fields.x_forwarded(trusted));
+    let told = match fields.rfc7239(trusted) {
+        None => fields.x_forwarded(trusted),
+        Some(told) if fields.x_for.is_empty() => told,
+        Some(told) => Told { disputed: fields.x_forwarded(trusted).address != told.address, ..told },
+    };
     Told { address: told.address.map(|address| address.to_canonical()), ..told }
 }
 

@@ -478,7 +478,7 @@ pub fn chunk_prefix(len: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends a whole response of our own: the reason as plain text, then the end of the connection.
+/// Appends a whole response of our own: the reason as plain text.
 pub fn plain_error(status: u16, facts: &Facts<'_>, out: &mut Vec<u8>) {
     let text = reason(status);
     out.extend_from_slice(match facts.protocol.style() {
@@ -493,7 +493,11 @@ pub fn plain_error(status: u16, facts: &Facts<'_>, out: &mut Vec<u8>) {
     if facts.protocol == Protocol::Http {
         out.extend_from_slice(b"Date: ");
         out.extend_from_slice(facts.date);
-        out.extend_from_slice(b"\r\nConnection: close\r\n");
+        out.extend_from_slice(match (facts.keep_alive, facts.version) {
+            (false, _) => b"\r\nConnection: close\r\n",
+            (true, Version::Http10) => b"\r\nConnection: keep-alive\r\n",
+            (true, Version::Http11) => &b"\r\n"[..],
+        });
     }
     out.extend_from_slice(b"\r\n");
     if !facts.head_request {

@@ -53,7 +53,8 @@ fn write(
     let record = Record {
         request,
         head,
-        peer: &connection.peer,
+        peer: connection.client(),
+        told: connection.told_of_request(),
         local: connection.local(),
         status: if response.gone { CLIENT_LEFT } else { response.status },
         body_bytes: response.body_bytes,

@@ -34,7 +34,7 @@ pub(super) fn wall() -> Duration {
 
 /// `now` and a duration later.
 pub(super) fn after(now: Millis, wait: Duration) -> Millis {
-    now.saturating_add(wait.as_millis() as Millis)
+    now.saturating_add(Millis::try_from(wait.as_millis()).unwrap_or(NEVER))
 }
 
 thread_local! {

@@ -15,7 +15,8 @@ use super::incoming::{Incoming, SharedBody};
 use super::migrate::{self, Carried, Letter, Packed};
 use super::mux::{Branch, Mux};
 use super::output::Io;
-use crate::gateway::{Body, Local, Peer};
+use super::pace::Pace;
+use crate::gateway::{Body, Local, Peer, Told};
 use crate::mailbox::MAX_LETTER;
 use crate::net::stream::Stream;
 use crate::protocol::Protocol;
@@ -44,6 +45,8 @@ const REQUESTS_A_TURN: u32 = 16;
 /// What the connection does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
+    /// The header of the PROXY protocol is to come.
+    Preface,
     /// Nothing of a request is read yet.
     Idle,
     /// A part of a head is read.
@@ -92,7 +95,10 @@ pub(super) struct Work {
     pub(super) body: Option<Body>,
     /// The whole body, which came from another worker: of this request only the head is to be read.
     pub(super) arrived: Option<Body>,
+    pub(super) pace: Pace,
     pub(super) streamed: Option<SharedBody>,
+    /// What trusted proxies say of the request.
+    pub(super) told: Option<Box<Told>>,
     pub(super) response: Response,
     /// App thread that runs the request.
     pub(super) core: usize,
@@ -119,7 +125,9 @@ impl Work {
             incoming: None,
             body: None,
             arrived: None,
+            pace: Pace::default(),
             streamed: None,
+            told: None,
             response: Response::default(),
             core: 0,
             started: 0,
@@ -135,6 +143,7 @@ impl Work {
         self.body = None;
         self.arrived = None;
         self.streamed = None;
+        self.told = None;
     }
 
     /// The bytes that the request's spans refer to.
@@ -229,7 +238,7 @@ impl Connection {
             listener,
             peer,
             token: None,
-            phase: Phase::Idle,
+            phase: if worker.proxied[listener] { Phase::Preface } else { Phase::Idle },
             readable: true,
             half_closed: false,
             deadline: after(now(), worker.options.timeouts.head),
@@ -258,8 +267,11 @@ impl Connection {
         let mut connection = Connection::new(worker, stream, listener, peer);
         connection.hops = letter.hops;
         connection.half_closed = letter.half_closed;
+        connection.phase = if letter.awaits_preface { Phase::Preface } else { Phase::Idle };
         if letter.bytes.is_empty() {
-            connection.deadline = after(now(), worker.options.timeouts.keep_alive);
+            if !letter.awaits_preface {
+                connection.deadline = after(now(), worker.options.timeouts.keep_alive);
+            }
             return connection;
         }
         let mut work = Work::new();
@@ -279,13 +291,20 @@ impl Connection {
         work.input[..bytes.len()].copy_from_slice(bytes);
         work.filled = bytes.len();
         connection.work = Some(work);
-        connection.phase = Phase::Head;
+        if !letter.awaits_preface {
+            connection.phase = Phase::Head;
+        }
         connection
     }
 
     /// What takes this connection to another worker; none when it can't move.
     pub(super) fn pack(&self, hops: u8) -> Option<Packed> {
         if !migrate::may_move(self.phase) || self.io.queue().len() > 0 {
+            return None;
+        }
+        // A connection that several requests share moves only while there is none of them, and none still has the socket.
+        let shared = |mux: &Mux| !mux.is_idle() || Arc::strong_count(&self.io) > 1;
+        if self.branch.is_some() || self.mux.as_deref().is_some_and(shared) {
             return None;
         }
         let (mut bytes, mut body, mut file) = (Vec::new(), Carried::AsSent, None);
@@ -315,6 +334,7 @@ impl Connection {
             protocol: self.protocol(),
             hops,
             half_closed: self.half_closed,
+            awaits_preface: self.awaits_preface(),
             listener: &self.worker.addresses[self.listener],
             peer_addr: &self.peer.addr,
             peer_port: &self.peer.port,
@@ -372,6 +392,7 @@ impl Connection {
             let step = match self.phase {
                 // A client that sends as fast as it is read must not keep the thread from the others.
                 Phase::Body if reads == READS_A_TURN => Some(Step::Again),
+                Phase::Preface => self.read_preface(spare),
                 Phase::Idle | Phase::Head if self.is_trunk() => Some(self.step_mux(spare)),
                 Phase::Idle | Phase::Head => self.read_head(spare),
                 Phase::Body => self.read_body(),
@@ -401,7 +422,7 @@ impl Connection {
     fn expire(&mut self, spare: &mut Spare) -> Step {
         match self.phase {
             Phase::Idle if self.is_trunk() => self.expire_mux(spare),
-            Phase::Head | Phase::Body if self.protocol() == Protocol::Http => {
+            Phase::Head | Phase::Body if self.phase == Phase::Body || self.protocol() == Protocol::Http => {
                 let what = if self.phase == Phase::Head { "head" } else { "body" };
                 log::info!("{}: the request's {what} did not arrive in time, answered with 408", self.who());
                 self.refuse(408);
@@ -414,18 +435,29 @@ impl Connection {
                 self.io.stream.reset_on_close();
                 Step::Close
             }
+            Phase::Preface | Phase::Head => {
+                log::info!("{}: the first bytes of a connection did not become whole in time, closed", self.who());
+                Step::Close
+            }
             _ => Step::Close,
         }
     }
 
     /// Who the client is, for the log.
     pub(super) fn who(&self) -> &str {
-        if self.peer.addr.is_empty() { "client on a unix socket" } else { &self.peer.addr }
+        let addr = &self.client().addr;
+        if addr.is_empty() { "client on a unix socket" } else { addr }
+    }
+
+    /// Who the client is, as far as it is known.
+    pub(super) fn client(&self) -> &Peer {
+        let told = self.work.as_ref().and_then(|work| work.told.as_ref());
+        told.and_then(|told| told.client.as_ref()).unwrap_or(&self.peer)
     }
 
     /// Retiring: an idle connection may bring one more request, but not wait for long.
     pub(super) fn hurry(&mut self, now: Millis) {
-        if self.phase == Phase::Idle && !self.mux.as_ref().is_some_and(|mux| mux.is_busy()) {
+        if matches!(self.phase, Phase::Preface | Phase::Idle) && !self.mux.as_ref().is_some_and(|mux| mux.is_busy()) {
             self.deadline = self.deadline.min(now + STOP_LINGER);
         }
     }
@@ -526,6 +558,7 @@ impl Connection {
         work.scanned = 0;
         work.body = None;
         work.incoming = None;
+        work.told = None;
         let unread = work.filled > 0;
         if self.last {
             return self.close_in_order(unread);
@@ -543,7 +576,7 @@ impl Connection {
     }
 
     /// Closes at once when nothing of the client's is unread, else lingers.
-    fn close_in_order(&mut self, unread: bool) -> Option<Step> {
+    pub(super) fn close_in_order(&mut self, unread: bool) -> Option<Step> {
         if !unread && !self.readable {
             return Some(Step::Close);
         }
@@ -554,7 +587,7 @@ impl Connection {
         None
     }
 
-    fn discard(&mut self) -> Step {
+    pub(super) fn discard(&mut self) -> Step {
         let mut bin = [0u8; 16 * 1024];
         // A client that never stops sending must not keep the thread.
         for _ in 0..16 {
@@ -582,7 +615,7 @@ impl Connection {
                     }
                 }
                 // A slow head keeps what it has and little more; the large buffer serves the next connection.
-                Phase::Head if work.input.len() > work.filled + 2 * SLACK => {
+                Phase::Preface | Phase::Head if work.input.len() > work.filled + 2 * SLACK => {
                     work.input.truncate(work.filled + SLACK);
                     work.input.shrink_to_fit();
                 }

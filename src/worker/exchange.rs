@@ -12,7 +12,7 @@ use super::clock::{self, after, now};
 use super::connection::{Connection, Phase};
 use super::incoming::SharedBody;
 use super::mux::Branch;
-use crate::gateway::{Body, Exchange, Kept, Local, Payload, Peer, Sent};
+use crate::gateway::{Body, Exchange, Kept, Local, Payload, Peer, Sent, Told};
 use crate::protocol::Protocol;
 use crate::protocol::request::{Request, Version};
 use crate::protocol::response::{self, BodyFraming, Facts, Head};
@@ -66,22 +66,28 @@ impl Connection {
         work.core = core;
     }
 
-    fn fix_head(&mut self, head: &mut Head, total: Option<u64>) {
-        let date = clock::date();
+    /// Whether the connection may take another request after the response that begins now.
+    fn may_go_on(&self) -> bool {
         // `http-keepalive = 0`: every response ends its connection.
         let keep_alive = !self.worker.is_closing() && !self.worker.options.timeouts.keep_alive.is_zero();
-        let protocol = self.local().protocol;
-        let work = self.work_mut();
+        let work = self.work();
         if let Some(body) = &work.streamed {
             body.forget_continue();
         }
         // The close must be announced in the head; what the application will still read is not known now.
-        let keep_alive = keep_alive && work.streamed.as_ref().is_none_or(SharedBody::has_arrived);
+        keep_alive && work.request.keep_alive && work.streamed.as_ref().is_none_or(SharedBody::has_arrived)
+    }
+
+    fn fix_head(&mut self, head: &mut Head, total: Option<u64>) {
+        let date = clock::date();
+        let keep_alive = self.may_go_on();
+        let protocol = self.local().protocol;
+        let work = self.work_mut();
         let facts = Facts {
             version: work.request.version,
             head_request: work.request.is_head(work.head()),
             protocol,
-            keep_alive: keep_alive && work.request.keep_alive,
+            keep_alive,
             total,
             date: &date,
         };
@@ -193,6 +199,17 @@ impl Connection {
         }
     }
 
+    /// Sends what the application wrote to `wsgi.errors` to the FastCGI web server. One that does not read loses it: the log
+    /// has it.
+    fn put_error(&mut self, text: &[u8]) {
+        let Some(branch) = &self.branch else { return };
+        let mut queue = self.io.queue();
+        if queue.len() <= self.worker.options.response_buffer {
+            queue.push(&branch.stderr(text));
+            queue.flush(&self.io.stream);
+        }
+    }
+
     /// Queues the end of a FastCGI request and writes out what there is.
     fn finish_records(&mut self) {
         if let Some(branch) = &self.branch {
@@ -239,10 +256,16 @@ impl Connection {
     }
 }
 
-/// A whole response that says no more than its status; the connection closes after it.
-pub(super) fn plain_answer(status: u16, protocol: Protocol, head_request: bool) -> Vec<u8> {
+/// A whole response that says no more than its status.
+pub(super) fn plain_answer(
+    status: u16,
+    protocol: Protocol,
+    version: Version,
+    head_request: bool,
+    keep_alive: bool,
+) -> Vec<u8> {
     let date = clock::date();
-    let facts = Facts { version: Version::Http11, head_request, protocol, keep_alive: false, total: None, date: &date };
+    let facts = Facts { version, head_request, protocol, keep_alive, total: None, date: &date };
     let mut out = Vec::with_capacity(256);
     response::plain_error(status, &facts, &mut out);
     out
@@ -259,7 +282,15 @@ impl Exchange for Connection {
     }
 
     fn peer(&self) -> &Peer {
-        &self.peer
+        self.client()
+    }
+
+    fn told(&self) -> Option<&Told> {
+        self.told_of_request()
+    }
+
+    fn write_error(&mut self, text: &[u8]) {
+        self.put_error(text);
     }
 
     fn take_body(&mut self) -> Body {
@@ -381,9 +412,12 @@ impl Exchange for Connection {
             return;
         }
         if !self.work().response.head_sent {
+            // The request was read to its end: what is wrong is the application, not the connection.
+            let keep_alive = self.may_go_on();
             let protocol = self.local().protocol;
             let work = self.work_mut();
-            let out = plain_answer(status, protocol, work.request.is_head(work.head()));
+            let head_request = work.request.is_head(work.head());
+            let out = plain_answer(status, protocol, work.request.version, head_request, keep_alive);
             let response = &mut work.response;
             response.head_sent = true;
             response.status = status;
@@ -393,7 +427,7 @@ impl Exchange for Connection {
                 Some(branch) => self.io.queue().push(&branch.stdout(&out, b"")),
                 None => self.io.queue().push(&out),
             }
-            self.last = true;
+            self.last = protocol != Protocol::Http || !keep_alive;
         } else if self.work().response.remaining != Some(0)
             && self.work().response.framing != Some(BodyFraming::Nothing)
         {

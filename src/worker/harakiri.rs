@@ -23,6 +23,7 @@ use crate::control::FromWorker;
 use crate::gateway::Exchange;
 use crate::logging;
 use crate::protocol::Protocol;
+use crate::protocol::request::Version;
 use crate::scoreboard::State;
 use crate::sys;
 use crate::wsgi::{Interrupt, Struck};
@@ -249,7 +250,7 @@ impl Harakiri {
         let (Some(io), Some(protocol)) = (running.io.clone(), running.protocol) else { return };
         let (stopped, outcome) = match watch.head.compare_exchange(FREE, WATCHER, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => {
-                let answer = exchange::plain_answer(504, protocol, running.head_request);
+                let answer = exchange::plain_answer(504, protocol, Version::Http11, running.head_request, false);
                 let head = memchr::memmem::find(&answer, b"\r\n\r\n").map_or(answer.len(), |at| at + 4);
                 let (bytes, end) = match &running.branch {
                     Some(branch) => (branch.stdout(&answer, b""), branch.finish(false)),

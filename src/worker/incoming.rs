@@ -4,9 +4,11 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::output::Io;
+use super::pace::allowance;
+use crate::config::Timeouts;
 use crate::gateway::{Body, BodySource};
 use crate::protocol::body::Reader;
 use crate::protocol::request::{BodyLength, Refusal};
@@ -117,7 +119,10 @@ pub(super) struct Streamed {
     closed: bool,
     /// `Expect: 100-continue` that is still to be answered.
     continue_due: bool,
-    timeout: Duration,
+    timeouts: Timeouts,
+    /// Bytes received since the application began to read, and how long it waited for them.
+    received: u64,
+    waited: Duration,
 }
 
 impl Streamed {
@@ -127,11 +132,23 @@ impl Streamed {
         limit: u64,
         raw: Vec<u8>,
         continue_due: bool,
-        timeout: Duration,
+        timeouts: Timeouts,
     ) -> Streamed {
         let reader = Reader::new(length, limit);
         let io = Some(io);
-        Streamed { io, reader, raw, decoded: Vec::new(), given: 0, done: false, closed: false, continue_due, timeout }
+        Streamed {
+            io,
+            reader,
+            raw,
+            decoded: Vec::new(),
+            given: 0,
+            done: false,
+            closed: false,
+            continue_due,
+            timeouts,
+            received: 0,
+            waited: Duration::ZERO,
+        }
     }
 
     /// Decodes what was received; true when the body is whole.
@@ -168,15 +185,21 @@ impl Streamed {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => break result,
             }
-            match io.stream.wait(false, self.timeout) {
+            let left = allowance(&self.timeouts, self.received).saturating_sub(self.waited);
+            let began = Instant::now();
+            let ready = io.stream.wait(false, self.timeouts.body.min(left));
+            self.waited += began.elapsed();
+            match ready {
                 Ok(true) => {}
                 Ok(false) => {
-                    break Err(io::Error::new(io::ErrorKind::TimedOut, "the client sent nothing for too long"));
+                    break Err(io::Error::new(io::ErrorKind::TimedOut, "the client sent too little for too long"));
                 }
                 Err(error) => break Err(error),
             }
         };
-        self.raw.truncate(start + result.as_ref().copied().unwrap_or(0));
+        let count = result.as_ref().copied().unwrap_or(0);
+        self.raw.truncate(start + count);
+        self.received += count as u64;
         match result {
             Ok(0) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the client left before the end of the body")),
             Ok(_) => Ok(()),

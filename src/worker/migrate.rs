@@ -11,12 +11,14 @@ use crate::protocol::Protocol;
 pub(super) const MAX_HOPS: u8 = 3;
 
 /// A connection on its way.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Letter<'a> {
     pub(super) protocol: Protocol,
     /// Moves since its last response.
     pub(super) hops: u8,
     pub(super) half_closed: bool,
+    /// The header of the PROXY protocol is still to come; it may have begun in `bytes`.
+    pub(super) awaits_preface: bool,
     /// The listener's address as text: after a reload its number may be another.
     pub(super) listener: &'a str,
     pub(super) peer_addr: &'a str,
@@ -54,11 +56,10 @@ impl<'a> Letter<'a> {
             Protocol::Http => b'h',
             Protocol::Uwsgi => b'u',
             Protocol::Scgi => b's',
-            // A connection of several requests stays where it is.
-            Protocol::FastCgi => return None,
+            Protocol::FastCgi => b'f',
         });
         out.push(self.hops);
-        out.push(u8::from(self.half_closed));
+        out.push(u8::from(self.half_closed) | u8::from(self.awaits_preface) << 1);
         for text in texts {
             out.push(u8::try_from(text.len()).ok()?);
             out.extend_from_slice(text.as_bytes());
@@ -76,7 +77,7 @@ impl<'a> Letter<'a> {
 
     /// Reads a message; `None` for one that this program does not send.
     pub(super) fn decode(message: &'a [u8]) -> Option<Letter<'a>> {
-        let (&[protocol, hops, half_closed], mut rest) = message.split_first_chunk::<3>()?;
+        let (&[protocol, hops, flags], mut rest) = message.split_first_chunk::<3>()?;
         let mut texts = [""; 3];
         for text in &mut texts {
             let (&len, after) = rest.split_first()?;
@@ -88,6 +89,7 @@ impl<'a> Letter<'a> {
             b'h' => Protocol::Http,
             b'u' => Protocol::Uwsgi,
             b's' => Protocol::Scgi,
+            b'f' => Protocol::FastCgi,
             _ => return None,
         };
         let [listener, peer_addr, peer_port] = texts;
@@ -99,13 +101,14 @@ impl<'a> Letter<'a> {
             2 => Carried::File(len),
             _ => return None,
         };
-        Some(Letter { protocol, hops, half_closed: half_closed == 1, listener, peer_addr, peer_port, body, bytes })
+        let (half_closed, awaits_preface) = (flags & 1 != 0, flags & 2 != 0);
+        Some(Letter { protocol, hops, half_closed, awaits_preface, listener, peer_addr, peer_port, body, bytes })
     }
 }
 
 /// Whether a connection in this phase can move at all: nothing of a response is made, nothing of a body is stored.
 pub(super) fn may_move(phase: Phase) -> bool {
-    matches!(phase, Phase::Idle | Phase::Head | Phase::Application)
+    matches!(phase, Phase::Preface | Phase::Idle | Phase::Head | Phase::Application)
 }
 
 #[cfg(test)]
@@ -118,6 +121,7 @@ mod tests {
             protocol: Protocol::Http,
             hops: 2,
             half_closed: true,
+            awaits_preface: true,
             listener: "127.0.0.1:80",
             peer_addr: "::1",
             peer_port: "4711",
@@ -140,6 +144,7 @@ mod tests {
             protocol: Protocol::Uwsgi,
             hops: 0,
             half_closed: false,
+            awaits_preface: false,
             listener: "",
             peer_addr: "",
             peer_port: "",

@@ -3,6 +3,8 @@
 //! - `reactor`: who waits for whom; the connections, the events, the deadlines. `doors`: the listening sockets. `moves` and
 //!   `migrate`: connections that go to other workers.
 //! - `connection`, `reading`, `incoming`: a client's bytes become requests. `exchange`, `output`: responses become bytes.
+//! - `pace`: how slow a body may be.
+//! - `believe`: what proxies say about where a connection or a request comes from.
 //! - `mux`: FastCGI connections, which carry several requests at once.
 //! - `threads`: app threads, and the standby thread that does the I/O while all of them are in the application.
 //! - `harakiri`: requests that run for too long.
@@ -11,6 +13,7 @@
 //! The rules these keep are in `src/README.md`, "Life of a worker".
 
 mod access;
+mod believe;
 mod clock;
 mod connection;
 mod doors;
@@ -21,6 +24,7 @@ mod migrate;
 mod moves;
 mod mux;
 mod output;
+mod pace;
 mod quota;
 mod reactor;
 mod reading;
@@ -41,6 +45,7 @@ use crate::mailbox::Mailboxes;
 use crate::net::address::Address;
 use crate::net::listener::Listener;
 use crate::protocol::Protocol;
+use crate::protocol::forwarded::Trusted;
 use crate::protocol::http::head::Limits;
 use crate::scoreboard::{Scoreboard, State, WorkerSlot};
 use crate::{sys, wsgi};
@@ -78,6 +83,8 @@ pub struct Options {
     pub measures_busyness: bool,
     /// Whether somebody may ask how long requests take.
     pub keeps_time: bool,
+    /// Whose words about clients are believed; none: nobody's.
+    pub trusted: Option<Trusted>,
     /// SERVER_NAME over HTTP.
     pub host_name: String,
     /// The request line; none: requests are not logged.
@@ -118,6 +125,8 @@ struct Worker {
     parent: nix::unistd::Pid,
     options: Options,
     locals: Vec<Local>,
+    /// By listener: connections begin with a header of the PROXY protocol.
+    proxied: Vec<bool>,
     /// Addresses of the listeners, as letters name them.
     addresses: Vec<String>,
     mailboxes: Arc<Mailboxes>,
@@ -214,6 +223,7 @@ pub fn run(context: Context, load: impl FnOnce() -> Result<Arc<wsgi::Apps>, Stri
     slot.begin_life(clock::wall().as_secs());
     let threads = options.threads.max(1) as usize;
     let locals = listeners.iter().enumerate().map(|(index, listener)| local(index, listener, &options)).collect();
+    let proxied = listeners.iter().map(|listener| listener.proxy_protocol).collect();
     let addresses = listeners.iter().map(|listener| listener.address.to_string()).collect();
     let apps = match load() {
         Ok(apps) => apps,
@@ -238,6 +248,7 @@ pub fn run(context: Context, load: impl FnOnce() -> Result<Arc<wsgi::Apps>, Stri
         id,
         parent: nix::unistd::getppid(),
         locals,
+        proxied,
         addresses,
         mailboxes,
         zone: access::zone(),

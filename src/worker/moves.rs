@@ -106,7 +106,7 @@ impl Reactor {
         let worker = Arc::clone(&connection.worker);
         let heirs = self.lock().heirs;
         if heirs > 0
-            && matches!(connection.phase, Phase::Idle | Phase::Head)
+            && matches!(connection.phase, Phase::Preface | Phase::Idle | Phase::Head)
             && let Some(packed) = connection.pack(connection.hops)
         {
             // Its own number first: that is where its successor is.

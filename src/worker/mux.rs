@@ -12,8 +12,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::clock::{self, NEVER, after, now};
 use super::connection::{Connection, Filled, Phase, Spare, Step, Work};
 use super::incoming::{Broken, Incoming};
+use super::pace::Pace;
 use crate::protocol::body::admit;
-use crate::protocol::fastcgi::{self, Demux, Ended, Event, render_end, render_finish, render_stdout, stdout_header};
+use crate::protocol::fastcgi::{
+    self, Demux, Ended, Event, render_end, render_finish, render_stderr, render_stderr_end, render_stdout,
+    stdout_header,
+};
 use crate::protocol::request::{BodyLength, Refusal, Version};
 use crate::protocol::{Protocol, response};
 
@@ -48,6 +52,8 @@ pub(super) struct Family {
 struct Running {
     id: u16,
     aborted: Arc<AtomicBool>,
+    /// STDERR records were sent: the stream must be ended.
+    erred: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -65,6 +71,8 @@ pub(super) struct Mux {
     born: VecDeque<Box<Connection>>,
     /// The web server sends nothing more.
     ended: bool,
+    /// A request was refused; more of its body may come.
+    unread: bool,
 }
 
 /// What makes a connection value one request of a trunk.
@@ -101,12 +109,30 @@ impl Branch {
         out
     }
 
+    /// `text` as STDERR records; nothing when the request is over. To be called under the queue's lock, so that the end of the
+    /// request can't come before them.
+    pub(super) fn stderr(&self, text: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        if let Some(running) = lock(&self.family.running).iter_mut().find(|running| running.id == self.id) {
+            running.erred = true;
+            render_stderr(self.id, text, &mut out);
+        }
+        out
+    }
+
     /// The records that end the request. `cut`: the response is not whole.
     pub(super) fn finish(&self, cut: bool) -> Vec<u8> {
         // Before they can be sent: the web server may use the id again as soon as it has them.
-        lock(&self.family.running).retain(|running| running.id != self.id);
+        let mut erred = false;
+        lock(&self.family.running).retain(|running| {
+            erred |= running.id == self.id && running.erred;
+            running.id != self.id
+        });
         lock(&self.family.ended).push(self.id);
-        let mut out = Vec::with_capacity(24);
+        let mut out = Vec::with_capacity(32);
+        if erred && !cut {
+            render_stderr_end(self.id, &mut out);
+        }
         if cut {
             self.family.broken.store(true, Ordering::Relaxed);
         } else if self.is_aborted() {
@@ -134,6 +160,7 @@ impl Mux {
             answers: Vec::new(),
             born: VecDeque::new(),
             ended: false,
+            unread: false,
         })
     }
 
@@ -160,6 +187,11 @@ impl Mux {
         !self.coming.is_empty() || !self.born.is_empty() || !lock(&self.family.running).is_empty()
     }
 
+    /// Whether nothing of any request is here, nor a part of a record: another worker can begin with an empty mind.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.is_busy() && self.demux.is_idle() && !self.demux.is_over() && self.answers.is_empty() && !self.ended
+    }
+
     /// The front end is gone: what runs need not finish its response.
     fn abort_all(&self) {
         for running in &*lock(&self.family.running) {
@@ -183,6 +215,7 @@ impl Mux {
         render_stdout(id, &answer, &mut self.answers);
         render_finish(id, 0, &mut self.answers);
         self.demux.end(id);
+        self.unread = true;
     }
 }
 
@@ -215,7 +248,17 @@ impl Connection {
                 }
                 Filled::Nothing => break,
                 // It may still want the responses to what it sent.
-                Filled::End => mux.ended = true,
+                Filled::End => {
+                    mux.ended = true;
+                    while let Some((id, _)) = mux.coming.first() {
+                        let id = *id;
+                        log::debug!(
+                            "{}: the web server ended within the body of a request (answered with 400)",
+                            self.who()
+                        );
+                        mux.refuse(id, 400);
+                    }
+                }
                 Filled::Gone => return Step::Close,
             }
         }
@@ -231,12 +274,18 @@ impl Connection {
         };
         let over = mux.demux.is_over() || (mux.ended && !mux.is_busy()) || mux.family.broken.load(Ordering::Relaxed);
         if over && drained {
-            return Step::Close;
+            if !mux.unread || mux.ended {
+                return Step::Close;
+            }
+            // The web server still sends what was refused: a reset now would cost it the answer.
+            return self.close_in_order(true).unwrap_or_else(|| self.discard());
         }
         let timeouts = &self.worker.options.timeouts;
         self.deadline = if !drained {
             after(now(), timeouts.write)
-        } else if !mux.coming.is_empty() || !mux.demux.is_idle() && mux.demux.active() == 0 {
+        } else if let Some(due) = mux.coming.iter().map(|(_, work)| work.pace.due(timeouts)).min() {
+            due
+        } else if !mux.demux.is_idle() && mux.demux.active() == 0 {
             after(now(), timeouts.body)
         } else if mux.is_busy() {
             NEVER
@@ -279,6 +328,7 @@ impl Connection {
                 if options.access.is_some() {
                     work.started = clock::micros();
                 }
+                work.told = self.hear_proxies(&work);
                 let threshold = options.post_buffering.unwrap_or(DEFAULT_BUFFER);
                 let limit = options.body_limit();
                 let incoming = admit(work.request.body, limit).map_err(Broken::Refused);
@@ -286,10 +336,12 @@ impl Connection {
                     Ok(incoming) => work.incoming = Some(incoming),
                     Err(broken) => return self.refuse_branch(mux, id, &broken),
                 }
+                work.pace = Pace::begin(now());
                 mux.coming.push((id, work));
             }
             Event::Body { id, bytes } => {
                 let Some((_, work)) = mux.coming.iter_mut().find(|(known, _)| *known == id) else { return };
+                work.pace.add(now(), bytes.len());
                 let Some(incoming) = &mut work.incoming else { return };
                 if let Err(broken) = incoming.feed(bytes) {
                     self.refuse_branch(mux, id, &broken);
@@ -339,7 +391,7 @@ impl Connection {
     /// A complete request as a connection value of its own.
     fn branch(&self, mux: &Mux, id: u16, work: Box<Work>) -> Box<Connection> {
         let aborted = Arc::new(AtomicBool::new(false));
-        lock(&mux.family.running).push(Running { id, aborted: Arc::clone(&aborted) });
+        lock(&mux.family.running).push(Running { id, aborted: Arc::clone(&aborted), erred: false });
         let branch = Branch { id, family: Arc::clone(&mux.family), aborted };
         let mut connection = self.twin();
         connection.work = Some(work);
@@ -351,10 +403,12 @@ impl Connection {
     /// The deadline of a trunk passed.
     pub(super) fn expire_mux(&mut self, spare: &mut Spare) -> Step {
         let Some(mux) = &mut self.mux else { return Step::Close };
-        let late: Vec<u16> = mux.coming.iter().map(|(id, _)| *id).collect();
-        if late.is_empty() {
+        if mux.coming.is_empty() {
             return Step::Close;
         }
+        let (timeouts, now) = (&self.worker.options.timeouts, now());
+        let is_late = |(id, work): &(u16, Box<Work>)| (work.pace.due(timeouts) <= now).then_some(*id);
+        let late: Vec<u16> = mux.coming.iter().filter_map(is_late).collect();
         for id in late {
             mux.refuse(id, 408);
         }

@@ -41,7 +41,7 @@ const BATCH: usize = 256;
 const RELIEF: Duration = Duration::from_millis(1);
 
 /// Connections that a worker accepts at most from a listener that others go on serving, when it retires.
-const DRAINED_FOR_OTHERS: u32 = 256;
+const DRAINED_FOR_OTHERS: u32 = 4096;
 
 /// How long a worker that is done waits for a connection that somebody promised and did not send (he may be dead), and
 /// how often it looks.
@@ -780,7 +780,8 @@ impl State {
     /// Takes the connections that wait for a request of their clients.
     #[expect(clippy::vec_box, reason = "connections live in boxes wherever they are kept")]
     fn take_waiting(&mut self) -> Vec<Box<Connection>> {
-        let idle = |connection: &mut Box<Connection>| matches!(connection.phase, Phase::Idle | Phase::Head);
+        let idle =
+            |connection: &mut Box<Connection>| matches!(connection.phase, Phase::Preface | Phase::Idle | Phase::Head);
         self.slots.iter_mut().filter_map(|(_, slot)| slot.connection.take_if(idle)).collect()
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::clock::{self, after, now};
 use super::connection::{Connection, Filled, Phase, Spare, Step};
 use super::incoming::{Broken, Incoming, SharedBody, Streamed};
+use super::pace::Pace;
 use crate::gateway::Body;
 use crate::protocol::Protocol;
 use crate::protocol::body::admit;
@@ -26,7 +27,6 @@ impl Connection {
             Filled::Some => {
                 if self.phase == Phase::Idle {
                     self.phase = Phase::Head;
-                    self.deadline = after(now(), self.worker.options.timeouts.head);
                 }
                 None
             }
@@ -71,10 +71,19 @@ impl Connection {
                 if logged {
                     work.started = clock::micros();
                 }
+                if self.worker.options.trusted.is_some() {
+                    let told = self.hear_proxies(self.work());
+                    self.work_mut().told = told;
+                }
                 self.begin_body()
             }
             Parsed::Partial => {
+                let first = work.scanned == 0;
                 work.scanned = work.filled;
+                if first {
+                    // From here on the whole head has so long; most come in one piece and never need to know.
+                    self.deadline = after(now(), self.worker.options.timeouts.head);
+                }
                 None
             }
             Parsed::Refused(refusal) => {
@@ -85,15 +94,16 @@ impl Connection {
     }
 
     pub(super) fn begin_body(&mut self) -> Option<Step> {
-        let options = Arc::clone(&self.worker);
-        let options = &options.options;
-        let io = Arc::clone(&self.io);
-        let work = self.work_mut();
-        let (length, head_len) = (work.request.body, work.request.head_len);
+        let request = &self.work().request;
+        let (length, head_len) = (request.body, request.head_len);
         if matches!(length, BodyLength::Absent | BodyLength::Length(0)) {
             self.phase = Phase::Application;
             return Some(Step::Request);
         }
+        let options = Arc::clone(&self.worker);
+        let options = &options.options;
+        let io = Arc::clone(&self.io);
+        let work = self.work_mut();
         let limit = options.body_limit();
         if let Err(refusal) = admit(length, limit) {
             self.refuse_for(refusal);
@@ -109,8 +119,8 @@ impl Connection {
         let Some(threshold) = options.post_buffering else {
             let raw = work.input[head_len..work.filled].to_vec();
             work.filled = head_len;
-            let timeout = options.timeouts.body;
-            let body = SharedBody::new(Streamed::new(io, length, limit, raw, continue_due, timeout));
+            let timeouts = options.timeouts.clone();
+            let body = SharedBody::new(Streamed::new(io, length, limit, raw, continue_due, timeouts));
             work.body = Some(Body::Stream(Box::new(body.clone())));
             work.streamed = Some(body);
             self.phase = Phase::Application;
@@ -123,8 +133,10 @@ impl Connection {
                 return None;
             }
         }
+        work.pace = Pace::begin(now());
+        let due = work.pace.due(&options.timeouts);
         self.phase = Phase::Body;
-        self.deadline = after(now(), options.timeouts.body);
+        self.deadline = due;
         if continue_due {
             self.pending = true;
             let mut queue = self.io.queue();
@@ -166,9 +178,13 @@ impl Connection {
         if !self.readable {
             return Some(Step::Wait);
         }
+        let before = self.work().filled;
         match self.fill(&mut Spare::default()) {
             Filled::Some => {
-                self.deadline = after(now(), self.worker.options.timeouts.body);
+                let worker = Arc::clone(&self.worker);
+                let work = self.work_mut();
+                work.pace.add(now(), work.filled - before);
+                self.deadline = work.pace.due(&worker.options.timeouts);
                 None
             }
             Filled::Nothing => Some(Step::Wait),

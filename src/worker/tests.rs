@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use super::clock::now;
 use super::connection::{Connection, Phase, Spare, Step};
+use super::migrate::Letter;
 use super::reactor::Reactor;
 use super::threads::Standby;
 use super::{Options, Worker};
@@ -15,6 +17,7 @@ use crate::config::Timeouts;
 use crate::gateway::{Body, Exchange, Local, Payload, Peer, Sent};
 use crate::net::stream::Stream;
 use crate::protocol::Protocol;
+use crate::protocol::forwarded::Trusted;
 use crate::protocol::http::head::Limits;
 use crate::protocol::response::Head;
 use crate::scoreboard::Scoreboard;
@@ -28,11 +31,18 @@ fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
         limit_post: 0,
         post_buffering: Some(100),
         response_buffer: 1 << 20,
-        timeouts: Timeouts { head: 10 * second, body: 30 * second, write: 60 * second, keep_alive: 75 * second },
+        timeouts: Timeouts {
+            head: 10 * second,
+            body: 30 * second,
+            body_rate: 100,
+            write: 60 * second,
+            keep_alive: 75 * second,
+        },
         quota: super::Quota::default(),
         harakiri: None,
         measures_busyness: false,
         keeps_time: false,
+        trusted: None,
         host_name: "host".into(),
         access: None,
     };
@@ -45,8 +55,9 @@ fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
         meter: super::Meter::new(&options.quota),
         harakiri: None,
         options,
-        locals: vec![local(0, Protocol::Http), local(1, Protocol::Uwsgi)],
-        addresses: vec!["127.0.0.1:80".into(), "@app".into()],
+        locals: vec![local(0, Protocol::Http), local(1, Protocol::Uwsgi), local(2, Protocol::Http)],
+        proxied: vec![false, false, true],
+        addresses: vec!["127.0.0.1:80".into(), "@app".into(), "127.0.0.1:81".into()],
         mailboxes: Arc::new(crate::mailbox::Mailboxes::create(1).unwrap()),
         zone: super::access::zone(),
         scoreboard: Arc::new(Scoreboard::create(1, 1).unwrap()),
@@ -335,7 +346,7 @@ fn a_connection_moves_with_what_was_read_of_it() {
             assert_eq!(client.connection.phase, Phase::Body, "only a body on its way stays");
             continue;
         };
-        let letter = super::migrate::Letter::decode(&packed.letter).unwrap();
+        let letter = Letter::decode(&packed.letter).unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let connection = Connection::adopt(&worker, Stream::new(OwnedFd::from(ours)), 0, &letter, None);
@@ -353,7 +364,7 @@ fn moved(worker: &Arc<Worker>, request: &[u8]) -> Client {
     let mut client = Client::new(worker, 0);
     assert_eq!(client.send(request), Step::Request);
     let packed = client.connection.pack(1).expect("it can move");
-    let letter = super::migrate::Letter::decode(&packed.letter).unwrap();
+    let letter = Letter::decode(&packed.letter).unwrap();
     let file = packed.spooled.or_else(|| client.connection.body_file().map(|file| file.try_clone().unwrap()));
     let (ours, theirs) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
@@ -404,4 +415,96 @@ fn nothing_of_a_refused_client_is_left_for_the_next() {
     next.spare = std::mem::take(&mut refused.spare);
     assert_eq!(next.send(b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n"), Step::Request);
     assert_eq!(next.target(), "/next");
+}
+
+/// What a connection is told by a header of the PROXY protocol.
+const V2: &[u8] =
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x13\xc0\x00\x02\x07\x0a\x00\x00\x01\x12\x67\x00\x50\x04\x00\x04abcd";
+
+#[test]
+fn a_proxy_header_may_be_split_anywhere_and_moves_with_its_connection() {
+    let (one, two) = (worker(|_| {}), worker(|_| {}));
+    for header in [&b"PROXY TCP4 192.0.2.7 10.0.0.1 4711 80\r\n"[..], V2] {
+        let text = [header, b"GET /a HTTP/1.1\r\nHost: h\r\n\r\nGET /b HTTP/1.1\r\nHost: h\r\n\r\n"].concat();
+        for split in 0..header.len() + 28 {
+            let mut client = Client::new(&one, 2);
+            assert_eq!(client.send(&text[..split]), Step::Wait, "{split}");
+            // To another worker, whatever has come.
+            let letter = client.connection.pack(1).unwrap().letter;
+            let stream = Stream::new(nix::unistd::dup(std::os::fd::AsFd::as_fd(&client.connection.io.stream)).unwrap());
+            client.connection = Connection::adopt(&two, stream, 2, &Letter::decode(&letter).unwrap(), None);
+            client.connection.meet(Some(false), &mut client.spare);
+            assert_eq!(client.send(&text[split..]), Step::Request, "{split}");
+            assert_eq!(
+                (client.target().as_str(), client.connection.peer().addr.as_str()),
+                ("/a", "192.0.2.7"),
+                "{split}"
+            );
+            assert_eq!(client.connection.peer().port, "4711");
+            // The next request has no header of its own.
+            assert_eq!(client.respond(b"a"), Step::Request);
+            assert_eq!((client.target().as_str(), client.connection.peer().addr.as_str()), ("/b", "192.0.2.7"));
+        }
+    }
+}
+
+#[test]
+fn without_a_proxy_header_a_connection_is_closed_in_silence() {
+    let worker = worker(|_| {});
+    for bytes in [&b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"[..], b"PROXY nonsense\r\n", b"\r\n\r\n\0\r\nQUIT\n\x41"] {
+        let mut client = Client::new(&worker, 2);
+        assert_eq!(client.send(bytes), Step::Close);
+        drop(client.connection);
+        let mut all = Vec::new();
+        // Bytes that nobody has read may make it a reset.
+        let _ = client.socket.read_to_end(&mut all);
+        assert!(all.is_empty());
+    }
+    // It has as long as a head.
+    let mut client = Client::new(&worker, 2);
+    assert_eq!(client.send(b"PROXY TCP4 192"), Step::Wait);
+    assert!(client.connection.deadline <= now() + 10_000);
+    assert_eq!(client.connection.meet(None, &mut client.spare), Step::Close);
+    // What the proxy asks for itself has the socket's address.
+    for header in [&b"PROXY UNKNOWN\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00"] {
+        let mut client = Client::new(&worker, 2);
+        assert_eq!(client.send(&[header, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"].concat()), Step::Request);
+        assert_eq!(client.connection.peer(), &Peer::default());
+    }
+}
+
+#[test]
+fn trusted_proxies_are_believed_anew_in_each_request() {
+    let worker = worker(|options| {
+        let mut trusted = Trusted::default();
+        trusted.add("unix 10.0.0.0/8").unwrap();
+        options.trusted = Some(trusted);
+    });
+    let mut client = Client::new(&worker, 0);
+    let with = |fields: &str| format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n").into_bytes();
+    assert_eq!(
+        client.send(&with("X-Forwarded-For: 192.0.2.7, 10.1.1.1\r\nX-Forwarded-Proto: https\r\n")),
+        Step::Request
+    );
+    assert_eq!(client.connection.peer().addr, "192.0.2.7");
+    assert_eq!(client.connection.told().and_then(|told| told.scheme), Some("https"));
+    assert_eq!(client.respond(b"1"), Step::Wait);
+    assert_eq!(client.send(&with("")), Step::Request);
+    assert_eq!((client.connection.peer().addr.as_str(), client.connection.told()), ("", None));
+}
+
+#[test]
+fn a_body_below_its_rate_is_too_late_whatever_comes() {
+    let worker = worker(|options| {
+        options.timeouts.body = Duration::from_millis(1);
+        options.timeouts.body_rate = 1;
+    });
+    let mut client = Client::new(&worker, 0);
+    let head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\n";
+    assert_eq!(client.send(head), Step::Wait);
+    // Three seconds' worth of bytes do not lengthen the silence that may follow.
+    assert_eq!(client.send(b"abc"), Step::Wait);
+    assert!(client.connection.deadline <= now() + 1);
+    assert_eq!(client.connection.meet(None, &mut client.spare), Step::Wait);
+    assert!(client.answer().starts_with("HTTP/1.1 408 "));
 }

@@ -232,7 +232,7 @@ fn serve(
     let began = clock::now();
     {
         let (request, head) = connection.request();
-        let peer = connection.peer.addr.as_bytes();
+        let peer = connection.client().addr.as_bytes();
         thread.enter(began, request.method.of(head), request.target.of(head), peer);
     }
     let connection = app

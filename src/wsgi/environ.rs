@@ -13,7 +13,7 @@ use super::file_wrapper::FileWrapper;
 use super::input::Input;
 use super::names::{Key, Kind, Names};
 use super::raw::latin1;
-use crate::gateway::{Body, Exchange, Local};
+use crate::gateway::{Body, Exchange, Local, Told};
 use crate::protocol::Protocol;
 use crate::protocol::request::{BodyLength, Request, Span, Version};
 
@@ -112,6 +112,9 @@ impl Environs {
             }
             app
         };
+        if let Some(told) = exchange.told() {
+            self.add_told(&environ, told, request.cgi)?;
+        }
         if let Some(length) = length {
             // Frameworks read nothing without it, and by now it is known.
             set(&environ, &mut self.keys.content_length, length.to_string().as_bytes())?;
@@ -185,6 +188,33 @@ impl Environs {
             set(environ, &mut keys.path_info, path)?;
         }
         Ok(app)
+    }
+
+    /// What trusted proxies say. The client's address is there already, but where a web server sent its own.
+    fn add_told(&mut self, environ: &Bound<'_, PyDict>, told: &Told, cgi: bool) -> PyResult<()> {
+        let keys = &mut self.keys;
+        if let Some(client) = told.client.as_ref().filter(|_| cgi) {
+            set(environ, &mut keys.remote_addr, client.addr.as_bytes())?;
+            let port = keys.remote_port.text.bind(environ.py());
+            if !client.port.is_empty() {
+                set(environ, &mut keys.remote_port, client.port.as_bytes())?;
+            } else if environ.contains(port)? {
+                // The port of the proxy in front of the web server.
+                environ.del_item(port)?;
+            }
+        }
+        if let Some(scheme) = told.scheme {
+            set(environ, &mut keys.url_scheme, scheme.as_bytes())?;
+        }
+        if let Some(host) = &told.host {
+            set(environ, &mut keys.http_host, host)?;
+        }
+        Ok(())
+    }
+
+    /// Whether `wsgi.errors` goes to the client too.
+    pub(super) fn passes_errors_on(&self, local: &Local) -> bool {
+        self.options.fastcgi_stderr && local.protocol == Protocol::FastCgi
     }
 
     /// What all environs of a listener have in common.

@@ -5,6 +5,8 @@ use std::io::Write;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use super::start_response::Shared;
+
 /// The text stream for `wsgi.errors`: `sys.stderr`, which writes UTF-8 with backslash escapes line by line (see
 /// `interpreter`). It goes where the log goes.
 pub(super) fn stream(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
@@ -19,9 +21,60 @@ pub(super) fn stream(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     py.import("builtins")?.getattr("open")?.call(("/dev/null", "w"), Some(&options))
 }
 
+/// `wsgi.errors` of a request whose web server wants it too (`fastcgi-stderr`). Behaves like the stream of the log; what the
+/// application writes when the request is over goes to the log alone.
+#[pyclass(frozen, module = "rsgi")]
+pub(super) struct Tee {
+    stream: Py<PyAny>,
+    shared: Shared,
+    /// [`super::start_response::Response::serial`].
+    serial: u64,
+}
+
+impl Tee {
+    pub(super) fn new(py: Python<'_>, shared: &Shared, serial: u64) -> PyResult<Tee> {
+        Ok(Tee { stream: stream(py)?.unbind(), shared: shared.clone(), serial })
+    }
+
+    fn pass_on(&self, text: &Bound<'_, PyAny>) -> PyResult<()> {
+        let Ok(text) = text.cast::<PyString>() else { return Ok(()) };
+        let encoded = text.call_method1("encode", ("utf-8", "backslashreplace"))?;
+        let bytes: &[u8] = encoded.extract()?;
+        // Another thread of the application may be writing the response, or this one be within a destructor: it is not worth
+        // waiting for.
+        if let Some(mut response) = self.shared.try_take(text.py())
+            && response.serial == self.serial
+            && response.exchange.is_some()
+        {
+            response.add_error(bytes);
+        }
+        Ok(())
+    }
+}
+
+#[pymethods]
+impl Tee {
+    fn write<'py>(&self, text: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let written = self.stream.bind(text.py()).call_method1("write", (text,))?;
+        self.pass_on(text)?;
+        Ok(written)
+    }
+
+    fn writelines(&self, lines: &Bound<'_, PyAny>) -> PyResult<()> {
+        for line in lines.try_iter()? {
+            self.write(&line?)?;
+        }
+        Ok(())
+    }
+
+    fn __getattr__<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+        self.stream.bind(py).getattr(name)
+    }
+}
+
 /// Writes `about` and the traceback of `error` to `sys.stderr`, in one piece so that the lines of several workers
-/// don't mix. SystemExit is shown like any other.
-pub(super) fn report(py: Python<'_>, about: &str, error: &PyErr) {
+/// don't mix. SystemExit is shown like any other. Gives the text.
+pub(super) fn report(py: Python<'_>, about: &str, error: &PyErr) -> String {
     let text = match format(py, error) {
         Ok(traceback) => format!("{about}\n{traceback}"),
         // The exception or the traceback module is broken beyond printing.
@@ -37,6 +90,7 @@ pub(super) fn report(py: Python<'_>, about: &str, error: &PyErr) {
         // The application replaced sys.stderr by something that fails. Nobody is left to tell if this fails too.
         let _ = std::io::stderr().lock().write_all(text.as_bytes());
     }
+    text
 }
 
 fn format(py: Python<'_>, error: &PyErr) -> PyResult<String> {

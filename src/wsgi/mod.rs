@@ -39,4 +39,6 @@ pub struct Options {
     pub processes: u32,
     /// Take SCRIPT_NAME off PATH_INFO by the mount points.
     pub manage_script_name: bool,
+    /// `wsgi.errors` and tracebacks go to FastCGI's web servers too.
+    pub fastcgi_stderr: bool,
 }

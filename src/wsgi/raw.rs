@@ -1,8 +1,12 @@
-//! The few calls that the safe API of pyo3 does not have.
+//! The few calls that the safe API of pyo3 does not have, and a lock that relies on the interpreter's.
 
 #![allow(unsafe_code)]
 
+use std::cell::UnsafeCell;
 use std::ffi::{c_long, c_ulong};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -62,4 +66,89 @@ pub(super) fn set_async_exception(ident: c_ulong, exception: Option<&Bound<'_, P
     // SAFETY: the caller is attached; an unknown thread is reported, not undefined; the class is alive by the reference
     // and the call takes its own.
     unsafe { ffi::PyThreadState_SetAsyncExc(ident as c_long, exception) };
+}
+
+/// A value that one holder at a time uses, taken and given back by attached threads: the interpreter's lock makes a plain
+/// load and store of the mark enough, where a mutex costs two atomic operations for each use. The holder may detach
+/// while it holds.
+#[derive(Default)]
+pub(super) struct Held<T> {
+    taken: AtomicBool,
+    waiting: AtomicBool,
+    wait: Mutex<()>,
+    given_back: Condvar,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: the value is only reached through `Holder`, and there is one at a time.
+unsafe impl<T: Send> Sync for Held<T> {}
+
+/// Who may use the value of a [`Held`]; gives it back when dropped, attached.
+pub(super) struct Holder<'a, T> {
+    held: &'a Held<T>,
+}
+
+impl<T: Send> Held<T> {
+    /// Takes the value unless somebody has it.
+    #[inline]
+    pub(super) fn try_take(&self, _py: Python<'_>) -> Option<Holder<'_, T>> {
+        #[cfg(not(Py_GIL_DISABLED))]
+        let free = {
+            // No other attached thread runs between the two.
+            let free = !self.taken.load(Ordering::Acquire);
+            if free {
+                self.taken.store(true, Ordering::Relaxed);
+            }
+            free
+        };
+        #[cfg(Py_GIL_DISABLED)]
+        let free = !self.taken.swap(true, Ordering::Acquire);
+        free.then_some(Holder { held: self })
+    }
+
+    /// Takes the value; waits for it detached.
+    #[inline]
+    pub(super) fn take(&self, py: Python<'_>) -> Holder<'_, T> {
+        loop {
+            if let Some(holder) = self.try_take(py) {
+                return holder;
+            }
+            self.waiting.store(true, Ordering::SeqCst);
+            py.detach(|| {
+                let wait = self.wait.lock().unwrap_or_else(PoisonError::into_inner);
+                if self.taken.load(Ordering::SeqCst) {
+                    // Looked for again now and then: without the interpreter's lock a word could be missed.
+                    drop(self.given_back.wait_timeout(wait, Duration::from_millis(10)));
+                }
+            });
+        }
+    }
+}
+
+impl<T> Drop for Holder<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        self.held.taken.store(false, Ordering::Release);
+        if self.held.waiting.load(Ordering::Relaxed) {
+            self.held.waiting.store(false, Ordering::Relaxed);
+            drop(self.held.wait.lock());
+            self.held.given_back.notify_all();
+        }
+    }
+}
+
+impl<T> std::ops::Deref for Holder<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: this is the one holder.
+        unsafe { &*self.held.value.get() }
+    }
+}
+
+impl<T> std::ops::DerefMut for Holder<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: this is the one holder.
+        unsafe { &mut *self.held.value.get() }
+    }
 }

@@ -1,14 +1,13 @@
 //! What the application returned: sent piece by piece, and closed.
 
-use std::sync::Mutex;
-
 use pyo3::exceptions::{PyAssertionError, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use super::interrupt::{Inside, Interrupt};
-use super::start_response::{Response, lock, type_name, wait_for_room};
+use super::raw::Held;
+use super::start_response::{Response, type_name, wait_for_room};
 use crate::gateway::Sent;
 
 /// Sends all of `result`, or as much as the client takes.
@@ -17,7 +16,7 @@ use crate::gateway::Sent;
 /// What the application raised or did wrong.
 pub(super) fn send(
     py: Python<'_>,
-    shared: &Mutex<Response>,
+    shared: &Held<Response>,
     result: &Bound<'_, PyAny>,
     interrupt: Option<&Interrupt>,
 ) -> PyResult<()> {
@@ -36,7 +35,7 @@ pub(super) fn send(
         send_each(py, shared, result, interrupt)?;
     }
     // An application that is a generator calls start_response at the first step.
-    require_head(&lock(py, shared))
+    require_head(&shared.take(py))
 }
 
 /// The pieces of a result that is there as a whole already; None for other iterables.
@@ -58,9 +57,9 @@ fn finished<'py>(result: &Bound<'py, PyAny>) -> PyResult<Option<Vec<Bound<'py, P
 
 /// Sends a response of known length. It is handed over whole: the worker keeps what the client is too slow for, so
 /// that this thread is free.
-fn send_all(py: Python<'_>, shared: &Mutex<Response>, pieces: &[Bound<'_, PyBytes>]) -> PyResult<()> {
+fn send_all(py: Python<'_>, shared: &Held<Response>, pieces: &[Bound<'_, PyBytes>]) -> PyResult<()> {
     let total = pieces.iter().map(|piece| piece.as_bytes().len() as u64).sum();
-    let mut response = lock(py, shared);
+    let mut response = shared.take(py);
     for piece in pieces {
         if piece.as_bytes().is_empty() {
             continue;
@@ -76,7 +75,7 @@ fn send_all(py: Python<'_>, shared: &Mutex<Response>, pieces: &[Bound<'_, PyByte
 /// Sends what an iterable gives, as it gives it.
 fn send_each(
     py: Python<'_>,
-    shared: &Mutex<Response>,
+    shared: &Held<Response>,
     result: &Bound<'_, PyAny>,
     interrupt: Option<&Interrupt>,
 ) -> PyResult<()> {
@@ -96,7 +95,7 @@ fn send_each(
         if piece.as_bytes().is_empty() {
             continue;
         }
-        let mut response = lock(py, shared);
+        let mut response = shared.take(py);
         require_head(&response)?;
         // Only now: the piece that made it full may have been the last one.
         wait_for_room(py, &mut response);

@@ -1,12 +1,12 @@
 //! `start_response` and the `write` callable that it returns (PEP 3333), and the state of the response behind them.
 //!
 //! Both are bound methods of objects that an app thread uses again for each request, as long as the application keeps
-//! neither of them. The state lies under a mutex because the application may hand them to its own threads; it is never
+//! neither of them. The state has one holder at a time because the application may hand them to its own threads; it is never
 //! waited for while attached, and Python code never runs under it but by the destructors of what pyo3 drops late, which
-//! find it locked.
+//! find it taken.
 
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::Arc;
 
 use pyo3::exceptions::{PyAssertionError, PyBrokenPipeError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
@@ -15,9 +15,12 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use super::memory::Memory;
-use super::raw::references;
+use super::raw::{Held, Holder, references};
 use crate::gateway::{Exchange, Kept, Payload, Sent};
 use crate::protocol::response::{Head, HeadError};
+
+/// So much of a line of `wsgi.errors` waits for its end.
+const MAX_ERROR_LINE: usize = 8 * 1024;
 
 /// The response of the request that an app thread runs.
 #[derive(Default)]
@@ -29,10 +32,14 @@ pub(super) struct Response {
     pub(super) full: bool,
     /// Nothing more will be sent.
     pub(super) gone: bool,
+    /// Tells the request from those before it.
+    pub(super) serial: u64,
+    /// What the application has written to `wsgi.errors` since the last line that was passed on.
+    error_line: Vec<u8>,
     memory: Memory,
 }
 
-pub(super) type Shared = Arc<Mutex<Response>>;
+pub(super) type Shared = Arc<Held<Response>>;
 
 impl Response {
     /// Hands over a piece of body. Does nothing between requests.
@@ -56,6 +63,27 @@ impl Response {
         sent
     }
 
+    /// Passes whole lines of `wsgi.errors` on to the web server.
+    pub(super) fn add_error(&mut self, text: &[u8]) {
+        self.error_line.extend_from_slice(text);
+        let end = self.error_line.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        self.pass_errors_on(if self.error_line.len() > MAX_ERROR_LINE { self.error_line.len() } else { end });
+    }
+
+    /// Passes on the last line, which may have no end.
+    pub(super) fn end_errors(&mut self) {
+        self.pass_errors_on(self.error_line.len());
+    }
+
+    fn pass_errors_on(&mut self, end: usize) {
+        if end > 0
+            && let Some(exchange) = &mut self.exchange
+        {
+            exchange.write_error(&self.error_line[..end]);
+            self.error_line.drain(..end);
+        }
+    }
+
     /// Blocks until the client took enough of what waits. To be called detached.
     fn wait_for_room(&mut self) {
         if std::mem::take(&mut self.full)
@@ -63,19 +91,6 @@ impl Response {
             && !exchange.wait_for_room()
         {
             self.gone = true;
-        }
-    }
-}
-
-/// Takes the state; waits for it only detached.
-pub(super) fn lock<'a>(py: Python<'_>, shared: &'a Mutex<Response>) -> MutexGuard<'a, Response> {
-    loop {
-        match shared.try_lock() {
-            Ok(response) => return response,
-            Err(TryLockError::Poisoned(response)) => return response.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                py.detach(|| drop(shared.lock().unwrap_or_else(PoisonError::into_inner)));
-            }
         }
     }
 }
@@ -129,7 +144,7 @@ impl Callables {
     }
 }
 
-/// Why `start_response` refuses; made into an exception once the state is unlocked.
+/// Why `start_response` refuses; made into an exception once the state is given back.
 enum Refusal {
     Status(HeadError),
     Field { name: String, error: HeadError },
@@ -164,7 +179,7 @@ impl Responder {
         headers: &Bound<'_, PyAny>,
         exc_info: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
-        let mut response = enter(&self.shared, "start_response")?;
+        let mut response = enter(py, &self.shared, "start_response")?;
         let response = &mut *response;
         let Some(exchange) = &response.exchange else { return Err(over("start_response")) };
         if exchange.head_sent() {
@@ -191,7 +206,7 @@ impl Writer {
         let Ok(data) = data.cast::<PyBytes>() else {
             return Err(PyTypeError::new_err(format!("write() takes bytes, not {}", type_name(data))));
         };
-        let mut response = enter(&self.shared, "write")?;
+        let mut response = enter(py, &self.shared, "write")?;
         if response.exchange.is_none() {
             return Err(over("write"));
         }
@@ -207,14 +222,10 @@ impl Writer {
     }
 }
 
-fn enter<'a>(shared: &'a Mutex<Response>, what: &str) -> PyResult<MutexGuard<'a, Response>> {
-    match shared.try_lock() {
-        Ok(response) => Ok(response),
-        Err(TryLockError::Poisoned(response)) => Ok(response.into_inner()),
-        Err(TryLockError::WouldBlock) => {
-            Err(PyRuntimeError::new_err(format!("{what} was called while another thread uses this response")))
-        }
-    }
+fn enter<'a>(py: Python<'_>, shared: &'a Shared, what: &str) -> PyResult<Holder<'a, Response>> {
+    shared
+        .try_take(py)
+        .ok_or_else(|| PyRuntimeError::new_err(format!("{what} was called while another thread uses this response")))
 }
 
 fn over(what: &str) -> PyErr {

@@ -9,8 +9,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::environ::Environs;
+use super::errors::Tee;
 use super::interrupt::{Inside, Interrupt};
-use super::start_response::{Callables, lock};
+use super::start_response::Callables;
 use super::{Apps, Options, errors, raw, result};
 use crate::gateway::Exchange;
 
@@ -70,6 +71,9 @@ pub struct AppThread<'py> {
     interrupt: Option<Arc<Interrupt>>,
 }
 
+/// An environ, and the application that it goes to.
+type Built<'py> = (Bound<'py, PyDict>, Option<usize>);
+
 /// How a request ended.
 enum End {
     /// The response is whole, or nobody is left to want it.
@@ -99,21 +103,27 @@ impl AppThread<'_> {
             }
         }
         let mut exchange = exchange;
+        let tees = self.environs.passes_errors_on(exchange.local());
         let built = catch_unwind(AssertUnwindSafe(|| self.environs.build(py, &self.apps, &mut *exchange)));
+        let serial;
         {
-            let mut response = lock(py, &self.callables.shared);
+            let mut response = self.callables.shared.take(py);
             response.head.clear();
             response.full = false;
             response.gone = false;
             response.exchange = Some(exchange);
+            response.serial += 1;
+            serial = response.serial;
         }
+        let built = built.map(|built| if tees { self.tee(built, serial) } else { built });
         // A panic below an application's frame arrives here as one too, and is a fault of rsgi.
         let end = built.and_then(|built| catch_unwind(AssertUnwindSafe(|| self.run(built)))).unwrap_or_else(|_| {
             log::error!("rsgi panicked while it served {}", self.describe());
             End::Failed(500)
         });
-        let mut response = lock(py, &self.callables.shared);
+        let mut response = self.callables.shared.take(py);
         let response = &mut *response;
+        response.end_errors();
         let Some(mut exchange) = response.exchange.take() else { unreachable!("only this thread takes it") };
         match end {
             End::Done => exchange.finish(&mut response.head),
@@ -125,6 +135,14 @@ impl AppThread<'_> {
             log::warn!("the application's {name} header is not passed on: the server frames responses (said once)");
         }
         exchange
+    }
+
+    /// Lets the web server have what the application writes to `wsgi.errors`.
+    fn tee<'py>(&self, built: PyResult<Built<'py>>, serial: u64) -> PyResult<Built<'py>> {
+        let (environ, app) = built?;
+        let tee = Bound::new(environ.py(), Tee::new(environ.py(), &self.callables.shared, serial)?)?;
+        environ.set_item("wsgi.errors", tee)?;
+        Ok((environ, app))
     }
 
     /// From now on requests of this thread can be interrupted.
@@ -139,7 +157,7 @@ impl AppThread<'_> {
         self.py.detach(f)
     }
 
-    fn run(&self, built: PyResult<(Bound<'_, PyDict>, Option<usize>)>) -> End {
+    fn run(&self, built: PyResult<Built<'_>>) -> End {
         let py = self.py;
         let (environ, app) = match built {
             Ok(built) => built,
@@ -173,7 +191,7 @@ impl AppThread<'_> {
             Err(error) => {
                 let failed = self.failed(&error);
                 // All that the client was promised is on its way: only without a length can it be told.
-                if lock(py, &self.callables.shared).head.content_length().is_some() { end } else { failed }
+                if self.callables.shared.take(py).head.content_length().is_some() { end } else { failed }
             }
         }
     }
@@ -183,7 +201,7 @@ impl AppThread<'_> {
     fn failed(&self, error: &PyErr) -> End {
         let py = self.py;
         {
-            let mut response = lock(py, &self.callables.shared);
+            let mut response = self.callables.shared.take(py);
             if response.gone && error.is_instance_of::<PyBrokenPipeError>(py) {
                 // Our own word from write() that nobody listens any more.
                 return End::Done;
@@ -192,14 +210,20 @@ impl AppThread<'_> {
                 exchange.count_exception();
             }
         }
-        errors::report(py, &format!("rsgi: exception in {}", self.describe()), error);
+        let text = errors::report(py, &format!("rsgi: exception in {}", self.describe()), error);
+        let mut response = self.callables.shared.take(py);
+        if let Some(exchange) = &response.exchange
+            && self.environs.passes_errors_on(exchange.local())
+        {
+            response.add_error(text.as_bytes());
+        }
         End::Failed(500)
     }
 
     /// `GET /path?query from 192.0.2.1`, for the log.
     fn describe(&self) -> String {
         const MAX_URI: usize = 1000;
-        let response = lock(self.py, &self.callables.shared);
+        let response = self.callables.shared.take(self.py);
         let Some(exchange) = &response.exchange else { return "a request".into() };
         let (request, head) = exchange.request();
         let uri = request.target.of(head);

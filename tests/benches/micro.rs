@@ -197,7 +197,7 @@ impl Exchange for Fake {
 
 fn applications() {
     interpreter::start(&interpreter::Spec::default()).expect("Python starts");
-    let options = Options { threads: 1, processes: 1, manage_script_name: false };
+    let options = Options { threads: 1, processes: 1, manage_script_name: false, fastcgi_stderr: false };
     let folder = tempfile::tempdir().expect("a temporary folder");
     for (name, source) in [("hello", HELLO), ("20 response fields", TWENTY)] {
         let file = folder.path().join(format!("{}.py", name.replace(' ', "_")));

@@ -76,7 +76,7 @@ fn a_body_that_nobody_reads_does_not_mix_with_the_next_request() {
 }
 
 #[test]
-fn an_unread_body_does_not_cost_the_answer() {
+fn rfc9112_9_6_an_unread_body_does_not_cost_the_answer() {
     differs("A request body that the application leaves unread does not cost the client its answer.", || {
         let server = Setup::http("basic").start();
         let mut client = server.connect();
@@ -86,7 +86,7 @@ fn an_unread_body_does_not_cost_the_answer() {
 }
 
 #[test]
-fn chunked_bodies_are_decoded() {
+fn rfc9112_7_1_chunked_bodies_are_decoded() {
     differs(
         "Chunked request bodies are decoded, get a CONTENT_LENGTH, and are read from `wsgi.input`; `wsgi.input_terminated` is set.",
         || {
@@ -109,7 +109,7 @@ fn chunked_bodies_are_decoded() {
 }
 
 #[test]
-fn chunked_bodies_in_every_spelling() {
+fn rfc9112_7_1_chunked_bodies_in_every_spelling() {
     differs(
         "Chunked request bodies are decoded, get a CONTENT_LENGTH, and are read from `wsgi.input`; `wsgi.input_terminated` is set.",
         || {
@@ -143,7 +143,7 @@ fn chunked_bodies_in_every_spelling() {
 }
 
 #[test]
-fn chunked_bodies_that_are_refused() {
+fn rfc9112_7_1_chunked_bodies_that_are_refused() {
     differs(
         "Chunked request bodies are decoded, get a CONTENT_LENGTH, and are read from `wsgi.input`; `wsgi.input_terminated` is set.",
         || {
@@ -186,7 +186,7 @@ fn chunked_bodies_that_are_refused() {
 }
 
 #[test]
-fn a_chunked_body_that_ends_early_never_reaches_the_application() {
+fn rfc9112_8_a_chunked_body_that_ends_early_never_reaches_the_application() {
     differs("A request whose body ends early never reaches the application.", || {
         let server = Setup::http("basic").start();
         for cut in ["", "5", "5\r\n", "5\r\n123", "5\r\n12345", "5\r\n12345\r\n", "5\r\n12345\r\n0\r\n"] {
@@ -204,7 +204,7 @@ fn a_chunked_body_that_ends_early_never_reaches_the_application() {
 }
 
 #[test]
-fn bodies_above_the_limit_are_refused() {
+fn rfc9110_15_5_14_bodies_above_the_limit_are_refused() {
     differs("A body above `limit-post` is refused with 413, chunked or not.", || {
         let server = Setup::http("basic").set("limit-post", "1000").start();
         let mut client = server.connect();
@@ -227,7 +227,7 @@ fn bodies_above_the_limit_are_refused() {
 }
 
 #[test]
-fn a_length_that_overflows_is_refused() {
+fn rfc9110_8_6_a_length_that_overflows_is_refused() {
     differs("Bad requests get an answer (400, 413, 414, 431, 501 or 505) and not an empty reply.", || {
         let server = Setup::http("basic").start();
         for length in ["18446744073709551616", "18446744073709551621", "99999999999999999999999999"] {

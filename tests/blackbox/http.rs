@@ -59,7 +59,7 @@ fn get_is_answered() {
 }
 
 #[test]
-fn requests_that_are_fine() {
+fn rfc9112_3_requests_that_are_fine() {
     accepted(&[
         ("plain", "GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
         ("1.0", "GET / HTTP/1.0\r\n\r\n"),
@@ -77,7 +77,7 @@ fn requests_that_are_fine() {
 }
 
 #[test]
-fn one_empty_line_before_a_request_is_ignored() {
+fn rfc9112_2_2_one_empty_line_before_a_request_is_ignored() {
     differs("An empty line before a request is ignored.", || {
         let server = basic();
         let page = server.ask("\r\nGET /environ HTTP/1.1\r\nHost: a\r\n\r\n").expect(200).json();
@@ -86,7 +86,7 @@ fn one_empty_line_before_a_request_is_ignored() {
 }
 
 #[test]
-fn absolute_targets_are_split() {
+fn rfc9112_3_2_2_absolute_targets_are_split() {
     differs(
         "A target in absolute form (`GET http://host/path`) is split: PATH_INFO holds the path and HTTP_HOST the host.",
         || {
@@ -103,7 +103,7 @@ fn absolute_targets_are_split() {
 }
 
 #[test]
-fn request_lines_that_are_refused() {
+fn rfc9112_3_request_lines_that_are_refused() {
     differs("Bad requests get an answer (400, 413, 414, 431, 501 or 505) and not an empty reply.", || {
         refused(&[
             ("no version", "GET /\r\nHost: a\r\n\r\n", 400),
@@ -126,7 +126,7 @@ fn request_lines_that_are_refused() {
 }
 
 #[test]
-fn header_fields_that_are_refused() {
+fn rfc9112_5_header_fields_that_are_refused() {
     differs(
         "Request heads are read strictly (RFC 9112): bare LF, folded lines, blanks before the colon, a missing or repeated Host and control characters are refused with 400.",
         || {
@@ -152,7 +152,7 @@ fn header_fields_that_are_refused() {
 }
 
 #[test]
-fn body_lengths_that_are_refused() {
+fn rfc9112_6_3_body_lengths_that_are_refused() {
     differs(
         "Contradicting or malformed body lengths (two Content-Lengths, both Content-Length and chunked, signs, unknown transfer codings) are refused with 400 or 501.",
         || {
@@ -190,7 +190,7 @@ fn body_lengths_that_are_refused() {
 }
 
 #[test]
-fn transfer_encoding_is_no_word_of_http_1_0() {
+fn rfc9112_6_1_transfer_encoding_is_no_word_of_http_1_0() {
     differs(
         "Contradicting or malformed body lengths (two Content-Lengths, both Content-Length and chunked, signs, unknown transfer codings) are refused with 400 or 501.",
         || {
@@ -200,7 +200,7 @@ fn transfer_encoding_is_no_word_of_http_1_0() {
 }
 
 #[test]
-fn heads_that_are_too_long() {
+fn rfc6585_5_heads_that_are_too_long() {
     differs("`buffer-size` below 65536 is taken as 65536; longer request heads get 431, longer targets 414.", || {
         let server = basic();
         let long = "x".repeat(60_000);
@@ -215,7 +215,7 @@ fn heads_that_are_too_long() {
 }
 
 #[test]
-fn a_head_may_come_byte_by_byte() {
+fn rfc9112_2_a_head_may_come_byte_by_byte() {
     let server = basic();
     let mut client = server.connect();
     for byte in get("/environ?a=b").into_bytes() {
@@ -225,7 +225,7 @@ fn a_head_may_come_byte_by_byte() {
 }
 
 #[test]
-fn keep_alive() {
+fn rfc9112_9_3_keep_alive() {
     differs(
         "`http-socket` and `http` keep connections alive, as `http11-socket` does; there is no router process.",
         || {
@@ -241,7 +241,7 @@ fn keep_alive() {
 }
 
 #[test]
-fn connection_close_is_honoured_and_announced() {
+fn rfc9112_9_6_connection_close_is_honoured_and_announced() {
     differs("A connection that the server closes is announced with `Connection: close`.", || {
         let server = basic();
         for value in ["close", "Close", "keep-alive, close", "foo, Close ,bar"] {
@@ -259,7 +259,7 @@ fn connection_close_is_honoured_and_announced() {
 }
 
 #[test]
-fn http_1_0_closes_unless_asked() {
+fn rfc9112_9_3_http_1_0_closes_unless_asked() {
     let server = basic();
     let mut client = server.connect();
     client.send("GET / HTTP/1.0\r\n\r\n").response().expect(200);
@@ -267,7 +267,7 @@ fn http_1_0_closes_unless_asked() {
 }
 
 #[test]
-fn http_1_0_keeps_alive_when_asked() {
+fn rfc9112_9_3_http_1_0_keeps_alive_when_asked() {
     differs(
         "`http-socket` and `http` keep connections alive, as `http11-socket` does; there is no router process.",
         || {
@@ -283,7 +283,7 @@ fn http_1_0_keeps_alive_when_asked() {
 }
 
 #[test]
-fn pipelined_requests_are_answered_in_order() {
+fn rfc9112_9_3_2_pipelined_requests_are_answered_in_order() {
     differs("Pipelined requests are answered, in order.", || {
         let server = basic();
         let mut client = server.connect();
@@ -301,7 +301,7 @@ fn pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
-fn bad_requests_behind_good_ones_do_not_hide_the_good_answers() {
+fn rfc9112_9_3_2_bad_requests_behind_good_ones_do_not_hide_the_good_answers() {
     differs("Pipelined requests are answered, in order.", || {
         let server = basic();
         let mut client = server.connect();
@@ -314,7 +314,7 @@ fn bad_requests_behind_good_ones_do_not_hide_the_good_answers() {
 }
 
 #[test]
-fn every_response_has_a_date() {
+fn rfc9110_6_6_1_every_response_has_a_date() {
     differs("Every HTTP response has a Date.", || {
         let server = basic();
         let response = server.get("/").expect(200);
@@ -333,7 +333,7 @@ fn applications_may_give_their_own_date_and_server() {
 }
 
 #[test]
-fn head_has_the_head_of_get_and_no_body() {
+fn rfc9110_9_3_2_head_has_the_head_of_get_and_no_body() {
     differs("Responses to HEAD, and those with status 204 or 304, are sent without a body.", || {
         let server = Setup::http("responses").start();
         let mut client = server.connect();
@@ -351,7 +351,7 @@ fn head_has_the_head_of_get_and_no_body() {
 }
 
 #[test]
-fn statuses_without_a_body() {
+fn rfc9110_15_3_5_and_15_4_5_statuses_without_a_body() {
     differs("Responses to HEAD, and those with status 204 or 304, are sent without a body.", || {
         let server = Setup::http("responses").start();
         let mut client = server.connect();
@@ -364,7 +364,7 @@ fn statuses_without_a_body() {
 }
 
 #[test]
-fn lengths_are_given_when_they_are_known() {
+fn rfc9112_6_2_lengths_are_given_when_they_are_known() {
     differs(
         "A response whose length is known gets its Content-Length; otherwise it is chunked for HTTP/1.1 clients.",
         || {
@@ -386,7 +386,7 @@ fn lengths_are_given_when_they_are_known() {
 }
 
 #[test]
-fn unknown_lengths_are_chunked() {
+fn rfc9112_7_1_unknown_lengths_are_chunked() {
     differs(
         "A response whose length is known gets its Content-Length; otherwise it is chunked for HTTP/1.1 clients.",
         || {
@@ -409,7 +409,7 @@ fn unknown_lengths_are_chunked() {
 }
 
 #[test]
-fn http_1_0_gets_unknown_lengths_until_the_close() {
+fn rfc9112_6_3_http_1_0_gets_unknown_lengths_until_the_close() {
     let server = Setup::http("responses").start();
     let response = server.ask("GET /generator HTTP/1.0\r\n\r\n").expect(200);
     assert_eq!(response.framing, Framing::UntilClose);
@@ -417,7 +417,7 @@ fn http_1_0_gets_unknown_lengths_until_the_close() {
 }
 
 #[test]
-fn http_1_0_with_keep_alive_is_still_delimited() {
+fn rfc9112_6_3_http_1_0_with_keep_alive_is_still_delimited() {
     differs("A connection that the server closes is announced with `Connection: close`.", || {
         let server = Setup::http("responses").start();
         let response = server.ask("GET /generator HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").expect(200);
@@ -427,7 +427,7 @@ fn http_1_0_with_keep_alive_is_still_delimited() {
 }
 
 #[test]
-fn expect_100_continue() {
+fn rfc9110_10_1_1_expect_100_continue() {
     differs("`Expect: 100-continue` is answered.", || {
         let server = basic();
         let mut client = server.connect();
@@ -447,7 +447,7 @@ fn expect_100_continue() {
 }
 
 #[test]
-fn expect_of_http_1_0_is_ignored() {
+fn rfc9110_10_1_1_expect_of_http_1_0_is_ignored() {
     let server = basic();
     let mut client = server.connect();
     client.send("POST /echo HTTP/1.0\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n12345");
@@ -471,7 +471,7 @@ fn names_with_underscores_do_not_reach_the_application() {
 }
 
 #[test]
-fn repeated_fields_are_joined() {
+fn rfc9110_5_3_repeated_fields_are_joined() {
     differs("Repeated request header fields are joined with `,`, Cookie with `; `.", || {
         let server = basic();
         let page = server
@@ -484,7 +484,7 @@ fn repeated_fields_are_joined() {
 }
 
 #[test]
-fn half_closed_clients_get_their_answer() {
+fn rfc9112_9_6_half_closed_clients_get_their_answer() {
     let server = basic();
     let mut client = server.connect();
     client.send(get("/")).finish_sending();

@@ -7,9 +7,10 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 
-use crate::harness::http::{Endpoint, get};
+use crate::harness::http::{Client, Endpoint, get};
 use crate::harness::server::{Server, Setup, Speaks, listen_tcp};
 use crate::harness::uwsgi::exchange;
 use crate::harness::{apps, differs, trouble, wait_until};
@@ -213,6 +214,29 @@ fn ports_that_the_system_chooses() {
     let endpoint = Endpoint::Tcp(([127, 0, 0, 1], ports[0]).into());
     assert_eq!(endpoint.connect().send(get("/")).response().expect(200).text(), "ready");
     server.wait_for_log(&[&ports[0].to_string()]);
+}
+
+#[test]
+fn who_has_connected_is_answered_at_the_stop() {
+    let setup = Setup::of("basic").set("http-socket", "127.0.0.1:0").set("processes", "2");
+    let server = setup.unasked().start();
+    let mut ports = Vec::new();
+    wait_until("it listens", || {
+        ports = bound_ports(&server);
+        ports.len() == 1
+    });
+    let endpoint = Endpoint::Tcp(([127, 0, 0, 1], ports[0]).into());
+    endpoint.connect().send(get("/")).response().expect(200);
+    let mut silent: Vec<Client> = (0..20).map(|_| endpoint.connect()).collect();
+    server.signal(Signal::SIGTERM);
+    // The kernel has shown none of them to the server yet: it waits for their first bytes.
+    for client in &mut silent {
+        client.send(get("/"));
+    }
+    for client in &mut silent {
+        client.response().expect(200);
+    }
+    server.expect_end();
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! FastCGI on the wire: kept connections, several requests at once, aborts.
 
+use nix::sys::signal::Signal;
+
 use crate::harness::fastcgi::{
-    ABORT, END, GET_VALUES, GET_VALUES_RESULT, Records, STDOUT, UNKNOWN_TYPE, pair, record, request,
+    ABORT, END, GET_VALUES, GET_VALUES_RESULT, Records, STDERR, STDOUT, UNKNOWN_TYPE, pair, record, request,
 };
 use crate::harness::server::{Setup, Speaks};
 use crate::harness::{differs, wait_until};
@@ -95,6 +97,124 @@ fn a_fast_request_overtakes_a_slow_one_and_an_abort_leaves_the_other() {
     });
 }
 
+/// Waits until the server has read all that was sent: it answers records in their order.
+fn has_read_all(records: &mut Records) {
+    records.client.send(record(GET_VALUES, 0, &pair("FCGI_MAX_REQS", "")));
+    assert_eq!(records.next().kind, GET_VALUES_RESULT);
+}
+
+#[test]
+fn fastcgi_5_5_with_two_threads_a_fast_request_ends_first_and_an_abort_leaves_the_other() {
+    differs(KEEPS, || {
+        let server = Setup::fastcgi("basic").set("threads", "2").start();
+        let mut records = Records::new(server.connect());
+        let begin = |records: &mut Records, id: u16, name: &str| {
+            records.client.send(request(id, "GET", &format!("/wait/{name}"), b"", true));
+            let file = server.path(&format!("{name}.in"));
+            wait_until("the request is inside the application", || file.exists());
+        };
+        let release = |name: &str| std::fs::write(server.path(&format!("{name}.go")), "").expect("the file");
+        begin(&mut records, 1, "slow");
+        records.client.send(request(2, "POST", "/echo", b"fast", true));
+        assert_eq!(body(&records.response(2).0), "fast");
+        begin(&mut records, 3, "other");
+        // One that waits for a thread, one whose body is not there yet, one that runs: each is aborted alone.
+        records.client.send(request(4, "GET", "/", b"", true)).send(record(ABORT, 4, b""));
+        let whole = request(5, "POST", "/echo", b"never whole", true);
+        records.client.send(&whole[..whole.len() - 8]).send(record(ABORT, 5, b""));
+        let unasked = records.next();
+        assert_eq!((unasked.kind, unasked.id, &unasked.content[3..5]), (END, 5, &[1, 0][..]));
+        records.client.send(record(ABORT, 1, b""));
+        has_read_all(&mut records);
+        release("slow");
+        let mut aborted = vec![records.response(1).1, records.response(4).1];
+        assert_eq!(aborted, [1, 1]);
+        release("other");
+        let (out, status) = records.response(3);
+        assert_eq!(status, 0, "{}", body(&out));
+        // Its ids are free again, those of the aborted too.
+        for id in [1, 4, 5] {
+            records.client.send(request(id, "POST", "/echo", b"again", true));
+            aborted.push(records.response(id).1);
+        }
+        assert_eq!(aborted, [1, 1, 0, 0, 0]);
+    });
+}
+
+#[test]
+fn fastcgi_3_5_the_end_of_the_connection_aborts_what_runs() {
+    differs(KEEPS, || {
+        let server = Setup::fastcgi("responses").start();
+        let mut records = Records::new(server.connect());
+        records.client.send(request(1, "GET", "/endless", b"", true));
+        assert_eq!(records.next().kind, STDOUT);
+        drop(records);
+        let notes = server.path("notes");
+        wait_until("close() was called", || {
+            std::fs::read_to_string(&notes).is_ok_and(|text| text.contains("closed endless"))
+        });
+    });
+}
+
+#[test]
+fn fastcgi_stderr_gets_what_the_application_writes_to_wsgi_errors() {
+    differs("`fastcgi-stderr` sends `wsgi.errors` and tracebacks to the web server as FCGI_STDERR too.", || {
+        let server = Setup::fastcgi("errors")
+            .set("fastcgi-stderr", "true")
+            .allow("Traceback")
+            .listen("http-socket", Speaks::Http)
+            .start();
+        let mut records = Records::new(server.connect());
+        let mut ask = |id: u16, path: &str| {
+            records.client.send(request(id, "GET", path, b"", true));
+            let (mut text, mut out, mut ended) = (Vec::new(), Vec::new(), false);
+            loop {
+                let next = records.next();
+                assert_eq!(next.id, id, "{next:?}");
+                match next.kind {
+                    STDERR => {
+                        assert!(!ended, "STDERR after its end");
+                        // Whole lines, as web servers log them.
+                        assert!(next.content.is_empty() || next.content.ends_with(b"\n"), "{next:?}");
+                        ended = next.content.is_empty();
+                        text.extend(next.content);
+                    }
+                    STDOUT => out.extend(next.content),
+                    END => {
+                        assert_eq!(ended, !text.is_empty(), "STDERR is ended if it was begun");
+                        return (String::from_utf8(text).expect("text"), String::from_utf8(out).expect("text"));
+                    }
+                    _ => panic!("{next:?}"),
+                }
+            }
+        };
+        let (text, out) = ask(1, "/write");
+        assert_eq!(text, "one line\ntwo lines\nprinted \u{20ac}\nlines\nof writelines\nthe end\n");
+        assert!(out.ends_with("written"), "{out}");
+        // The log has it all the same.
+        server.wait_for_log(&["of writelines"]);
+        assert_eq!(ask(1, "/quiet").0, "");
+        let (text, out) = ask(2, "/raise");
+        assert!(text.contains("Traceback") && text.contains("ValueError: on purpose"), "{text}");
+        assert!(out.starts_with("Status: 500 "), "{out}");
+        // What is written when the request is over is nobody's.
+        assert_eq!(ask(3, "/late").0, "");
+        assert_eq!(ask(4, "/release").0, "");
+        server.wait_for_log(&["written too late"]);
+        assert_eq!(ask(5, "/quiet").0, "");
+        // Over HTTP there is nobody to tell.
+        server.endpoint_at(1).connect().send(crate::harness::http::get("/write")).response().expect(200);
+    });
+}
+
+#[test]
+fn fastcgi_stderr_is_not_sent_unless_asked() {
+    let server = Setup::fastcgi("errors").start();
+    let mut records = Records::new(server.connect());
+    records.client.send(request(1, "GET", "/write", b"", false));
+    assert!(body(&records.response(1).0).ends_with("written"));
+}
+
 #[test]
 fn management_records_are_answered() {
     differs(MANAGES, || {
@@ -114,5 +234,67 @@ fn management_records_are_answered() {
         records.client.send(request(1, "POST", "/echo", b"still there", true));
         let first = records.next();
         assert_eq!(first.kind, STDOUT);
+    });
+}
+
+#[test]
+fn a_refusal_is_not_lost_to_a_web_server_that_still_sends_the_body() {
+    differs("A body above `limit-post` is refused with 413, chunked or not.", || {
+        let server = Setup::fastcgi("basic").set("limit-post", "1000").start();
+        for keep in [false, true] {
+            let mut records = Records::new(server.connect());
+            // More than the socket's buffers hold: a connection that is closed at once breaks this, and loses the answer.
+            records.client.send(request(1, "POST", "/echo", &vec![b'x'; 8_000_000], keep));
+            let (out, status) = records.response(1);
+            let out = String::from_utf8_lossy(&out).into_owned();
+            assert!(out.starts_with("Status: 413 ") && status == 0, "{out}");
+            if keep {
+                records.client.send(request(2, "POST", "/echo", b"and on", true));
+                assert_eq!(body(&records.response(2).0), "and on");
+            } else {
+                records.client.expect_closed();
+            }
+        }
+    });
+}
+
+#[test]
+fn a_web_server_that_leaves_within_a_body_ends_the_request() {
+    differs("Bad requests get an answer (400, 413, 414, 431, 501 or 505) and not an empty reply.", || {
+        let server = Setup::fastcgi("basic").start();
+        let mut records = Records::new(server.connect());
+        let whole = request(3, "POST", "/echo", &[b'x'; 1000], true);
+        records.client.send(&whole[..whole.len() - 500]).finish_sending();
+        let (out, status) = records.response(3);
+        let out = String::from_utf8_lossy(&out).into_owned();
+        assert!(out.starts_with("Status: 400 ") && status == 0, "{out}");
+        records.client.expect_closed();
+    });
+}
+
+#[test]
+fn kept_connections_and_half_requests_survive_a_reload() {
+    differs(KEEPS, || {
+        let server = Setup::fastcgi("basic").set("processes", "2").start();
+        let mut kept: Vec<Records> = (0..8).map(|_| Records::new(server.connect())).collect();
+        let ask = |records: &mut Records, id: u16| {
+            records.client.send(request(id, "GET", "/pid", b"", true));
+            body(&records.response(id).0)
+        };
+        let old: Vec<String> = kept.iter_mut().map(|records| ask(records, 1)).collect();
+        let mut half = Records::new(server.connect());
+        let whole = request(1, "POST", "/echo", &[b'x'; 1000], true);
+        half.client.send(&whole[..whole.len() - 500]);
+        server.signal(Signal::SIGHUP);
+        // Nobody closes them, whoever serves them: the web server may be about to send a request.
+        wait_until("new workers serve them all", || {
+            kept.iter_mut().all(|records| {
+                let pid = ask(records, 2);
+                !old.contains(&pid)
+            })
+        });
+        half.client.send(&whole[whole.len() - 500..]);
+        assert_eq!(body(&half.response(1).0).len(), 1000);
+        wait_until("the old worker has let it go", || !old.contains(&ask(&mut half, 9)));
     });
 }

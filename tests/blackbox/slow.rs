@@ -1,9 +1,11 @@
 //! Slow clients, many of them: what they do to everybody else, and when they are given up.
 
-use crate::harness::differs;
+use std::time::{Duration, Instant};
+
 use crate::harness::http::{Client, get, post};
 use crate::harness::server::Setup;
 use crate::harness::uwsgi::request;
+use crate::harness::{differs, patience};
 
 /// One worker with one thread: whatever holds it holds everybody.
 fn one_thread(app: &str) -> Setup {
@@ -107,7 +109,7 @@ fn connections_that_say_nothing() {
 }
 
 #[test]
-fn a_head_that_takes_too_long_gets_408() {
+fn rfc9110_15_5_9_a_head_that_takes_too_long_gets_408() {
     differs(
         "A head or body that takes too long gets 408: `http-headers-timeout` for a whole head, `socket-timeout` or `http-timeout` between the pieces of a body.",
         || {
@@ -122,7 +124,7 @@ fn a_head_that_takes_too_long_gets_408() {
 }
 
 #[test]
-fn a_body_that_takes_too_long_gets_408() {
+fn rfc9110_15_5_9_a_body_that_takes_too_long_gets_408() {
     differs(
         "A head or body that takes too long gets 408: `http-headers-timeout` for a whole head, `socket-timeout` or `http-timeout` between the pieces of a body.",
         || {
@@ -138,7 +140,39 @@ fn a_body_that_takes_too_long_gets_408() {
 }
 
 #[test]
-fn idle_connections_are_closed_in_silence() {
+fn rfc9110_15_5_9_a_body_that_trickles_below_its_rate_gets_408() {
+    differs("A body that brings less than `body-min-rate` (100 bytes a second, after 30 s of grace) gets 408.", || {
+        // Buffered, and read by the application.
+        for buffering in ["65536", "0"] {
+            let server = one_thread("basic")
+                .set("http-timeout", "1")
+                .set("body-min-rate", "1000000")
+                .set("post-buffering", buffering)
+                .allow("Traceback")
+                .start();
+            // As slow as it is, it never pauses: silence is not what ends it.
+            let mut client = server.connect();
+            client.send("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n");
+            client.socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a time-out");
+            let (mut answered, mut sent) = (None, 0);
+            let end = Instant::now() + patience();
+            while answered.is_none() && Instant::now() < end && client.try_send("x".repeat(100)).is_ok() {
+                sent += 100;
+                answered = client.try_some();
+            }
+            let answer = String::from_utf8(answered.expect("an answer")).expect("text");
+            let status = if buffering == "0" { "500" } else { "408" };
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+            assert!(sent > 200, "{sent}");
+            // One that is fast enough is not hurt, nor one that is short.
+            server.ask(post("/digest", vec![b'x'; 3_000_000])).expect(200);
+            server.ask(post("/digest", "short")).expect(200);
+        }
+    });
+}
+
+#[test]
+fn rfc9112_9_5_idle_connections_are_closed_in_silence() {
     differs(
         "`http-keepalive = N` closes connections that are idle for N seconds, in silence (75 by default and for 1, which only says yes); 0 closes after each response.",
         || {

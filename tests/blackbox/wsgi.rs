@@ -19,7 +19,7 @@ fn times(server: &Server, text: &str) -> usize {
 }
 
 #[test]
-fn environ_over_http() {
+fn pep3333_environ_variables_over_http() {
     let server = Setup::http("basic").start();
     let page = server.ask(
         "GET /environ/a%20b%C3%A4?q=%20x&y HTTP/1.1\r\nHost: Test:80\r\nX-Thing: a  b\r\nContent-Type: text/x\r\n\r\n",
@@ -68,7 +68,7 @@ fn remote_port_over_http() {
 }
 
 #[test]
-fn processes_and_threads_are_told_truthfully() {
+fn pep3333_thread_support_processes_and_threads_are_told_truthfully() {
     let server = Setup::http("basic").set("processes", "2").set("threads", "2").start();
     let page = server.get("/environ").expect(200).json();
     assert_eq!(page["wsgi.multithread"], true);
@@ -119,7 +119,7 @@ fn an_invalid_escape_stays_as_it_is() {
 #[test]
 fn forwarded_headers_have_no_effect() {
     differs(
-        "X-Forwarded-Proto and X-Forwarded-SSL have no effect on `wsgi.url_scheme` unless the front end sends HTTPS itself.",
+        "X-Forwarded-Proto has no effect on `wsgi.url_scheme` unless it comes from one of the `trusted-proxies`; X-Forwarded-SSL never has.",
         || {
             let server = Setup::http("basic").start();
             let page = server
@@ -133,7 +133,7 @@ fn forwarded_headers_have_no_effect() {
 }
 
 #[test]
-fn results_of_every_kind_are_sent_whole() {
+fn pep3333_buffering_and_streaming_results_of_every_kind_are_sent_whole() {
     let server = responses();
     let file: String = (0..20000).map(|n| format!("{n:06}\n")).collect();
     for (page, body) in [
@@ -164,7 +164,7 @@ fn results_of_every_kind_are_sent_whole() {
 }
 
 #[test]
-fn files_are_sent_from_where_they_stand() {
+fn pep3333_file_handling_files_are_sent_from_where_they_stand() {
     differs(
         "`wsgi.file_wrapper` sends a file from its current position, never more than Content-Length, and an object with nothing but `read` to its end.",
         || {
@@ -182,7 +182,7 @@ fn files_are_sent_from_where_they_stand() {
 }
 
 #[test]
-fn close_is_called_once_on_every_path() {
+fn pep3333_specification_close_is_called_once_on_every_path() {
     let server = responses();
     for (page, name) in [
         ("/closing", "closing"),
@@ -209,7 +209,7 @@ fn close_is_called_once_on_every_path() {
 }
 
 #[test]
-fn exceptions_before_the_head_are_answered_with_500() {
+fn pep3333_error_handling_exceptions_before_the_head_are_answered_with_500() {
     differs(
         "An application that raises before its head is out is answered with 500; afterwards the connection is cut without a final chunk.",
         || {
@@ -233,7 +233,7 @@ fn exceptions_before_the_head_are_answered_with_500() {
 }
 
 #[test]
-fn exceptions_after_the_head_cut_the_connection() {
+fn pep3333_error_handling_exceptions_after_the_head_cut_the_connection() {
     differs(
         "An application that raises before its head is out is answered with 500; afterwards the connection is cut without a final chunk.",
         || {
@@ -281,7 +281,7 @@ fn exit_in_the_application_is_an_exception() {
 }
 
 #[test]
-fn results_that_are_no_iterables() {
+fn pep3333_specification_results_that_are_no_iterables() {
     differs(
         "An application that raises before its head is out is answered with 500; afterwards the connection is cut without a final chunk.",
         || {
@@ -295,7 +295,7 @@ fn results_that_are_no_iterables() {
 }
 
 #[test]
-fn exc_info_replaces_what_is_not_out_yet() {
+fn pep3333_start_response_exc_info_replaces_what_is_not_out_yet() {
     differs("`start_response` with exc_info replaces a head that is not out yet, and the answer goes on.", || {
         let server = responses();
         let response = server.get("/exc-info").expect(503);
@@ -306,7 +306,7 @@ fn exc_info_replaces_what_is_not_out_yet() {
 }
 
 #[test]
-fn exc_info_raises_again_when_the_head_is_out() {
+fn pep3333_start_response_exc_info_raises_again_when_the_head_is_out() {
     let server = responses();
     let mut client = server.connect();
     client.send(get("/exc-info-late"));
@@ -318,7 +318,7 @@ fn exc_info_raises_again_when_the_head_is_out() {
 }
 
 #[test]
-fn start_response_twice_is_an_error() {
+fn pep3333_start_response_twice_is_an_error() {
     differs("Calling `start_response` twice without exc_info is an error, as PEP 3333 wants.", || {
         let server = responses();
         assert_eq!(server.get("/twice").status, 500);
@@ -327,7 +327,7 @@ fn start_response_twice_is_an_error() {
 }
 
 #[test]
-fn headers_reach_the_client_in_order() {
+fn pep3333_start_response_headers_reach_the_client_in_order() {
     let server = responses();
     let response = server.get("/headers").expect(200);
     let names: Vec<&str> = response
@@ -349,7 +349,7 @@ fn a_status_without_reason_gets_the_usual_one() {
 }
 
 #[test]
-fn response_headers_cannot_be_injected() {
+fn pep3333_start_response_headers_cannot_be_injected() {
     differs(
         "Response headers and statuses with control characters (CR, LF, NUL) are an error of the application and never sent.",
         || {
@@ -363,7 +363,7 @@ fn response_headers_cannot_be_injected() {
 }
 
 #[test]
-fn hop_by_hop_headers_are_the_servers_business() {
+fn pep3333_other_http_features_hop_by_hop_headers_are_the_servers_business() {
     differs(
         "Hop-by-hop headers of the application (Connection, Keep-Alive, Transfer-Encoding, ...) are dropped; `Connection: close` closes.",
         || {
@@ -380,7 +380,7 @@ fn hop_by_hop_headers_are_the_servers_business() {
 }
 
 #[test]
-fn bytes_beyond_the_length_are_not_sent() {
+fn pep3333_content_length_bytes_beyond_it_are_not_sent() {
     differs(
         "A body never exceeds its Content-Length; when it falls short, the connection is cut and a line logged.",
         || {
@@ -393,7 +393,7 @@ fn bytes_beyond_the_length_are_not_sent() {
 }
 
 #[test]
-fn a_body_that_is_too_short_closes_the_connection() {
+fn pep3333_content_length_a_body_that_is_too_short_closes_the_connection() {
     let server = responses();
     let mut client = server.connect();
     client.send(get("/short"));
@@ -403,7 +403,7 @@ fn a_body_that_is_too_short_closes_the_connection() {
 }
 
 #[test]
-fn the_body_is_read_like_a_file() {
+fn pep3333_input_the_body_is_read_like_a_file() {
     let server = Setup::http("inputs").start();
     let body = "one\ntwo\n\nlast";
     let mut wrong = Vec::new();
@@ -426,7 +426,7 @@ fn the_body_is_read_like_a_file() {
 }
 
 #[test]
-fn a_body_that_is_not_there_is_empty() {
+fn pep3333_input_a_body_that_is_not_there_is_empty() {
     let server = Setup::http("inputs").start();
     for page in ["read", "readline", "again"] {
         let found = server.get(&format!("/{page}")).expect(200).json();
@@ -435,7 +435,7 @@ fn a_body_that_is_not_there_is_empty() {
 }
 
 #[test]
-fn the_body_is_read_like_a_file_also_with_limits() {
+fn pep3333_input_the_body_is_read_like_a_file_also_with_limits() {
     differs(
         "`wsgi.input` is read exactly like a file: `read(0)`, `readline(size)`, `readlines(hint)`, `read(None)`, `seek` and `tell`.",
         || {
@@ -456,7 +456,7 @@ fn the_body_is_read_like_a_file_also_with_limits() {
 }
 
 #[test]
-fn what_the_application_prints_is_in_the_log() {
+fn pep3333_errors_what_the_application_prints_is_in_the_log() {
     differs("`wsgi.errors` is written to the log at the end of each line.", || {
         let server = Setup::http("basic").start();
         server.get("/log?one").expect(200);

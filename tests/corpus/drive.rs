@@ -367,6 +367,7 @@ fn forwarded_outcome(input: &[u8]) -> Events {
         format!("port={}", or_none(told.port.map(|port| port.to_string()))),
         format!("scheme={}", told.scheme.map_or("none", |scheme| scheme.name())),
         format!("host={}", or_none(told.host.map(show))),
+        format!("disputed={}", if told.disputed { "yes" } else { "no" }),
     ]]
 }
 

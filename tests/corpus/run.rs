@@ -76,6 +76,21 @@ fn cases_of_trusted_proxies_have_their_outcome() {
     run("forwarded");
 }
 
+/// Where cases come from.
+const SOURCES: [&str; 7] =
+    ["RFC ", "FastCGI 1.0, ", "SCGI, ", "PROXY protocol ", "uwsgi, ", "uWSGI: ", "trusted-proxies: "];
+
+#[test]
+fn every_case_names_the_clause_it_comes_from() {
+    let nameless: Vec<String> = PROTOCOLS
+        .into_iter()
+        .flat_map(cases)
+        .map(|case| case.place)
+        .filter(|place| !SOURCES.iter().any(|source| place.contains(&format!(": {source}"))))
+        .collect();
+    assert!(nameless.is_empty(), "{nameless:#?}");
+}
+
 /// Random numbers (xorshift64*): the same ones at every run.
 struct Random(u64);
 

@@ -352,7 +352,7 @@ impl Load {
             }
             self.answered += 1;
             self.longest = self.longest.max(took);
-            if !self.close && number % RESTS == 0 {
+            if !self.close && number.is_multiple_of(RESTS) {
                 let rest = Duration::from_micros(self.random(60_000));
                 self.due.push(Reverse((Instant::now() + rest, number)));
             } else {

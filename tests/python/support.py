@@ -76,6 +76,9 @@ def processes_of(group):
 class Process:
     """A program in a process group of its own, with its output in a file."""
 
+    #: What it is asked to end with.
+    stop_signal = signal.SIGTERM
+
     def __init__(self, words, *, folder, env=None, fds=()):
         self.folder = folder
         self.log_path = folder / f"{Path(words[0]).name}.log"
@@ -116,7 +119,7 @@ class Process:
 
     def stop(self):
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            self.process.send_signal(self.stop_signal)
         try:
             code = self.process.wait(PATIENCE)
             wait_until("no process is left", lambda: not processes_of(self.process.pid))

@@ -50,7 +50,10 @@ def folder():
 
 
 def test_all_files_are_tested():
-    assert {path.name for path in CONFIGS.iterdir()} == {"README.md", "minimal.ini", "production.ini", "nginx.conf"}
+    here = {"README.md", "minimal.ini", "production.ini", "nginx.conf"}
+    # test_frontends.py
+    there = {"nginx", "apache", "haproxy", "lighttpd", "caddy", "nghttpx"}
+    assert {path.name for path in CONFIGS.iterdir()} == here | there
     assert {path.name for path in EXAMPLES.iterdir()} == {"hello", "flask", "django"}
 
 

@@ -1,7 +1,9 @@
 //! Listening sockets, requests and responses, HTTP, TLS, static files.
 
-use super::{ADDRESS, FLAG, NUMBER, OPTIONAL, OPTIONAL_NUMBER, OPTIONAL_OCTAL, OWNER, Row, TEXT};
+use super::{ADDRESS, FLAG, NUMBER, OPTIONAL, OPTIONAL_BOOL, OPTIONAL_NUMBER, OPTIONAL_OCTAL, OWNER, Row, TEXT};
 use crate::protocol::Protocol;
+
+const NO_NPH: &str = "web servers read the `Status:` line of CGI programs; use fastcgi-socket or scgi-socket";
 
 pub(super) const SOCKETS: &[Row] = &[
     Row::new("socket", ADDRESS, "listen; speaks what `protocol` says, uwsgi otherwise")
@@ -25,11 +27,11 @@ pub(super) const SOCKETS: &[Row] = &[
     Row::new("https-socket-modifier1", NUMBER, "modifier1 for https-socket requests"),
     Row::new("https-socket-modifier2", NUMBER, "modifier2 for https-socket requests"),
     Row::new("fastcgi-socket", ADDRESS, "listen for FastCGI").listed().set(|d, s| d.socket(s, Some(Protocol::FastCgi))),
-    Row::new("fastcgi-nph-socket", TEXT, "FastCGI listener, response starts with an HTTP status line"),
+    Row::new("fastcgi-nph-socket", TEXT, "FastCGI listener, response starts with an HTTP status line").refused(NO_NPH),
     Row::new("fastcgi-modifier1", NUMBER, "modifier1 for FastCGI requests"),
     Row::new("fastcgi-modifier2", NUMBER, "modifier2 for FastCGI requests"),
     Row::new("scgi-socket", ADDRESS, "listen for SCGI").listed().set(|d, s| d.socket(s, Some(Protocol::Scgi))),
-    Row::new("scgi-nph-socket", TEXT, "SCGI listener, HTTP status-line response head"),
+    Row::new("scgi-nph-socket", TEXT, "SCGI listener, HTTP status-line response head").refused(NO_NPH),
     Row::new("scgi-modifier1", NUMBER, "modifier1 for SCGI requests"),
     Row::new("scgi-modifier2", NUMBER, "modifier2 for SCGI requests"),
     Row::new("raw-socket", TEXT, "hand the accepted fd to a raw handler"),
@@ -56,14 +58,21 @@ pub(super) const SOCKETS: &[Row] = &[
     Row::new("map-socket", TEXT, "socketN:w1,w2 - restrict a socket to some workers"),
     Row::new("no-fd-passing", FLAG, "disable fd passing on unix sockets")
         .always("descriptors are never passed to front ends"),
-    Row::new("no-defer-accept", FLAG, "disable TCP_DEFER_ACCEPT"),
+    Row::new("no-defer-accept", FLAG, "accept TCP connections before their first bytes are there")
+        .set(|d, s| d.settings.defer_accept = !d.flag(s)),
     Row::new("tcp-nodelay", FLAG, "TCP_NODELAY on accepted connections").always("it is always on"),
     Row::new("so-keepalive", FLAG, "SO_KEEPALIVE on listeners"),
     Row::new("so-send-timeout", FLAG, "SO_SNDTIMEO on listeners (declared without argument: unusable as \"--x N\")")
         .also(&["socket-send-timeout", "so-write-timeout", "socket-write-timeout"]),
     Row::new("socket-sndbuf", NUMBER, "SO_SNDBUF"),
     Row::new("socket-rcvbuf", NUMBER, "SO_RCVBUF"),
-    Row::new("enable-proxy-protocol", FLAG, "accept PROXY v1 line on http parsers"),
+    Row::new("enable-proxy-protocol", FLAG, "connections of http-socket begin with a PROXY protocol header (v1, v2)")
+        .set(|d, s| d.proxy_protocol.own = d.flag(s)),
+    Row::new("trusted-proxies", TEXT, "networks and `unix`: whose Forwarded and X-Forwarded-* are believed")
+        .listed()
+        .set(|d, s| d.trusted_proxies(s)),
+    Row::new("fastcgi-stderr", FLAG, "what is written to wsgi.errors goes to the FastCGI web server too")
+        .set(|d, s| d.settings.fastcgi_stderr = d.flag(s)),
     Row::new("reuse-port", FLAG, "SO_REUSEPORT on listeners"),
     Row::new("tcp-fast-open", NUMBER, "TCP_FASTOPEN queue").also(&["tcp-fastopen"]),
     Row::new("tcp-fast-open-client", FLAG, "client TFO").also(&["tcp-fastopen-client"]),
@@ -79,6 +88,12 @@ pub(super) const REQUEST: &[Row] = &[
     Row::new("socket-timeout", NUMBER, "seconds for every deadline of a connection not set otherwise")
         .short('z')
         .set(|d, s| d.timeouts.all = d.seconds(s)),
+    Row::new(
+        "body-min-rate",
+        NUMBER,
+        "bytes a second a body must bring on average, after its first 30 s (100; 0: any)",
+    )
+    .set(|d, s| d.fill_number(s, 0..=u32::MAX.into(), |x| &mut x.timeouts.body_rate)),
     Row::new("limit-post", NUMBER, "longest request body in bytes (0: any)")
         .set(|d, s| d.fill_number(s, 0..=u64::MAX, |x| &mut x.limit_post)),
     Row::new("post-buffering", NUMBER, "request bodies above these bytes go to a file (65536); 0 streams them")
@@ -118,7 +133,7 @@ pub(super) const HTTP_ROUTER: &[Row] = &[
     Row::new("http", ADDRESS, "the same as http-socket; there is no router process")
         .also(&["httprouter"])
         .listed()
-        .set(|d, s| d.socket(s, Some(Protocol::Http))),
+        .set(|d, s| d.routed_socket(s)),
     Row::new("https", TEXT, "addr,cert,key[,ciphers[,clientca]]"),
     Row::new("https2", TEXT, "key=value variant"),
     Row::new("https-export-cert", FLAG, "export client cert as HTTPS_CC"),
@@ -169,7 +184,12 @@ pub(super) const HTTP_ROUTER: &[Row] = &[
     Row::new("http-connect-timeout", NUMBER, "backend connect timeout"),
     Row::new("http-manage-source", FLAG, "icecast SOURCE"),
     Row::new("http-manage-rtsp", FLAG, "RTSP"),
-    Row::new("http-enable-proxy-protocol", OPTIONAL, "PROXY v1 on router"),
+    Row::new(
+        "http-enable-proxy-protocol",
+        OPTIONAL_BOOL,
+        "connections of http begin with a PROXY protocol header (v1, v2)",
+    )
+    .set(|d, s| d.proxy_protocol.routed = d.flag(s)),
 ];
 
 pub(super) const SSL: &[Row] = &[

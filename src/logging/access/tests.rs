@@ -24,6 +24,7 @@ fn render(format: &Format, protocol: Protocol, bytes: &[u8], zone: &str, change:
         request: &request,
         head: bytes,
         peer: &peer,
+        told: None,
         local: &local,
         status: 200,
         body_bytes: 567,

@@ -67,6 +67,11 @@ fn render_stream(kind: u8, id: u16, bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
+/// Appends the end of STDERR, for a request that had any.
+pub fn render_stderr_end(id: u16, out: &mut Vec<u8>) {
+    out.extend_from_slice(&record_header(STDERR, id, 0));
+}
+
 /// Appends the end of STDOUT and the END_REQUEST of a request that was answered.
 pub fn render_finish(id: u16, app_status: u32, out: &mut Vec<u8>) {
     out.extend_from_slice(&record_header(STDOUT, id, 0));
@@ -103,7 +108,8 @@ mod tests {
         assert_eq!(records(&out), [(STDOUT, 7, MAX_CONTENT), (STDOUT, 7, MAX_CONTENT), (STDOUT, 7, 1)]);
         out.clear();
         render_stderr(0x1234, b"oops\n", &mut out);
-        assert_eq!(out, b"\x01\x07\x12\x34\x00\x05\x00\x00oops\n");
+        render_stderr_end(0x1234, &mut out);
+        assert_eq!(out, b"\x01\x07\x12\x34\x00\x05\x00\x00oops\n\x01\x07\x12\x34\0\0\0\0");
     }
 
     #[test]

@@ -257,10 +257,16 @@ fn rfc9112_7_1_chunk_sizes() {
 #[test]
 fn plain_errors_are_whole_messages() {
     let mut out = Vec::new();
-    plain_error(400, &facts(), &mut out);
+    plain_error(400, &Facts { keep_alive: false, ..facts() }, &mut out);
     let expected = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 12\r\n\
                     Date: Sun, 22 Nov 2026 12:31:57 GMT\r\nConnection: close\r\n\r\nBad Request\n";
     assert_eq!(String::from_utf8(out).unwrap(), expected);
+    for (version, connection) in [(Version::Http11, ""), (Version::Http10, "Connection: keep-alive\r\n")] {
+        let mut out = Vec::new();
+        plain_error(500, &Facts { version, ..facts() }, &mut out);
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains(&format!(" GMT\r\n{connection}\r\nInternal")), "{text}");
+    }
     let mut out = Vec::new();
     plain_error(500, &Facts { protocol: Protocol::Uwsgi, head_request: true, ..facts() }, &mut out);
     let expected = "HTTP/1.1 500 Internal Server Error\r\nContent-Type: text/plain\r\nContent-Length: 22\r\n\r\n";

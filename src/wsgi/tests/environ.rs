@@ -139,7 +139,7 @@ fn a_unix_socket_has_an_empty_address_and_no_port() {
 
 #[test]
 fn threads_and_processes_are_told_truthfully() {
-    let many = Options { threads: 4, processes: 2, manage_script_name: false };
+    let many = Options { threads: 4, processes: 2, ..options() };
     let environ = environs_with(&many, vec![Fake::get("/")]).remove(0);
     assert_eq!((&*environ["wsgi.multithread"], &*environ["wsgi.multiprocess"]), ("True", "True"));
     assert_eq!(environ["uwsgi.core"], "0");

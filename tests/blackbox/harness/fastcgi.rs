@@ -8,6 +8,7 @@ pub const END: u8 = 3;
 pub const PARAMS: u8 = 4;
 pub const STDIN: u8 = 5;
 pub const STDOUT: u8 = 6;
+pub const STDERR: u8 = 7;
 pub const GET_VALUES: u8 = 9;
 pub const GET_VALUES_RESULT: u8 = 10;
 pub const UNKNOWN_TYPE: u8 = 11;
@@ -41,9 +42,14 @@ pub fn pair(name: &str, value: &str) -> Vec<u8> {
 
 /// A request with the variables of nginx's `fastcgi_params`.
 pub fn request(id: u16, method: &str, path: &str, body: &[u8], keep: bool) -> Vec<u8> {
+    request_with(id, method, path, body, keep, &[])
+}
+
+/// The same with `more` variables, which may name one again to replace it.
+pub fn request_with(id: u16, method: &str, path: &str, body: &[u8], keep: bool, more: &[(&str, &str)]) -> Vec<u8> {
     let length = body.len().to_string();
     let mut params = Vec::new();
-    for (name, value) in [
+    let mut vars = vec![
         ("QUERY_STRING", ""),
         ("REQUEST_METHOD", method),
         ("CONTENT_TYPE", ""),
@@ -56,7 +62,13 @@ pub fn request(id: u16, method: &str, path: &str, body: &[u8], keep: bool) -> Ve
         ("REMOTE_ADDR", "192.0.2.7"),
         ("SERVER_NAME", "front.example"),
         ("SERVER_PORT", "80"),
-    ] {
+        ("HTTP_HOST", "front.example"),
+    ];
+    for &(name, value) in more {
+        vars.retain(|(known, _)| *known != name);
+        vars.push((name, value));
+    }
+    for (name, value) in vars {
         params.extend_from_slice(&pair(name, value));
     }
     let mut out = record(BEGIN, id, &[0, 1, u8::from(keep), 0, 0, 0, 0, 0]);

@@ -291,6 +291,11 @@ impl Client {
         Ok(std::mem::take(&mut self.unread))
     }
 
+    /// What has come, if anything comes within the read time-out.
+    pub fn try_some(&mut self) -> Option<Vec<u8>> {
+        self.fill().is_ok_and(|count| count > 0).then(|| std::mem::take(&mut self.unread))
+    }
+
     /// At least one byte, whatever has come.
     #[track_caller]
     pub fn some(&mut self) -> Vec<u8> {

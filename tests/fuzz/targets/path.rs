@@ -1,0 +1,5 @@
+//! Paths of request targets.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| rsgi_fuzz::check_path(input));
