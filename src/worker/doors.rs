@@ -116,6 +116,8 @@ impl Reactor {
         for index in 0..state.doors.len() {
             self.watch_door(state, index, false);
         }
+        // Whoever waits for events already does not know how long he may.
+        self.interrupt();
     }
 
     pub(super) fn resume_accepting(&self, state: &mut State) {
