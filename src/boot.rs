@@ -1,5 +1,10 @@
 //! From the command line to a running master: reads the configuration, prepares the process, binds the sockets, gives
 //! privileges up, and connects the parts. What was made on the way is removed again when the start fails.
+//! `once` does the same for a CGI program.
+
+mod once;
+
+mod upgrade;
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -13,12 +18,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::cli::{self, Command};
-use crate::config::hooks::Phase;
+use crate::config::hooks::{Hook, Phase};
 use crate::config::{self, Argument, Facts, ProcessNames, Recycle, Settings};
 use crate::logging::access::Format;
-use crate::master::{self, Hooks, Sockets, Start, Task};
+use crate::master::{self, Hooks, Origin, Outcome, Sockets, Start, Task};
 use crate::net::listener::{self, SocketFile};
 use crate::protocol::http::head::Limits;
+use crate::sys::exec::Program;
 use crate::sys::process::{self, Fork};
 use crate::sys::{self, fd, user};
 use crate::worker::Quota;
@@ -37,18 +43,33 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
 /// an interpreter runs already, it has to hear of it.
 pub(crate) fn run(arguments: &[OsString], fork: fn() -> io::Result<Fork>) -> u8 {
     logging::start();
+    match upgrade::role() {
+        upgrade::Role::Server => start(arguments, fork),
+        upgrade::Role::Trial(handoff, control) => upgrade::try_out(arguments, &handoff, control),
+        upgrade::Role::Successor(handoff) => upgrade::succeed(arguments, *handoff, fork),
+        upgrade::Role::Unable(why) => refuse([why]),
+    }
+}
+
+/// Begins a server.
+fn start(arguments: &[OsString], fork: fn() -> io::Result<Fork>) -> u8 {
+    // Where the process was started, and before a title takes its name away.
+    let program = Program::of_this_process().map_err(|error| format!("the program's file is not known: {error}"));
     let own = arguments.get(1..).unwrap_or_default();
-    let (check, arguments) = match cli::parse(own) {
+    let (check, cgi, arguments) = match cli::parse(own) {
         Ok(Command::Help(text) | Command::Version(text)) => return print(&text),
-        Ok(Command::Run { check, arguments }) => (check, arguments),
+        Ok(Command::Run { check, cgi, arguments }) => (check, cgi, arguments),
         Err(errors) => return refuse(errors),
     };
     let start_dir = match std::env::current_dir() {
         Ok(dir) => dir,
         Err(error) => return refuse([format!("the current directory cannot be told: {error}")]),
     };
+    if cgi && !check {
+        return once::run(&arguments, &start_dir);
+    }
     let (passed, systemd_line) = listener::systemd(std::process::id(), |name| std::env::var(name).ok());
-    let facts = facts(start_dir.clone(), !passed.is_empty());
+    let facts = facts(start_dir.clone(), cgi || !passed.is_empty());
     let loaded = match config::load(&arguments, &facts) {
         Ok(loaded) => loaded,
         Err(errors) => {
@@ -83,7 +104,7 @@ pub(crate) fn run(arguments: &[OsString], fork: fn() -> io::Result<Fork>) -> u8 
     for name in SYSTEMD_VARIABLES {
         process::remove_variable(name);
     }
-    serve(settings, passed, start_dir, reader(arguments, facts), fork)
+    serve(settings, passed, start_dir, reader(arguments, facts), fork, program)
 }
 
 fn print(text: &str) -> u8 {
@@ -105,10 +126,26 @@ fn refuse(errors: impl IntoIterator<Item = impl std::fmt::Display>) -> u8 {
     exit::ERROR
 }
 
+/// What the standard input held, which can be read only once.
+static STDIN: OnceLock<Result<Vec<u8>, String>> = OnceLock::new();
+
+/// What was read from the standard input so far.
+fn stdin_so_far() -> Option<Vec<u8>> {
+    STDIN.get().and_then(|read| read.as_ref().ok().cloned())
+}
+
+/// What a program before in this process has read from it.
+fn remember_stdin(bytes: Vec<u8>) {
+    let _ = STDIN.set(Ok(bytes));
+}
+
+fn configuration_errors(errors: &[config::Error]) -> Vec<String> {
+    errors.iter().map(ToString::to_string).collect()
+}
+
 /// What the configuration has to know of the system.
 fn facts(start_directory: PathBuf, inherited_sockets: bool) -> Facts {
     let (uid, gid) = user::own();
-    let stdin: OnceLock<Result<Vec<u8>, String>> = OnceLock::new();
     Facts {
         start_directory,
         environment: std::env::vars_os()
@@ -124,8 +161,8 @@ fn facts(start_directory: PathBuf, inherited_sockets: bool) -> Facts {
         binary: std::env::current_exe().unwrap_or_else(|_| "rsgi".into()),
         inherited_sockets,
         reloading: false,
-        stdin: Box::new(move || {
-            let read = stdin.get_or_init(|| {
+        stdin: Box::new(|| {
+            let read = STDIN.get_or_init(|| {
                 let mut bytes = Vec::new();
                 io::stdin().read_to_end(&mut bytes).map(|_| bytes).map_err(|error| error.to_string())
             });
@@ -147,8 +184,7 @@ fn facts(start_directory: PathBuf, inherited_sockets: bool) -> Facts {
 fn reader(arguments: Vec<Argument>, facts: Facts) -> Box<dyn FnMut() -> Result<Settings, Vec<String>>> {
     let facts = Facts { reloading: true, ..facts };
     Box::new(move || {
-        let loaded = config::load(&arguments, &facts)
-            .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        let loaded = config::load(&arguments, &facts).map_err(|errors| configuration_errors(&errors))?;
         for warning in &loaded.warnings {
             log::warn!("{warning}");
         }
@@ -240,6 +276,7 @@ fn serve(
     start_dir: PathBuf,
     read: Box<dyn FnMut() -> Result<Settings, Vec<String>>>,
     fork: fn() -> io::Result<Fork>,
+    program: Result<Program, String>,
 ) -> u8 {
     if let Err(error) = process::may_become(settings.uid, settings.gid) {
         log::error!("{}: {error}", place_of_user(&settings));
@@ -269,16 +306,22 @@ fn serve(
         return exit::ERROR;
     }
     introduce(&settings, &sockets);
+    let origin = Origin { program, pidfile: made.pidfile.clone(), stdin: stdin_so_far };
     let entitle = |settings: &Settings| rename(title(&settings.process_names, &Role::Master));
     entitle(&settings);
     let home_dir = start_dir.clone();
     let hooks = Hooks { read, fork, entitle, zygote: Box::new(move |task| run_zygote(task, &home_dir)) };
     let at_exit = settings.hooks.clone();
-    let outcome = master::run(Start { settings, sockets, passed, start_dir, hooks });
+    let outcome = master::run(Start { settings, sockets, passed, start_dir, hooks, origin });
+    finish(&made, &at_exit, outcome)
+}
+
+/// The end of a server in order.
+fn finish(made: &Made, at_exit: &[Hook], outcome: Outcome) -> u8 {
     if outcome.code != exit::OK || outcome.vacuum {
         made.remove(&outcome.files);
     }
-    if let Err(error) = hooks::run(&at_exit, Phase::AtExit) {
+    if let Err(error) = hooks::run(at_exit, Phase::AtExit) {
         log::error!("{error}");
     }
     log::info!("stopped");
@@ -419,6 +462,7 @@ fn run_zygote(task: Task, start_dir: &Path) -> u8 {
                 processes: settings.processes,
                 manage_script_name: settings.manage_script_name,
                 fastcgi_stderr: settings.fastcgi_stderr,
+                run_once: false,
             },
         };
         let id = context.id;
@@ -498,6 +542,7 @@ fn worker_options(settings: &Settings) -> worker::Options {
         response_buffer: settings.response_buffer,
         timeouts: settings.timeouts.clone(),
         quota: quota(&settings.recycle),
+        mercy: settings.recycle.mercy,
         harakiri: (!settings.harakiri.limit.is_zero()).then_some(worker::HarakiriLimits {
             limit: settings.harakiri.limit,
             grace: settings.harakiri.grace,

@@ -23,13 +23,15 @@ pub enum Command {
     Run {
         /// `--check`: only load, report, and exit with 0 or 1.
         check: bool,
+        /// `--cgi`: answer the one request that the environment and standard input are.
+        cgi: bool,
         /// For `config::load`, the same again at each reload.
         arguments: Vec<Argument>,
     },
 }
 
 /// Names of the flags that clap owns.
-const FLAGS: &[&str] = &["help", "usage", "version", "check"];
+const FLAGS: &[&str] = &["help", "usage", "version", "check", "cgi"];
 
 fn command() -> clap::Command {
     clap::Command::new("rsgi")
@@ -47,6 +49,11 @@ fn command() -> clap::Command {
                 .action(ArgAction::SetTrue)
                 .help("Read the configuration, report what is wrong with it, and exit with 0 or 1"),
         )
+        .arg(Arg::new("cgi").long("cgi").action(ArgAction::SetTrue).help(
+            "Answer one request as a CGI program (RFC 3875), without a master or any socket; options of sockets, \
+             processes, reloads, limits, statistics and request lines mean nothing then. What follows a FILE is not \
+             read: web servers put words of the query there",
+        ))
         .after_help(rows_help())
 }
 
@@ -73,6 +80,11 @@ pub fn parse(arguments: &[OsString]) -> Result<Command, Vec<Error>> {
             reader.short(&text[1..], &mut rest);
         } else {
             reader.file(text);
+            if reader.flags.contains(&"--cgi") {
+                // The line `#!/usr/bin/rsgi --cgi` at the head of FILE makes a web server start this, with words of
+                // the client's behind it (RFC 3875 section 4.4).
+                break;
+            }
         }
     }
     let mut command = command();
@@ -93,7 +105,8 @@ pub fn parse(arguments: &[OsString]) -> Result<Command, Vec<Error>> {
         return Err(reader.errors);
     }
     reader.arguments.append(&mut reader.files);
-    Ok(Command::Run { check: flags.get_flag("check"), arguments: reader.arguments })
+    let (check, cgi) = (flags.get_flag("check"), flags.get_flag("cgi"));
+    Ok(Command::Run { check, cgi, arguments: reader.arguments })
 }
 
 #[derive(Default)]
@@ -195,6 +208,7 @@ impl Reader {
         let flag = match name {
             "version" => "--version",
             "check" => "--check",
+            "cgi" => "--cgi",
             _ => "--help",
         };
         // clap refuses a flag given twice.
@@ -323,6 +337,16 @@ mod tests {
         let errors = read("-Z --ini").unwrap_err();
         assert!(errors[0].to_string().starts_with("-Z: expected an option"));
         assert_eq!(errors[1].to_string(), "--ini: expected a value (PATH), found nothing");
+    }
+
+    #[test]
+    fn a_cgi_program_takes_no_words_behind_its_file() {
+        assert_eq!(settings("--cgi app.ini --env A=b other.ini --proceses"), [("include".into(), "app.ini".into())]);
+        let expected = [("ini".into(), "app.ini".into()), ("threads".into(), "2".into())];
+        assert_eq!(settings("--cgi --ini app.ini --threads 2"), expected);
+        for line in ["--cgi app.ini", "--ini app.ini --cgi", "--cgi --cgi --ini a"] {
+            assert!(matches!(read(line), Ok(Command::Run { cgi: true, check: false, .. })), "{line}");
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub enum ToZygote {
 pub enum FromZygote {
     /// The application is imported (or, with `lazy-apps`, the interpreter is up); workers can be forked.
     Ready,
-    /// The application could not be loaded; the traceback is in the log, this is the cause in one line.
+    /// The application could not be loaded: the cause in one line, and after it the traceback (which is in the log) or its end.
     LoadFailed(String),
     /// The files of the imported modules; the message carries a descriptor of their list.
     Modules,
@@ -71,7 +71,7 @@ pub enum ToWorker {
 pub enum FromWorker {
     /// Import and post-fork work are done and the listeners are watched.
     Ready,
-    /// `lazy-apps`: the application could not be loaded; the traceback is in the log.
+    /// `lazy-apps`: the application could not be loaded, as [`FromZygote::LoadFailed`].
     LoadFailed(String),
     /// Somebody sent this worker TERM or HUP: it asks to be retired, once a replacement is ready.
     AsksToRetire,

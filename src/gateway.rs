@@ -97,6 +97,18 @@ pub struct Payload<'a> {
     pub keep: &'a mut dyn FnMut() -> Kept,
 }
 
+/// A part of a regular file that is the whole body of a response. The descriptor is the worker's own: what the application
+/// does to its file object, closing it included, changes nothing, and the position of the file is not used.
+#[derive(Debug)]
+pub struct FilePart {
+    /// Opened for reading.
+    pub file: File,
+    /// Where the part begins.
+    pub start: u64,
+    /// Bytes of it, more than none.
+    pub len: u64,
+}
+
 /// What came of handing over a piece of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
@@ -113,7 +125,7 @@ pub enum Sent {
 /// One request and its response, seen from the application's side.
 ///
 /// Order of calls: `request`, `take_body`, then `send` any number of times (the first one with a head
-/// that was filled by `start_response`), then exactly one of `finish` and `fail`.
+/// that was filled by `start_response`) or `send_file` once, then exactly one of `finish` and `fail`.
 pub trait Exchange: Send {
     /// The parsed head and the bytes its spans refer to.
     fn request(&self) -> (&Request, &[u8]);
@@ -140,6 +152,10 @@ pub trait Exchange: Send {
     /// ignore `head` and `total`. Never blocks and never needs the interpreter; empty pieces are
     /// ignored once the head is out.
     fn send(&mut self, head: &mut Head, piece: Payload<'_>, total: Option<u64>) -> Sent;
+
+    /// Sends a part of a file as the whole body: as `send` of all its bytes, but of no more than the head's Content-Length. To be
+    /// called instead of the first `send`. It does not wait for the client, but it may wait for the disk: call it detached.
+    fn send_file(&mut self, head: &mut Head, part: FilePart) -> Sent;
 
     /// Whether the head was fixed by a `send` (`start_response` may no longer replace it).
     fn head_sent(&self) -> bool;

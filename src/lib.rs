@@ -4,6 +4,7 @@
 //! The code map is `src/README.md`; every file says at its head what it is for.
 
 pub mod boot;
+pub mod cgi;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -65,6 +65,16 @@ impl Mailboxes {
         Ok(Mailboxes(self.0.iter().map(twin).collect::<io::Result<_>>()?))
     }
 
+    /// Those that another program made in this process: the reading and the writing end of each.
+    pub fn adopt(ends: Vec<(OwnedFd, OwnedFd)>) -> Mailboxes {
+        Mailboxes(ends.into_iter().map(|(read, write)| Mailbox { read, write }).collect())
+    }
+
+    /// The reading and the writing end of each, for [`Mailboxes::adopt`].
+    pub fn descriptors(&self) -> impl Iterator<Item = (BorrowedFd<'_>, BorrowedFd<'_>)> {
+        self.0.iter().map(|mailbox| (mailbox.read.as_fd(), mailbox.write.as_fd()))
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.0.len()

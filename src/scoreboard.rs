@@ -8,6 +8,7 @@
 //! [`Scoreboard::settle`] once, so that [`Scoreboard::worker`] gives everybody his own slot.
 
 use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::sys::memory::SharedRows;
@@ -130,6 +131,27 @@ impl Scoreboard {
             lanes: (0..workers.max(1)).map(|_| AtomicU32::new(0)).collect(),
             threads_per_worker: threads.max(1),
         })
+    }
+
+    /// The table that another program made in this process; `descriptors` are its [`Scoreboard::descriptors`].
+    ///
+    /// # Errors
+    /// The system's; when it is of another size.
+    pub fn adopt(descriptors: [OwnedFd; 3], workers: usize, threads: usize) -> io::Result<Scoreboard> {
+        let [totals, rows, cores] = descriptors;
+        let slots = workers.max(1) * LANES as usize;
+        Ok(Scoreboard {
+            totals: SharedRows::adopt(totals, 1)?,
+            workers: SharedRows::adopt(rows, slots)?,
+            threads: SharedRows::adopt(cores, slots * threads.max(1))?,
+            lanes: (0..workers.max(1)).map(|_| AtomicU32::new(0)).collect(),
+            threads_per_worker: threads.max(1),
+        })
+    }
+
+    /// The memory of the table, for [`Scoreboard::adopt`].
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
+        [self.totals.descriptor(), self.workers.descriptor(), self.threads.descriptor()]
     }
 
     /// How many worker numbers there are.

@@ -191,7 +191,7 @@ pub struct RequestInfo {
 }
 
 /// How reloads went.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Reloads {
     /// Those whose generation serves or has served.
     pub done: u64,
@@ -199,6 +199,28 @@ pub struct Reloads {
     pub failed: u64,
     /// `none`, `running`, `done` or `failed`: the last one.
     pub last: &'static str,
+    /// Why the last one failed; empty when it did not.
+    pub reason: String,
+    /// The end of the traceback, of an application that could not be imported.
+    pub traceback: String,
+}
+
+impl Reloads {
+    /// One that was given up.
+    pub fn fail(&mut self, reason: &str, traceback: &str) {
+        *self = Reloads {
+            done: self.done,
+            failed: self.failed + 1,
+            last: "failed",
+            reason: reason.into(),
+            traceback: traceback.into(),
+        };
+    }
+
+    /// One whose generation serves.
+    pub fn succeed(&mut self) {
+        *self = Reloads { done: self.done + 1, failed: self.failed, last: "done", ..Reloads::default() };
+    }
 }
 
 /// The same moment on two clocks.

@@ -28,7 +28,7 @@ use crate::sys::signal::{self, Signal};
 use crate::wsgi::{self, Apps, LoadSpec};
 
 /// How long threads of the application may hold up the end of a worker that has nothing left to do.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a zygote works with.
 pub struct Zygote {
@@ -78,16 +78,9 @@ pub fn run(zygote: Zygote, worker: impl FnOnce(Birth, Load) -> u8) -> u8 {
         tell(&zygote.control, &FromZygote::StartFailed(format!("signals cannot be set up: {error}")));
         return exit::ERROR;
     }
-    if let Err(cause) = interpreter::start(&zygote.interpreter) {
+    if let Err(cause) = start_python(&zygote.interpreter, &zygote.environment) {
         tell(&zygote.control, &FromZygote::StartFailed(cause));
         return exit::ERROR;
-    }
-    if let Err(error) = Python::attach(|py| set_environment(py, &zygote.environment)) {
-        tell(&zygote.control, &FromZygote::StartFailed(format!("os.environ cannot be set: {error}")));
-        return exit::ERROR;
-    }
-    if let Err(error) = Python::attach(limits::install) {
-        log::warn!("programs started by the application will have the server's limit of descriptors: {error}");
     }
     log::info!("CPython {}", Python::version_str().split(' ').next().unwrap_or_default());
     if let Err(cause) = (zygote.before_import)() {
@@ -148,6 +141,21 @@ pub fn run(zygote: Zygote, worker: impl FnOnce(Birth, Load) -> u8) -> u8 {
     }
 }
 
+/// Starts CPython, ready to import an application. `environment`: variables set (or removed) since an interpreter that runs
+/// already may have read the environment.
+///
+/// # Errors
+/// One line.
+pub fn start_python(spec: &Spec, environment: &[(String, Option<String>)]) -> Result<(), String> {
+    interpreter::start(spec)?;
+    Python::attach(|py| set_environment(py, environment))
+        .map_err(|error| format!("os.environ cannot be set: {error}"))?;
+    if let Err(error) = Python::attach(limits::install) {
+        log::warn!("programs started by the application will have the server's limit of descriptors: {error}");
+    }
+    Ok(())
+}
+
 /// Signals that reach the whole process group are the master's business. QUIT, which means at once, is everybody's.
 fn leave_signals_to_the_master() -> io::Result<()> {
     signal::set_no_effect(&[
@@ -181,13 +189,32 @@ fn tell(control: &OwnedFd, message: &FromZygote) {
     }
 }
 
-fn import(spec: &LoadSpec, timeout: Option<Duration>) -> Result<Arc<Apps>, String> {
+/// Imports the applications. `timeout`: after so long the stack of the import goes to the log.
+///
+/// # Errors
+/// The cause in one line; the traceback is in the log.
+pub fn import(spec: &LoadSpec, timeout: Option<Duration>) -> Result<Arc<Apps>, String> {
     Python::attach(|py| {
         let _watchdog = Watchdog::start(py, timeout);
-        let apps = wsgi::load(py, spec).map_err(|error| error.cause)?;
+        let apps = wsgi::load(py, spec).map_err(tell_whole)?;
         interpreter::flush(py);
         Ok(Arc::new(apps))
     })
+}
+
+/// The cause in a line, and after it the end of the traceback, as much of it as a message takes.
+fn tell_whole(error: wsgi::LoadError) -> String {
+    const MOST: usize = MAX_MESSAGE / 2;
+    let cause = error.cause.replace('\n', " ");
+    let text = error.traceback.trim_end();
+    let begin = match text.len().checked_sub(MOST) {
+        None => 0,
+        // The end of a traceback tells more than its begin.
+        Some(over) => {
+            text.as_bytes()[over..].iter().position(|byte| *byte == b'\n').map_or(text.len(), |at| over + at + 1)
+        }
+    };
+    if text.is_empty() { cause } else { format!("{cause}\n{}", &text[begin..]) }
 }
 
 /// Writes the stack of an import that takes too long, as long as it lives: the master ends the process only then.
@@ -306,6 +333,10 @@ fn spawn(master: i32) -> io::Result<Option<i32>> {
                 }
                 if process::parent_id() != master {
                     process::exit_now(exit::OK);
+                }
+                // Until it serves: then it has requests, and ends by itself when it finds the master gone.
+                if let Err(error) = process::die_with_parent(master) {
+                    log::debug!("a worker may outlive the master until it is ready: {error}");
                 }
                 interpreter::after_fork_child(py);
                 // The hook gave this process the limit that programs of the application get.

@@ -17,6 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("net", &["sys", "config::Socket", "config::Owner", "protocol::Protocol"]),
     ("wsgi", &["gateway", "protocol"]),
     ("mailbox", &["sys"]),
+    ("cgi", &["gateway", "protocol", "sys", "worker::Broken", "worker::Incoming"]),
     ("logging", &["protocol", "gateway"]),
     ("zygote", &["interpreter", "wsgi", "control", "scoreboard", "sys", "exit"]),
     (
@@ -52,6 +53,7 @@ const NEVER: &[(&str, &[&str])] = &[
     ("net", &["pyo3"]),
     ("wsgi", &["mio", "nix", "libc", "socket2"]),
     ("zygote", &["mio"]),
+    ("cgi", &["pyo3", "mio"]),
     ("master", &["pyo3"]),
     ("scoreboard", &["pyo3", "mio"]),
 ];

@@ -163,6 +163,7 @@ fn finish(draft: &mut Draft<'_>, not_yet: &[&str]) {
         body_rate: default.body_rate,
         write: written.http.or(written.all).unwrap_or(default.write),
         keep_alive: written.keep_alive.or(written.all).unwrap_or(default.keep_alive),
+        linger: written.linger.unwrap_or(default.linger),
     };
 
     draft.check_lifecycle();

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::draft::{Draft, Setting};
 
 /// What becomes of a program.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Care {
     /// `attach-daemon`: it is started again when it ends, and ends with the server.
     Attached,
@@ -19,7 +21,7 @@ pub enum Care {
 }
 
 /// A program that runs beside the workers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Daemon {
     /// For the shell.
     pub command: String,

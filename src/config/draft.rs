@@ -38,6 +38,7 @@ pub(super) struct DraftTimeouts {
     pub(super) http: Option<Duration>,
     pub(super) head: Option<Duration>,
     pub(super) keep_alive: Option<Duration>,
+    pub(super) linger: Option<Duration>,
 }
 
 /// Which HTTP sockets take the PROXY protocol.

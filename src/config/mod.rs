@@ -96,6 +96,8 @@ pub struct Timeouts {
     pub write: Duration,
     /// Idle keep-alive connection (`http-keepalive = N`, 75 s); zero closes after each response.
     pub keep_alive: Duration,
+    /// Idle connection of a worker that goes and has no heir (`stop-linger`, 1 s).
+    pub linger: Duration,
 }
 
 /// Everything that is configured, checked and with defaults filled in.
@@ -245,6 +247,7 @@ impl Default for Settings {
                 body_rate: 100,
                 write: Duration::from_secs(60),
                 keep_alive: Duration::from_secs(75),
+                linger: Duration::from_secs(1),
             },
             pidfile: None,
             logto: None,

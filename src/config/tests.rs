@@ -142,6 +142,7 @@ const EFFECTS: &[(&str, &str, Check)] = &[
         proxied == [false, true]
     }),
     ("http-keepalive", "6", |s| s.timeouts.keep_alive.as_secs() == 6),
+    ("stop-linger", "3", |s| s.timeouts.linger.as_secs() == 3),
     ("pidfile", "/run/p", |s| s.pidfile == Some("/run/p".into())),
     ("logto", "/var/log/l", |s| s.logto == Some("/var/log/l".into())),
     ("disable-logging", "true", |s| !s.log_requests),

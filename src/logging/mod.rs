@@ -23,6 +23,13 @@ pub fn start() {
     let _ = builder.try_init();
 }
 
+/// What tells that all is well is left out from now on, unless RSGI_LOG asks for it.
+pub fn quiet() {
+    if std::env::var_os("RSGI_LOG").is_none() {
+        log::set_max_level(log::LevelFilter::Warn);
+    }
+}
+
 /// `2026-11-22 14:03:09 rsgi[1234] info: message`.
 /// With `lines`, further lines of the message follow, set in.
 fn render_line(time: &str, pid: u32, level: &str, message: &str, lines: bool) -> String {

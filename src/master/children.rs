@@ -6,8 +6,12 @@
 
 mod chain;
 mod recycle;
+mod succession;
 
 pub use recycle::Why;
+pub use succession::Snapshot;
+
+use serde::{Deserialize, Serialize};
 
 use super::attempts::Attempts;
 use crate::config::Settings;
@@ -142,7 +146,7 @@ pub enum Action {
 }
 
 /// Where a worker stands, as the master knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     /// The zygote was asked for it.
     Asked,
@@ -155,7 +159,7 @@ pub enum Phase {
 }
 
 /// A worker process, or one that was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Worker {
     /// Name of this process for its whole life.
     pub key: u32,
@@ -172,6 +176,7 @@ pub struct Worker {
     /// It is to retire; somebody else must hold its number first.
     leaving: bool,
     /// It is to be recycled then, when its turn comes.
+    #[serde(skip)]
     due: Option<(Millis, Why)>,
     /// It is killed on purpose.
     condemned: bool,
@@ -193,16 +198,18 @@ struct Generation {
     attempts: Attempts,
     /// In a chain reload: workers 1 to this number have taken the places of old ones.
     chained: Option<u32>,
+    /// Of another program: it has no zygote any more, and never will.
+    barren: bool,
 }
 
 impl Generation {
     fn new(number: u32, plan: Plan) -> Generation {
         let (attempts, target) = (Attempts::new(plan.workers), plan.first);
-        Generation { number, complete: false, target, attempts, plan, chained: None }
+        Generation { number, complete: false, target, attempts, plan, chained: None, barren: false }
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Zygote {
     generation: u32,
     spawned_at: Millis,
@@ -561,6 +568,7 @@ impl Children {
         for generation in [Some(&self.serving), self.incoming.as_ref()].into_iter().flatten() {
             let zygote = self.zygotes.iter().find(|zygote| zygote.generation == generation.number);
             match zygote {
+                _ if generation.barren => {}
                 None if generation.attempts.zygote_due(now) => {
                     out.push(Action::SpawnZygote { generation: generation.number });
                 }
@@ -615,6 +623,9 @@ impl Children {
             times.extend(self.turns());
             times.extend(self.import_deadline());
             for generation in [Some(&self.serving), self.incoming.as_ref()].into_iter().flatten() {
+                if generation.barren {
+                    continue;
+                }
                 let absent = !self.zygotes.iter().any(|zygote| zygote.generation == generation.number);
                 times.extend(generation.attempts.times(absent, |id| self.lacks(generation, id)));
             }

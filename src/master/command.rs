@@ -14,6 +14,8 @@ pub enum Command {
     Reload,
     /// The same, and replace one worker after the other.
     ChainReload,
+    /// Run the program's file anew in this process, and reload.
+    Upgrade,
     /// Replace the workers.
     ReloadWorkers,
     /// Write the state of the server to the log.
@@ -63,7 +65,7 @@ pub fn meaning(signal: Signal) -> Option<Command> {
         Signal::SIGHUP => Command::Reload,
         Signal::SIGUSR1 => Command::Status,
         Signal::SIGCHLD => Command::Reap,
-        Signal::SIGUSR2 => Command::Nothing("it is reserved for upgrades"),
+        Signal::SIGUSR2 => Command::Upgrade,
         Signal::SIGTSTP => Command::Nothing(NO_PAUSE),
         Signal::SIGALRM => Command::Nothing("nothing is bound to it"),
         // The window, the terminal and sockets send these by themselves.
@@ -95,6 +97,7 @@ pub fn letter(byte: u8) -> Option<Command> {
         b'r' | b'R' => Command::Reload,
         b'w' | b'W' => Command::ReloadWorkers,
         b'c' => Command::ChainReload,
+        b'U' => Command::Upgrade,
         b's' => Command::Status,
         b'+' => Command::More,
         b'-' => Command::Less,
@@ -102,7 +105,7 @@ pub fn letter(byte: u8) -> Option<Command> {
         b'P' => Command::WritePidfile,
         b'p' => Command::Nothing(NO_PAUSE),
         b'l' | b'L' => Command::Nothing("the log cannot be reopened yet"),
-        b'f' => Command::Nothing("rsgi does not fork a second master; reload with r"),
+        b'f' => Command::Nothing("rsgi does not fork a second master; reload with r, upgrade with U"),
         b'B' | b'E' => Command::Nothing("there is no emperor"),
         b'S' => Command::Nothing("there are no subscriptions"),
         _ => Command::Nothing("no command has this letter"),

@@ -1,6 +1,8 @@
 //! Programs that run beside the workers. Which are to be started, ended or killed is decided by [`Daemons`] without a
 //! system call; what follows in `Master` carries it out.
 
+use serde::{Deserialize, Serialize};
+
 use super::children::Millis;
 use super::{Master, words};
 use crate::config::daemons::{Care, Daemon};
@@ -18,7 +20,7 @@ const LONGEST: Millis = 300_000;
 /// How often it is looked whether one that is no child of ours still lives.
 const LOOK: Millis = 1_000;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum State {
     /// To be started then.
     Waiting(Millis),
@@ -32,7 +34,7 @@ enum State {
     Gone,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Entry {
     daemon: Daemon,
     state: State,
@@ -54,7 +56,7 @@ enum Todo {
 }
 
 /// All of them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Daemons {
     entries: Vec<Entry>,
     mercy: Millis,

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -57,6 +57,28 @@ impl Fifos {
             }
         }
         Ok(fifos)
+    }
+
+    /// Those that the program before made in this process.
+    ///
+    /// # Errors
+    /// One line.
+    pub(super) fn adopt(given: &[(PathBuf, u64, RawFd)], active: usize) -> Result<Fifos, String> {
+        let adopt = |(path, inode, number): &(PathBuf, u64, RawFd)| {
+            let file = fd::adopt(*number).map_err(|error| format!("master-fifo {}: {error}", path.display()))?;
+            Ok(Fifo { path: path.clone(), inode: *inode, file: file.into() })
+        };
+        Ok(Fifos { slots: given.iter().map(adopt).collect::<Result<_, String>>()?, active })
+    }
+
+    /// Path, inode and descriptor of each, for [`Fifos::adopt`].
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = (&PathBuf, u64, BorrowedFd<'_>)> {
+        self.slots.iter().map(|fifo| (&fifo.path, fifo.inode, fifo.file.as_fd()))
+    }
+
+    /// Which one is listened to.
+    pub(super) fn active(&self) -> usize {
+        self.active
     }
 
     pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {

@@ -98,6 +98,10 @@ impl Master {
             };
             let now = monotonic_ms();
             let Some(worker) = self.children.worker(key).cloned() else { return };
+            if self.foreign.contains(&worker.generation) {
+                // Its words may be others.
+                continue;
+            }
             match message {
                 Some(FromWorker::Ready) => {
                     let pid = self.board(worker.generation).map_or(0, |board| board.slot(worker.id, worker.lane).pid());
@@ -132,7 +136,7 @@ impl Master {
             } else if let Some(key) = self.children.key_of(pid) {
                 self.hear_worker(key);
                 self.bury_worker(key, end);
-            } else if self.bury_daemon(pid, end) {
+            } else if self.bury_daemon(pid, end) || self.bury_trial(pid, end) {
             } else if self.children.expects_births() {
                 self.unclaimed.push((pid, end));
             } else {
@@ -203,15 +207,18 @@ impl Master {
 
     /// An application or an interpreter that says why it cannot start. At the first boot that is the end.
     fn start_failed(&mut self, number: u32, code: u8, cause: &str) {
-        let text = match code {
-            exit::NO_APP => format!("the application cannot be loaded: {cause}"),
-            _ => cause.to_string(),
+        let (text, traceback) = match code {
+            exit::NO_APP => {
+                let (cause, traceback) = words::cause_and_traceback(cause);
+                (format!("the application cannot be loaded: {cause}"), traceback)
+            }
+            _ => (cause.to_string(), ""),
         };
         self.note(number, |zygote| zygote.told = true);
         if self.children.stopping() {
             return;
         }
-        if self.generation_failed(number, &text) {
+        if self.reload_failed(number, &text, traceback) {
             return;
         }
         log::error!("{text}");
@@ -223,12 +230,15 @@ impl Master {
 
     /// Something of a generation failed. If a reload prepares it, that is given up; true then, and all is said.
     pub(super) fn generation_failed(&mut self, number: u32, why: &str) -> bool {
+        self.reload_failed(number, why, "")
+    }
+
+    fn reload_failed(&mut self, number: u32, why: &str, traceback: &str) -> bool {
         if self.children.incoming() != Some(number) {
             return false;
         }
         self.children.abort_reload();
-        self.reloads.failed += 1;
-        self.reloads.last = "failed";
+        self.reloads.fail(why, traceback);
         log::error!("reload failed ({why}); generation {} goes on serving as before", self.children.serving());
         self.drop_sockets(number);
         // What mended it may be a file that was never imported.

@@ -9,6 +9,7 @@ pub mod command;
 mod daemons;
 mod desk;
 mod fifo;
+pub mod handoff;
 mod hear;
 mod memory;
 mod reload;
@@ -16,10 +17,12 @@ mod resize;
 mod scaling;
 mod survey;
 mod triggers;
+mod upgrade;
 mod watch;
 mod words;
 
 pub use reload::{bind_options, enter, open};
+pub use upgrade::Origin;
 pub use words::listens;
 
 use std::io;
@@ -47,8 +50,10 @@ use children::{Action, Children};
 use daemons::Daemons;
 use desk::{Desk, Door};
 use fifo::Fifos;
+use handoff::Handoff;
 use resize::Resize;
 use triggers::Planned;
+use upgrade::Trial;
 use watch::{Module, Watch};
 
 /// What a new zygote is given; it runs in a child of the master.
@@ -110,6 +115,8 @@ pub struct Start {
     pub start_dir: PathBuf,
     /// See [`Hooks`].
     pub hooks: Hooks,
+    /// For upgrades.
+    pub origin: Origin,
 }
 
 /// A configuration with its sockets and its zygote.
@@ -148,8 +155,6 @@ struct Master {
     controls: Vec<(u32, OwnedFd)>,
     /// Inherited sockets that the configuration names no more; a later one may name them again.
     parked: Vec<Listener>,
-    /// Files of sockets that are closed because the server stops.
-    files: Vec<SocketFile>,
     passed: Vec<RawFd>,
     start_dir: PathBuf,
     hooks: Hooks,
@@ -163,6 +168,11 @@ struct Master {
     desk: Desk,
     reloads: Reloads,
     daemons: Daemons,
+    origin: Origin,
+    /// An upgrade that is tried.
+    trial: Option<Trial>,
+    /// Generations of another program whose words are not ours: their workers are only told to retire.
+    foreign: Vec<u32>,
     /// Processes of the control group killed for want of memory, as of the last look.
     oom_kills: Option<u64>,
     /// When memory is looked at next.
@@ -180,7 +190,7 @@ const HANDSHAKE_TICK: u64 = 20;
 pub struct Outcome {
     /// Exit code.
     pub code: u8,
-    /// The files of the sockets it had then.
+    /// The files of sockets that could not be given up in order.
     pub files: Vec<SocketFile>,
     /// Whether the files of the server are to be removed.
     pub vacuum: bool,
@@ -188,7 +198,7 @@ pub struct Outcome {
 
 /// Runs the master until the server has ended.
 pub fn run(start: Start) -> Outcome {
-    let Start { settings, sockets, passed, start_dir, hooks } = start;
+    let Start { settings, sockets, passed, start_dir, hooks, origin } = start;
     let Sockets { listeners, doors } = sockets;
     let settings = Arc::new(settings);
     let made = prepare(&settings);
@@ -221,40 +231,41 @@ pub fn run(start: Start) -> Outcome {
         modules: Vec::new(),
         began: monotonic_ms(),
     };
-    let mut master = Master {
-        signals: Some(signals),
-        children,
-        generations: vec![first],
-        controls: Vec::new(),
-        parked: Vec::new(),
-        files: Vec::new(),
-        passed,
-        start_dir,
-        hooks,
-        last_generation: 1,
-        unclaimed: Vec::new(),
-        watch: Watch::default(),
-        fifos,
-        planned: None,
-        resize: Resize::new(monotonic_ms()),
-        desk: Desk::default(),
-        reloads: Reloads::default(),
-        daemons: Daemons::default(),
-        oom_kills: crate::sys::cgroup::oom_kills(),
-        next_sample: 0,
-        opening: Vec::new(),
-        code: None,
-    };
-    master.watch_files();
-    master.open_desk();
-    master.want_daemons(true);
-    let code = master.work();
-    master.fifos.remove();
-    master.close_desk();
-    let serving = master.children.serving();
-    let vacuum = master.generation(serving).is_some_and(|generation| generation.settings.vacuum);
-    master.close_listeners();
-    Outcome { code, files: master.files, vacuum }
+    let mut master = Master::new(signals, children, vec![first], passed, start_dir, hooks, origin);
+    master.fifos = fifos;
+    master.open_up();
+    master.serve()
+}
+
+/// Goes on as the master of what another program has left in this process, see [`handoff`]. `start.sockets` are
+/// not used: they are handed over.
+///
+/// # Errors
+/// One line. Nothing can be undone then: the children see the end of this process and finish.
+pub fn resume(start: Start, handoff: Handoff) -> Result<Outcome, String> {
+    let Start { settings, passed, start_dir, hooks, origin, .. } = start;
+    let mute = handoff.words != handoff::words();
+    let foreign = mute || handoff.layout != handoff::layout();
+    let plan = children::Plan::from(&settings);
+    let controls = upgrade::adopt_controls(&handoff)?;
+    // Until the reload, which reads the configuration again, the old generation has the new settings but for what is
+    // never changed.
+    let settings = Arc::new(handoff.kept.clone().applied_to(settings));
+    let generations = upgrade::adopt_generations(&handoff, &settings, foreign, mute)?;
+    let parked = handoff.parked.iter().map(handoff::Door::adopt).collect::<Result<_, _>>()?;
+    let fifos = Fifos::adopt(&handoff.fifos, handoff.fifo)?;
+    let signals = process::adopt_orphans().and_then(|()| Blocked::new(command::SIGNALS));
+    let signals = signals.map_err(|error| format!("the master cannot start: {error}"))?;
+    let children = Children::resume(handoff.children, plan, foreign);
+    let all: Vec<u32> = generations.iter().map(|known| known.number).collect();
+    let mut master = Master::new(signals, children, generations, passed, start_dir, hooks, origin);
+    master.last_generation = handoff.last_generation;
+    master.foreign = if mute { all } else { handoff.foreign };
+    (master.controls, master.parked, master.fifos, master.daemons) = (controls, parked, fifos, handoff.daemons);
+    (master.reloads.done, master.reloads.failed) = handoff.reloads;
+    master.open_up();
+    master.begin_succession(&handoff.version, foreign, mute);
+    Ok(master.serve())
 }
 
 fn prepare(settings: &Settings) -> io::Result<(Blocked, Scoreboard, Mailboxes)> {
@@ -265,12 +276,70 @@ fn prepare(settings: &Settings) -> io::Result<(Blocked, Scoreboard, Mailboxes)> 
 }
 
 impl Master {
+    fn new(
+        signals: Blocked,
+        children: Children,
+        generations: Vec<Generation>,
+        passed: Vec<RawFd>,
+        start_dir: PathBuf,
+        hooks: Hooks,
+        origin: Origin,
+    ) -> Master {
+        Master {
+            signals: Some(signals),
+            children,
+            generations,
+            controls: Vec::new(),
+            parked: Vec::new(),
+            passed,
+            start_dir,
+            hooks,
+            last_generation: 1,
+            unclaimed: Vec::new(),
+            watch: Watch::default(),
+            fifos: Fifos::default(),
+            planned: None,
+            resize: Resize::new(monotonic_ms()),
+            desk: Desk::default(),
+            reloads: Reloads::default(),
+            daemons: Daemons::default(),
+            origin,
+            trial: None,
+            foreign: Vec::new(),
+            oom_kills: crate::sys::cgroup::oom_kills(),
+            next_sample: 0,
+            opening: Vec::new(),
+            code: None,
+        }
+    }
+
+    /// Begins what goes on beside the workers.
+    fn open_up(&mut self) {
+        self.watch_files();
+        self.open_desk();
+        self.want_daemons(true);
+    }
+
+    fn serve(mut self) -> Outcome {
+        let code = self.work();
+        self.fifos.remove();
+        self.close_desk();
+        let serving = self.children.serving();
+        let vacuum = self.generation(serving).is_some_and(|generation| generation.settings.vacuum);
+        self.close_listeners();
+        Outcome { code, files: Vec::new(), vacuum }
+    }
+
     fn work(&mut self) -> u8 {
         loop {
             self.look_at_memory();
             self.reload_as_planned();
             self.resize();
             self.care_for_daemons();
+            self.go_on_with_upgrade();
+            if self.children.stopping() {
+                self.close_listeners();
+            }
             let handshakes = if self.opening.is_empty() { None } else { self.look_at_handshakes() };
             let actions = self.children.decide(monotonic_ms());
             let mut acted = !actions.is_empty();
@@ -297,6 +366,7 @@ impl Master {
                 self.desk.deadline(),
                 self.daemons_at(),
                 handshakes,
+                self.trial_until(),
             ];
             // What was done may call for more, as when a reload is given up.
             let times = times.into_iter().chain([acted.then_some(now)]);
@@ -318,7 +388,7 @@ impl Master {
         fds.extend(self.generations.iter().filter_map(|g| g.zygote.as_ref()?.control.as_ref()).map(AsFd::as_fd));
         let workers: Vec<u32> = self.controls.iter().map(|(key, _)| *key).collect();
         fds.extend(self.controls.iter().map(|(_, control)| control.as_fd()));
-        let own = [self.watch.descriptor(), self.fifos.descriptor(), self.desk.descriptor()];
+        let own = [self.watch.descriptor(), self.fifos.descriptor(), self.desk.descriptor(), self.trial_descriptor()];
         fds.extend(own.iter().flatten());
         let own = own.map(|fd| fd.is_some());
         let doors = self.doors_to_watch();
@@ -335,7 +405,7 @@ impl Master {
         for (key, _) in workers.into_iter().zip(readable.by_ref()).filter(|(_, readable)| *readable) {
             self.hear_worker(key);
         }
-        let [files, fifo, desk] = own.map(|watched| watched && readable.next() == Some(true));
+        let [files, fifo, desk, trial] = own.map(|watched| watched && readable.next() == Some(true));
         let knocks = readable.any(|readable| readable);
         if knocks {
             self.wake_up();
@@ -348,6 +418,9 @@ impl Master {
         }
         if desk {
             self.look_at_desk();
+        }
+        if trial {
+            self.hear_trial();
         }
         self.reap();
         Ok(())
@@ -389,7 +462,10 @@ impl Master {
                 }
                 if let Some((_, control)) = self.controls.iter().find(|(known, _)| *known == key) {
                     // One that cannot hear it is dying, or is killed when its time is over.
-                    let _ = fd::send(control, &ToWorker::Retire { how, heirs: self.heirs(how) }.encode(), None);
+                    let generation = self.children.worker(key).map(|worker| worker.generation);
+                    let foreign = generation.is_some_and(|number| self.foreign.contains(&number));
+                    let heirs = if foreign { 0 } else { self.heirs(how) };
+                    let _ = fd::send(control, &ToWorker::Retire { how, heirs }.encode(), None);
                 }
             }
             Action::Kill { key, overdue } => {
@@ -477,24 +553,10 @@ impl Master {
         self.controls.clear();
         self.parked.clear();
         self.fifos.forget();
+        self.trial = None;
         self.desk = Desk::default();
         self.watch = Watch::default();
         self.signals = None;
-    }
-
-    /// Nobody comes to our own sockets any more. Clients that are about to are waited for; others' sockets are left to who comes.
-    fn shut_listeners(&mut self) {
-        for listener in self.generations.iter().flat_map(|generation| &generation.listeners) {
-            listener.turn_newcomers_away();
-            if listener.is_own_tcp()
-                && let Address::Tcp { port, .. } = listener.address
-                && !self.opening.contains(&port)
-            {
-                self.opening.push(port);
-            }
-        }
-        self.children.serve_until(monotonic_ms() + HANDSHAKE);
-        self.look_at_handshakes();
     }
 
     /// When all clients that had asked for a connection have it, the workers can stop. Gives when to look again.
@@ -510,8 +572,17 @@ impl Master {
     /// From now on the workers alone have the listeners, and each closes its own when it finds nobody there any more. A
     /// client that came then and met a queue which is only held open would be reset with its request.
     fn close_listeners(&mut self) {
-        for generation in &mut self.generations {
-            self.files.extend(generation.listeners.drain(..).filter_map(|listener| listener.unlink));
+        for listener in self.generations.iter_mut().flat_map(|generation| generation.listeners.drain(..)) {
+            // Nobody finds it any more: what is in its queue now is all, and is answered.
+            listener.turn_newcomers_away();
+            if listener.is_own_tcp()
+                && let Address::Tcp { port, .. } = listener.address
+            {
+                // But for who is connecting just now.
+                self.opening.push(port);
+                self.children.serve_until(monotonic_ms() + HANDSHAKE);
+            }
+            listener.remove_file();
         }
         self.parked.clear();
     }

@@ -109,6 +109,10 @@ impl Master {
     /// Begins a reload; `cause` says who wanted it.
     pub(super) fn reload(&mut self, cause: &str, how: How) {
         self.planned = None;
+        if self.trial.is_some() {
+            log::info!("{cause}: the upgrade under way is given up for a reload");
+            self.give_up_trial();
+        }
         if let Some(number) = self.children.incoming() {
             log::info!("{cause}: the reload under way is given up for a new one");
             self.children.abort_reload();
@@ -122,8 +126,7 @@ impl Master {
             }
             log::error!("reload failed; generation {} goes on serving as before", self.children.serving());
             self.watch.any_module = true;
-            self.reloads.failed += 1;
-            self.reloads.last = "failed";
+            self.reloads.fail(&errors.join("; "), "");
             self.go_home();
         }
     }
@@ -157,7 +160,9 @@ impl Master {
         }
         let shared = || -> io::Result<_> {
             let workers = settings.processes as usize;
-            let same = old.settings.processes == settings.processes && old.settings.threads == settings.threads;
+            // By its size: after an upgrade the settings of old are not known.
+            let sizes = (old.scoreboard.workers(), old.scoreboard.threads_per_worker());
+            let same = sizes == (workers.max(1), settings.threads.max(1) as usize);
             let board = match same {
                 true => Arc::clone(&old.scoreboard),
                 false => Arc::new(Scoreboard::create(workers, settings.threads as usize)?),
@@ -193,7 +198,7 @@ impl Master {
     }
 
     /// Back to the directory and the mask of the generation that serves.
-    fn go_home(&self) {
+    pub(super) fn go_home(&self) {
         let serving = self.children.serving();
         let Some(generation) = self.generations.iter().find(|known| known.number == serving) else { return };
         process::set_umask(generation.settings.umask);
@@ -217,8 +222,7 @@ impl Master {
             .filter(|generation| generation.number != number)
             .flat_map(|generation| std::mem::take(&mut generation.doors))
             .collect();
-        self.reloads.done += 1;
-        self.reloads.last = "done";
+        self.reloads.succeed();
         let generation = &self.generations[index];
         let took = words::duration(monotonic_ms() - generation.began);
         let workers = words::count(self.children.target().into(), "worker");
@@ -239,7 +243,7 @@ impl Master {
             listener.turn_newcomers_away();
             if listener.inherited {
                 self.parked.push(listener);
-            } else if generation.settings.vacuum {
+            } else {
                 listener.remove_file();
             }
         }

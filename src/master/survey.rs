@@ -137,13 +137,13 @@ impl Master {
             daemons: self.daemons.told(),
             generation: serving,
             ready: self.is_ready(),
-            reloads: self.reloads,
+            reloads: self.reloads.clone(),
             ..Stats::default()
         };
         if stats.reloads.last.is_empty() {
             stats.reloads.last = "none";
         }
-        if self.children.incoming().is_some() {
+        if self.children.incoming().is_some() || self.trial_descriptor().is_some() {
             stats.reloads.last = "running";
         }
         let Some(generation) = self.generations.iter().find(|known| known.number == serving) else { return stats };

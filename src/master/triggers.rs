@@ -128,14 +128,14 @@ impl Master {
                 log::info!("{cause}: stopping; requests in flight are answered first");
                 self.children.heard_signal(monotonic_ms());
                 self.children.stop();
-                self.shut_listeners();
-                self.close_listeners();
             }
             Command::Stop | Command::End => {
                 log::info!("{cause}: stopping at once");
                 self.children.end();
             }
-            Command::Reload | Command::ChainReload | Command::ReloadWorkers if self.children.stopping() => {
+            Command::Reload | Command::ChainReload | Command::ReloadWorkers | Command::Upgrade
+                if self.children.stopping() =>
+            {
                 log::warn!("{cause} is ignored: the server stops");
             }
             Command::Reload => {
@@ -143,6 +143,7 @@ impl Master {
                 self.reload(cause, How::Together);
             }
             Command::ChainReload => self.reload(cause, How::Chain),
+            Command::Upgrade => self.upgrade(cause),
             Command::ReloadWorkers => {
                 log::info!("{cause}: all workers are replaced");
                 self.children.replace_all();

@@ -32,6 +32,11 @@ fn describe(current: &Current, now: Millis) -> String {
     format!("{method} {uri} for {}", duration(now.saturating_sub(current.started_ms)))
 }
 
+/// The first line of what a zygote says of a failed import, and the traceback after it.
+pub(super) fn cause_and_traceback(text: &str) -> (&str, &str) {
+    text.split_once('\n').unwrap_or((text, ""))
+}
+
 /// `41 s`, `250 ms`.
 pub(super) fn duration(ms: Millis) -> String {
     if ms >= 10_000 {

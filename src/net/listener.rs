@@ -42,7 +42,7 @@ pub struct Listener {
 }
 
 /// The file of a unix socket that this program made.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SocketFile {
     path: PathBuf,
     inode: u64,

@@ -1,5 +1,6 @@
 //! An accepted connection's socket: non-blocking reads and gathered writes over TCP and unix sockets.
 
+use std::fs::File;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Shutdown};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -43,14 +44,29 @@ impl Stream {
     /// The client is gone.
     #[inline]
     pub fn write_one(&self, bytes: &[u8]) -> io::Result<usize> {
-        loop {
-            match socket::send(self.as_raw_fd(), bytes) {
-                Ok(taken) => return Ok(taken),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        taken(|| socket::send(self.as_raw_fd(), bytes))
+    }
+
+    /// As [`Stream::write_one`], saying that more will follow at once.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub fn write_more(&self, bytes: &[u8]) -> io::Result<usize> {
+        taken(|| socket::send_more(self.as_raw_fd(), bytes))
+    }
+
+    /// Writes from a file, whose own position is neither used nor moved; returns the bytes taken, 0 when the socket is full.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` when the file ends before `start`; `InvalidInput` or `Unsupported` when the file is of a kind that cannot
+    /// be sent so; else the client is gone.
+    pub fn send_file(&self, file: &File, start: u64, len: usize) -> io::Result<usize> {
+        let mut at = i64::try_from(start).map_err(|_| io::ErrorKind::UnexpectedEof)?;
+        taken(|| match nix::sys::sendfile::sendfile64(self, file, Some(&mut at), len) {
+            Ok(0) if len > 0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => Ok(count),
+            Err(error) => Err(error.into()),
+        })
     }
 
     /// Writes several pieces with one system call; returns the bytes taken, 0 when the socket is full.
@@ -116,6 +132,19 @@ impl Stream {
     /// one (a close-delimited response has no other sign of being incomplete).
     pub fn reset_on_close(&self) {
         let _ = self.0.set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// Repeats an interrupted write; a full socket takes 0 bytes.
+#[inline]
+fn taken(mut write: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match write() {
+            Ok(taken) => return Ok(taken),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! CGI variables (RFC 3875 section 4.1), as uwsgi, FastCGI and SCGI carry them: from the variables to the `Request`.
+//! CGI variables (RFC 3875 section 4.1), as uwsgi, FastCGI and SCGI carry them and as CGI programs have them in their environment:
+//! from the variables to the `Request`.
 //!
 //! Variables are data. Those that make uWSGI load code or change its process (UWSGI_SCRIPT, UWSGI_MODULE,
 //! UWSGI_SETENV, ...) have no meaning here: whoever reaches the socket would run what they like.
@@ -110,6 +111,38 @@ impl Vars {
     }
 }
 
+/// Reads the environment of a CGI program; `head` becomes the bytes that the request's spans refer to.
+///
+/// SCRIPT_NAME is the program and PATH_INFO what stands behind it, also when it is not there (section 4.1.5). Without
+/// CONTENT_LENGTH there is no body (section 4.2), but for a chunked one, which web servers that accept it decode.
+///
+/// # Errors
+/// 400 for variables that no request has.
+pub fn environment<'a>(
+    variables: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
+    head: &mut Vec<u8>,
+    out: &mut Request,
+) -> Result<(), Refusal> {
+    head.clear();
+    let mut put = |text: &[u8]| {
+        let start = head.len();
+        head.extend_from_slice(text);
+        Span::new(start, head.len())
+    };
+    let all: Vec<_> = variables.into_iter().map(|(name, value)| (put(name), put(value))).collect();
+    let mut vars = Vars::begin(head.len(), out);
+    for (name, value) in all {
+        vars.take(head, name, value, out)?;
+    }
+    vars.path.get_or_insert_default();
+    vars.caddy = false;
+    vars.finish(head, out)?;
+    if out.body == BodyLength::Chunked {
+        out.body = BodyLength::UntilEnd;
+    }
+    Ok(())
+}
+
 /// The path in a REQUEST_URI; some front ends pass absolute-form targets on as they are.
 fn path_of_target(target: &[u8]) -> &[u8] {
     let end = memchr::memchr(b'?', target).unwrap_or(target.len());
@@ -133,5 +166,58 @@ fn version(protocol: &[u8]) -> Version {
             Version::Http11
         }
         _ => Version::Http10,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<(Vec<u8>, Request), Refusal> {
+        let (mut head, mut request) = (Vec::new(), Request::default());
+        let bytes = variables.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        environment(bytes, &mut head, &mut request).map(|()| (head, request))
+    }
+
+    #[test]
+    fn an_environment_is_a_request() {
+        let (head, request) = read(&[
+            ("PATH", "/bin"),
+            ("REQUEST_METHOD", "POST"),
+            ("SCRIPT_NAME", "/cgi-bin/app"),
+            ("PATH_INFO", "/a b"),
+            ("QUERY_STRING", "c=d"),
+            ("CONTENT_LENGTH", "7"),
+            ("SERVER_PROTOCOL", "HTTP/1.1"),
+            ("HTTP_PROXY", "http://evil/"),
+        ])
+        .unwrap();
+        assert_eq!((request.method.of(&head), request.query.of(&head)), (&b"POST"[..], &b"c=d"[..]));
+        assert_eq!(
+            (&request.path[..], request.body, request.version),
+            (&b"/a b"[..], BodyLength::Length(7), Version::Http11)
+        );
+        let names: Vec<_> = request.fields.iter().map(|field| field.name.of(&head)).collect();
+        assert!(names.contains(&&b"SCRIPT_NAME"[..]) && names.contains(&&b"PATH"[..]));
+        assert!(!names.contains(&&b"HTTP_PROXY"[..]), "httpoxy");
+    }
+
+    #[test]
+    fn without_path_info_the_path_is_empty_whatever_else_is_there() {
+        let more = [("DOCUMENT_URI", "/x"), ("REQUEST_URI", "/cgi-bin/app"), ("SERVER_SOFTWARE", "Caddy/2")];
+        for path in [None, Some(("PATH_INFO", ""))] {
+            let base = [("REQUEST_METHOD", "GET"), ("SCRIPT_NAME", "/cgi-bin/app")];
+            let all: Vec<_> = base.into_iter().chain(more).chain(path).collect();
+            let (_, request) = read(&all).unwrap();
+            assert_eq!((&request.path[..], request.path_derived, request.body), (&b""[..], false, BodyLength::Absent));
+        }
+    }
+
+    #[test]
+    fn what_no_request_has_is_refused() {
+        let chunked = [("REQUEST_METHOD", "PUT"), ("CONTENT_LENGTH", ""), ("HTTP_TRANSFER_ENCODING", "chunked")];
+        assert_eq!(read(&chunked).unwrap().1.body, BodyLength::UntilEnd);
+        assert_eq!(read(&[("PATH_INFO", "/")]).unwrap_err().status, 400);
+        assert_eq!(read(&[("REQUEST_METHOD", "GET"), ("CONTENT_LENGTH", "-1")]).unwrap_err().status, 400);
     }
 }

@@ -17,8 +17,8 @@ use record::*;
 mod record;
 
 pub use record::{
-    Ended, HEADER, MAX_CONTENT, render_end, render_finish, render_stderr, render_stderr_end, render_stdout,
-    stdout_header,
+    Ended, HEADER, MAX_CONTENT, Place, StdoutFrame, render_end, render_finish, render_stderr, render_stderr_end,
+    render_stdout, stdout_header,
 };
 
 const RESPONDER: u16 = 1;

@@ -7,7 +7,7 @@
 
 pub mod body;
 mod bytes;
-mod cgi;
+pub mod cgi;
 // It reads files, so it does not stand in this folder.
 #[cfg(test)]
 #[path = "../../tests/corpus/run.rs"]

@@ -53,6 +53,19 @@ pub fn set_close_on_exec(fd: impl AsFd, on: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Sets or clears close-on-exec of an open descriptor.
+///
+/// # Errors
+/// The system's.
+pub fn set_close_on_exec_of(number: RawFd, on: bool) -> io::Result<()> {
+    let flags = if on { libc::FD_CLOEXEC } else { 0 };
+    // SAFETY: F_SETFD changes a flag of the number alone.
+    match unsafe { libc::fcntl(number, libc::F_SETFD, flags) } {
+        0.. => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// A pair of connected sockets that keep the bounds of each message; close-on-exec, blocking.
 ///
 /// # Errors
@@ -219,6 +232,16 @@ pub fn raise_limit() -> io::Result<u64> {
     Ok(hard)
 }
 
+/// The original limit, if [`raise_limit`] changed it: soft and hard.
+pub fn original_limit() -> Option<(u64, u64)> {
+    LIMITS.get().map(|(original, _)| *original)
+}
+
+/// What the program before in this process had raised, and from what.
+pub fn remember_limit(original: (u64, u64)) {
+    let _ = LIMITS.set((original, (original.1, original.1)));
+}
+
 /// Sets the limit of open descriptors for good, also for what is started later; the hard one is raised when it must be.
 ///
 /// # Errors
@@ -262,6 +285,18 @@ pub fn raise_limit_again() {
         // The hard limit was never lowered, so this cannot fail.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, *soft, *hard);
     }
+}
+
+/// Lets reads and writes wait, whatever was set by whom the descriptor comes from.
+///
+/// # Errors
+/// The system's.
+pub fn set_blocking(fd: impl AsFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
+    if flags.contains(OFlag::O_NONBLOCK) {
+        fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+    }
+    Ok(())
 }
 
 /// The same open file under another number (`dup2`), as for a log file over standard error.

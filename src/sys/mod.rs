@@ -5,6 +5,7 @@ pub mod accept;
 pub mod cgroup;
 pub mod clock;
 pub mod epoll;
+pub mod exec;
 pub mod fd;
 pub mod inotify;
 pub mod memory;

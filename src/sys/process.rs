@@ -147,6 +147,19 @@ pub fn die_with_parent(parent: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// Takes [`die_with_parent`] back.
+pub fn outlive_parent() {
+    // Without a signal to send there is nothing that could be refused.
+    let _ = nix::sys::prctl::set_pdeathsig(None);
+}
+
+/// The system ends this process after so long, whatever it does then.
+pub fn end_in(seconds: u32) {
+    if crate::sys::signal::set_default(&[Signal::SIGALRM]).is_ok() {
+        let _ = nix::unistd::alarm::set(seconds.max(1));
+    }
+}
+
 /// Starts a shell command in a session of its own, with nothing to read. If it is `attached` the system kills it when this
 /// process is gone.
 ///

@@ -31,6 +31,17 @@ pub fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
     result(sent)
 }
 
+/// As [`send`], saying that more will follow at once: a packet that is not full waits for it.
+///
+/// # Errors
+/// Those of [`send`].
+pub fn send_more(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    let (none, flags) = (std::ptr::null::<libc::c_void>(), libc::MSG_NOSIGNAL | libc::MSG_MORE);
+    // SAFETY: pointer and length are those of a live slice that the kernel reads; no address is given.
+    let sent = unsafe { libc::syscall(libc::SYS_sendto, fd, bytes.as_ptr(), bytes.len(), flags, none, 0) };
+    result(sent)
+}
+
 /// Takes a TCP connection down with a reset, without closing the descriptor. Unix sockets know no reset.
 pub fn disconnect(fd: RawFd) {
     let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };

@@ -70,7 +70,7 @@ fn write(
         app_requests: served,
         total_requests: total,
         switches: 1,
-        via: None,
+        via: response.is_file.then_some("sendfile"),
         vsz: 0,
         rss: 0,
         write_errors: u32::from(response.gone),

@@ -33,9 +33,6 @@ const SLACK: usize = 1024;
 const LINGER: Millis = 5_000;
 const LINGER_IN_ALL: Millis = 30_000;
 
-/// How long a retiring worker waits for one more request on an idle connection.
-const STOP_LINGER: Millis = 1_000;
-
 /// So many pieces of a body are read before others have their turn.
 const READS_A_TURN: u32 = 32;
 
@@ -157,6 +154,8 @@ impl Work {
 pub(super) struct Spare {
     #[expect(clippy::vec_box, reason = "boxes go to and fro between connections and this list, as they are")]
     works: Vec<Box<Work>>,
+    /// The thread has the interpreter just now: nothing may wait for a disk.
+    pub(super) attached: bool,
 }
 
 impl Spare {
@@ -458,7 +457,7 @@ impl Connection {
     /// Retiring: an idle connection may bring one more request, but not wait for long.
     pub(super) fn hurry(&mut self, now: Millis) {
         if matches!(self.phase, Phase::Preface | Phase::Idle) && !self.mux.as_ref().is_some_and(|mux| mux.is_busy()) {
-            self.deadline = self.deadline.min(now + STOP_LINGER);
+            self.deadline = self.deadline.min(now + self.worker.options.timeouts.linger.as_millis() as Millis);
         }
     }
 
@@ -527,6 +526,9 @@ impl Connection {
         if self.pending {
             let (empty, full, gone) = {
                 let mut queue = self.io.queue();
+                if spare.attached && queue.is_at_file() {
+                    return Some(Step::Again);
+                }
                 let empty = queue.flush(&self.io.stream);
                 (empty, queue.is_full(), queue.is_gone())
             };

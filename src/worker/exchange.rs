@@ -12,7 +12,7 @@ use super::clock::{self, after, now};
 use super::connection::{Connection, Phase};
 use super::incoming::SharedBody;
 use super::mux::Branch;
-use crate::gateway::{Body, Exchange, Kept, Local, Payload, Peer, Sent, Told};
+use crate::gateway::{Body, Exchange, FilePart, Kept, Local, Payload, Peer, Sent, Told};
 use crate::protocol::Protocol;
 use crate::protocol::request::{Request, Version};
 use crate::protocol::response::{self, BodyFraming, Facts, Head};
@@ -43,6 +43,8 @@ pub(super) struct Response {
     pub(super) body_bytes: u64,
     /// The client left before it was whole.
     pub(super) gone: bool,
+    /// The body is a file that the kernel sends.
+    pub(super) is_file: bool,
     /// The standby thread knows that there is something to write out.
     announced: bool,
     warned_long: bool,
@@ -142,8 +144,12 @@ impl Connection {
         let complete = whole || response.remaining == Some(0);
         if let Some(branch) = &self.branch {
             // The end of the request goes out with it, unless there is more to come.
+            if piece.len() >= LARGE {
+                let (records, id) = (branch.stdout(first, b""), branch.id);
+                return self.put_records(&records, Some((keep(), id)), complete);
+            }
             let records = branch.stdout(first, piece);
-            return self.put_records(&records, complete);
+            return self.put_records(&records, None, complete);
         }
         let response = &self.work().response;
         let chunked = response.framing == Some(BodyFraming::Chunked) && !piece.is_empty();
@@ -182,11 +188,14 @@ impl Connection {
         }
     }
 
-    /// Collects records of a FastCGI request.
-    fn put_records(&mut self, records: &[u8], complete: bool) {
+    /// Collects records of a FastCGI request, and behind them what is to be records of this id.
+    fn put_records(&mut self, records: &[u8], large: Option<(Kept, u16)>, complete: bool) {
         let response_buffer = self.worker.options.response_buffer;
         let mut queue = self.io.queue();
         queue.push(records);
+        if let Some((kept, id)) = large {
+            queue.push_records(kept, id);
+        }
         if !complete && queue.len() >= ENOUGH.min(response_buffer) {
             queue.flush(&self.io.stream);
         }
@@ -216,7 +225,37 @@ impl Connection {
             let end = branch.finish(self.cut);
             let mut queue = self.io.queue();
             queue.push(&end);
-            queue.flush(&self.io.stream);
+            // What comes from a disk is left to the trunk.
+            if !queue.is_at_file() {
+                queue.flush(&self.io.stream);
+            }
+        }
+    }
+
+    /// Queues the head and a file behind it, and writes what the socket takes.
+    fn put_file(&mut self, head: &[u8], part: FilePart) {
+        self.pending = true;
+        let response = &mut self.work_mut().response;
+        response.is_file = true;
+        response.body_bytes += part.len;
+        if let Some(remaining) = &mut response.remaining {
+            *remaining -= part.len;
+        }
+        let id = self.branch.as_ref().map(|branch| branch.id);
+        let mut queue = self.io.queue();
+        match &self.branch {
+            Some(branch) => queue.push(&branch.stdout(head, b"")),
+            None => queue.push(head),
+        }
+        queue.push_file(part, id);
+        let empty = queue.flush(&self.io.stream);
+        let gone = queue.is_gone();
+        drop(queue);
+        if gone {
+            self.work_mut().response.gone = true;
+        } else if !empty {
+            // The application's close() comes next, and may take its time.
+            self.announce();
         }
     }
 
@@ -245,6 +284,15 @@ impl Connection {
         if self.worker.standby.hurry() && !self.io.flush() {
             self.worker.reactor.interrupt();
         }
+    }
+
+    /// Whether the web server no longer wants the response of a FastCGI request.
+    fn is_aborted(&mut self) -> bool {
+        let aborted = self.branch.as_ref().is_some_and(Branch::is_aborted);
+        if aborted {
+            self.work_mut().response.gone = true;
+        }
+        aborted
     }
 
     fn end(&mut self) {
@@ -297,9 +345,24 @@ impl Exchange for Connection {
         self.work_mut().body.take().unwrap_or(Body::Empty)
     }
 
+    fn send_file(&mut self, head: &mut Head, part: FilePart) -> Sent {
+        if self.is_aborted() || !self.may_answer() {
+            return Sent::Gone;
+        }
+        self.fix_head(head, Some(part.len));
+        let response = &self.work().response;
+        // PEP 3333: no more than the application's Content-Length.
+        let len = response.remaining.map_or(part.len, |remaining| part.len.min(remaining));
+        if response.framing == Some(BodyFraming::Nothing) || len == 0 {
+            self.put(head.bytes(), b"", true, &mut || Box::new([0u8; 0]));
+        } else {
+            self.put_file(head.bytes(), FilePart { len, ..part });
+        }
+        if self.work().response.gone { Sent::Gone } else { Sent::Taken }
+    }
+
     fn send(&mut self, head: &mut Head, piece: Payload<'_>, total: Option<u64>) -> Sent {
-        if self.branch.as_ref().is_some_and(Branch::is_aborted) {
-            self.work_mut().response.gone = true;
+        if self.is_aborted() {
             return Sent::Gone;
         }
         let first = !self.work().response.head_sent;

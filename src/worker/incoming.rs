@@ -15,7 +15,7 @@ use crate::protocol::request::{BodyLength, Refusal};
 use crate::protocol::response;
 
 /// Why a body cannot be collected.
-pub(super) enum Broken {
+pub(crate) enum Broken {
     /// The client broke the framing or the limit.
     Refused(Refusal),
     /// The temporary file cannot be made or written.
@@ -31,7 +31,7 @@ enum Store {
 }
 
 /// A body that is being collected.
-pub(super) struct Incoming {
+pub(crate) struct Incoming {
     reader: Reader,
     store: Store,
     threshold: u64,
@@ -39,7 +39,7 @@ pub(super) struct Incoming {
 
 impl Incoming {
     /// `limit`: longest body in bytes; `threshold`: bytes kept in memory.
-    pub(super) fn new(length: BodyLength, limit: u64, threshold: u64) -> Result<Incoming, Broken> {
+    pub(crate) fn new(length: BodyLength, limit: u64, threshold: u64) -> Result<Incoming, Broken> {
         let (mut store, mut threshold) = (Store::Memory(Vec::new()), threshold);
         if let BodyLength::Length(len) = length {
             match temporary(len > threshold)? {
@@ -52,7 +52,7 @@ impl Incoming {
     }
 
     /// Takes bytes; returns how many of them belong to the body and whether it is whole.
-    pub(super) fn feed(&mut self, input: &[u8]) -> Result<(usize, bool), Broken> {
+    pub(crate) fn feed(&mut self, input: &[u8]) -> Result<(usize, bool), Broken> {
         let fed = match &mut self.store {
             Store::Memory(bytes) => {
                 let fed = self.reader.feed(input, bytes).map_err(Broken::Refused)?;
@@ -79,8 +79,13 @@ impl Incoming {
         Ok((fed.consumed, fed.done))
     }
 
+    /// How many bytes are still to come, where that is known.
+    pub(crate) fn remaining(&self) -> Option<u64> {
+        self.reader.remaining()
+    }
+
     /// The whole body, from its start.
-    pub(super) fn into_body(self) -> Result<Body, Broken> {
+    pub(crate) fn into_body(self) -> Result<Body, Broken> {
         match self.store {
             Store::Memory(bytes) if bytes.is_empty() => Ok(Body::Empty),
             Store::Memory(bytes) => Ok(Body::Memory(bytes)),

@@ -2,10 +2,11 @@
 //!
 //! - `reactor`: who waits for whom; the connections, the events, the deadlines. `doors`: the listening sockets. `moves` and
 //!   `migrate`: connections that go to other workers.
-//! - `connection`, `reading`, `incoming`: a client's bytes become requests. `exchange`, `output`: responses become bytes.
+//! - `connection`, `reading`, `incoming`: a client's bytes become requests. `exchange`, `output`, `segment`: responses become
+//!   bytes.
 //! - `pace`: how slow a body may be.
 //! - `believe`: what proxies say about where a connection or a request comes from.
-//! - `mux`: FastCGI connections, which carry several requests at once.
+//! - `mux`: FastCGI connections, which carry several requests at once. `pipe`: their bodies when they are streamed.
 //! - `threads`: app threads, and the standby thread that does the I/O while all of them are in the application.
 //! - `harakiri`: requests that run for too long.
 //! - `access`: the request line. `quota`: when this worker should be replaced. `clock`: time.
@@ -25,9 +26,11 @@ mod moves;
 mod mux;
 mod output;
 mod pace;
+mod pipe;
 mod quota;
 mod reactor;
 mod reading;
+mod segment;
 mod threads;
 
 #[cfg(test)]
@@ -36,6 +39,7 @@ mod tests;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::config::Timeouts;
 use crate::control::FromWorker;
@@ -52,6 +56,7 @@ use crate::{sys, wsgi};
 
 use harakiri::Harakiri;
 pub use harakiri::Limits as HarakiriLimits;
+pub(crate) use incoming::{Broken, Incoming};
 use output::Io;
 use quota::Meter;
 pub use quota::Quota;
@@ -77,6 +82,8 @@ pub struct Options {
     pub timeouts: Timeouts,
     /// After which it asks to be replaced.
     pub quota: Quota,
+    /// How long it may take to finish when nobody is there to end it.
+    pub mercy: Duration,
     /// How long requests may run; none: as long as they like.
     pub harakiri: Option<HarakiriLimits>,
     /// Whether the master wants to know how long requests took.
@@ -264,6 +271,8 @@ pub fn run(context: Context, load: impl FnOnce() -> Result<Arc<wsgi::Apps>, Stri
         options,
     });
     scoreboard.worker(id).set_state(State::Ready);
+    // The end of the control socket, which is watched from here on, tells of the master's.
+    sys::process::outlive_parent();
     worker.tell(&FromWorker::Ready);
     let code = threads::run(&worker, &apps, &wsgi);
     scoreboard.worker(id).set_state(State::Empty);

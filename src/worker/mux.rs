@@ -6,6 +6,7 @@
 //! never mix. When a branch is over, its END_REQUEST is queued and the trunk is told by an event.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +14,8 @@ use super::clock::{self, NEVER, after, now};
 use super::connection::{Connection, Filled, Phase, Spare, Step, Work};
 use super::incoming::{Broken, Incoming};
 use super::pace::Pace;
+use super::pipe::Pipe;
+use crate::gateway::Body;
 use crate::protocol::body::admit;
 use crate::protocol::fastcgi::{
     self, Demux, Ended, Event, render_end, render_finish, render_stderr, render_stderr_end, render_stdout,
@@ -26,10 +29,6 @@ const MAX_REQUESTS: usize = 64;
 
 /// What GET_VALUES is told of connections: more than any web server opens to one address.
 const MAX_CONNECTIONS: u32 = 10_000;
-
-/// Bytes of a body kept in memory with `post-buffering = 0`, which has no effect on FastCGI: its records of several
-/// requests come by one socket, so that no application thread can read it.
-const DEFAULT_BUFFER: u64 = 64 * 1024;
 
 /// The longest content of a record.
 const MAX_CONTENT: usize = 65_535;
@@ -49,6 +48,13 @@ pub(super) struct Family {
     broken: AtomicBool,
 }
 
+impl Family {
+    /// The trunk's place in the reactor.
+    pub(super) fn token(&self) -> usize {
+        self.token.load(Ordering::Relaxed)
+    }
+}
+
 struct Running {
     id: u16,
     aborted: Arc<AtomicBool>,
@@ -65,6 +71,10 @@ pub(super) struct Mux {
     demux: Demux,
     /// Requests whose body is still coming.
     coming: Vec<(u16, Box<Work>)>,
+    /// The only request, whose body is read by the application.
+    stream: Option<(u16, Arc<Pipe>)>,
+    /// As long as it was not begun: what has come with it may be all of its body.
+    opening: Option<Box<Work>>,
     family: Arc<Family>,
     answers: Vec<u8>,
     /// Requests that are complete, until the reactor takes them.
@@ -81,6 +91,8 @@ pub(super) struct Branch {
     pub(super) id: u16,
     family: Arc<Family>,
     aborted: Arc<AtomicBool>,
+    /// Its body, if that is streamed.
+    body: Option<Arc<Pipe>>,
 }
 
 impl Branch {
@@ -91,7 +103,7 @@ impl Branch {
 
     /// The trunk's place in the reactor: it must be told when this is over.
     pub(super) fn trunk(&self) -> usize {
-        self.family.token.load(Ordering::Relaxed)
+        self.family.token()
     }
 
     /// `first` and `piece` as STDOUT records.
@@ -122,6 +134,9 @@ impl Branch {
 
     /// The records that end the request. `cut`: the response is not whole.
     pub(super) fn finish(&self, cut: bool) -> Vec<u8> {
+        if let Some(body) = &self.body {
+            body.close();
+        }
         // Before they can be sent: the web server may use the id again as soon as it has them.
         let mut erred = false;
         lock(&self.family.running).retain(|running| {
@@ -147,15 +162,19 @@ impl Branch {
 impl Mux {
     fn new(connection: &Connection) -> Box<Mux> {
         let options = &connection.worker.options;
+        // A body that the application reads holds up all that stands behind it on the connection.
+        let max_requests = if options.post_buffering.is_none() { 1 } else { MAX_REQUESTS };
         let demux = Demux::new(fastcgi::Options {
             max_params: options.limits.max_head,
-            max_requests: MAX_REQUESTS,
+            max_requests,
             server_connections: MAX_CONNECTIONS,
             server_requests: options.threads * options.processes.max(1),
         });
         Box::new(Mux {
             demux,
             coming: Vec::new(),
+            stream: None,
+            opening: None,
             family: Arc::default(),
             answers: Vec::new(),
             born: VecDeque::new(),
@@ -168,10 +187,32 @@ impl Mux {
     fn forget_ended(&mut self) {
         for id in lock(&self.family.ended).drain(..) {
             self.demux.end(id);
+            self.stream.take_if(|(streamed, _)| *streamed == id);
+        }
+    }
+
+    /// The body that the application reads, if it is this request's.
+    fn stream_of(&self, id: u16) -> Option<&Arc<Pipe>> {
+        self.stream.as_ref().filter(|(streamed, _)| *streamed == id).map(|(_, pipe)| pipe)
+    }
+
+    /// Whether the application must read first.
+    fn stalls(&self) -> bool {
+        self.stream.as_ref().is_some_and(|(_, pipe)| pipe.stalls())
+    }
+
+    /// The web server sends no more of a body.
+    fn break_stream(&self) {
+        if let Some((_, pipe)) = &self.stream {
+            pipe.break_off(io::ErrorKind::UnexpectedEof, "the client left before the end of the body");
         }
     }
 
     fn take_coming(&mut self, id: u16) -> Option<Box<Work>> {
+        if self.stream_of(id).is_some() && self.opening.is_some() {
+            self.stream = None;
+            return self.opening.take();
+        }
         let at = self.coming.iter().position(|(known, _)| *known == id)?;
         Some(self.coming.swap_remove(at).1)
     }
@@ -194,6 +235,7 @@ impl Mux {
 
     /// The front end is gone: what runs need not finish its response.
     fn abort_all(&self) {
+        self.break_stream();
         for running in &*lock(&self.family.running) {
             running.aborted.store(true, Ordering::Relaxed);
         }
@@ -234,7 +276,7 @@ impl Connection {
     fn serve_mux(&mut self, mux: &mut Mux, spare: &mut Spare) -> Step {
         mux.forget_ended();
         let mut turns = 0;
-        while self.readable && !mux.ended && !mux.demux.is_over() {
+        while self.readable && !mux.ended && !mux.demux.is_over() && !mux.stalls() {
             turns += 1;
             if turns > READS_A_TURN {
                 return Step::Again;
@@ -258,19 +300,23 @@ impl Connection {
                         );
                         mux.refuse(id, 400);
                     }
+                    mux.break_stream();
                 }
                 Filled::Gone => return Step::Close,
             }
         }
-        let drained = {
+        let (drained, full) = {
             let mut queue = self.io.queue();
             queue.push(&mux.answers);
             mux.answers.clear();
+            if spare.attached && queue.is_at_file() {
+                return Step::Again;
+            }
             let drained = queue.flush(&self.io.stream);
             if queue.is_gone() {
                 return Step::Close;
             }
-            drained
+            (drained, queue.is_full())
         };
         let over = mux.demux.is_over() || (mux.ended && !mux.is_busy()) || mux.family.broken.load(Ordering::Relaxed);
         if over && drained {
@@ -295,7 +341,8 @@ impl Connection {
         if self.worker.is_retiring() && !mux.is_busy() {
             self.hurry(now());
         }
-        Step::Wait
+        // No event tells of room in a socket that was not found full.
+        if drained || full { Step::Wait } else { Step::Again }
     }
 
     fn take_records(&mut self, mux: &mut Mux) -> Result<(), ()> {
@@ -315,6 +362,7 @@ impl Connection {
         }
         work.filled = 0;
         self.work = Some(work);
+        self.open_stream(mux);
         result
     }
 
@@ -329,15 +377,33 @@ impl Connection {
                     work.started = clock::micros();
                 }
                 work.told = self.hear_proxies(&work);
-                let threshold = options.post_buffering.unwrap_or(DEFAULT_BUFFER);
                 let limit = options.body_limit();
                 let incoming = admit(work.request.body, limit).map_err(Broken::Refused);
+                let Some(threshold) = options.post_buffering else {
+                    if let Err(broken) = incoming {
+                        return self.refuse_branch(mux, id, &broken);
+                    }
+                    mux.stream = Some((id, Pipe::new(&self.worker, &mux.family, work.request.body)));
+                    mux.opening = Some(work);
+                    return;
+                };
                 match incoming.and_then(|()| Incoming::new(work.request.body, limit, threshold)) {
                     Ok(incoming) => work.incoming = Some(incoming),
                     Err(broken) => return self.refuse_branch(mux, id, &broken),
                 }
                 work.pace = Pace::begin(now());
                 mux.coming.push((id, work));
+            }
+            Event::Body { id, bytes } if mux.stream_of(id).is_some() => {
+                let fed = mux.stream_of(id).map_or(Ok(()), |pipe| pipe.feed(bytes));
+                if let Err(refusal) = fed {
+                    self.refuse_stream(mux, id, refusal);
+                }
+            }
+            Event::BodyEnd { id } if mux.stream_of(id).is_some() => {
+                if let Some(pipe) = mux.stream_of(id) {
+                    pipe.finish();
+                }
             }
             Event::Body { id, bytes } => {
                 let Some((_, work)) = mux.coming.iter_mut().find(|(known, _)| *known == id) else { return };
@@ -368,12 +434,49 @@ impl Connection {
                     render_end(id, 1, Ended::RequestComplete, &mut mux.answers);
                     mux.demux.end(id);
                 }
+                if mux.stream_of(id).is_some() {
+                    mux.break_stream();
+                }
                 for running in lock(&mux.family.running).iter().filter(|running| running.id == id) {
                     running.aborted.store(true, Ordering::Relaxed);
                 }
             }
+            Event::Refused { id, refusal } if mux.stream_of(id).is_some() => self.refuse_stream(mux, id, refusal),
             Event::Refused { id, refusal } => self.refuse_branch(mux, id, &Broken::Refused(refusal)),
         }
+    }
+
+    /// The body of the streamed request cannot be accepted.
+    fn refuse_stream(&self, mux: &mut Mux, id: u16, refusal: Refusal) {
+        if mux.opening.is_some() {
+            return self.refuse_branch(mux, id, &Broken::Refused(refusal));
+        }
+        // The application has the request, and is told where it reads.
+        log::info!("{}: {} (the application is told)", self.who(), refusal.reason);
+        if let Some(pipe) = mux.stream_of(id) {
+            pipe.break_off(io::ErrorKind::InvalidData, refusal.reason);
+        }
+    }
+
+    /// Begins the streamed request with what has come of it.
+    fn open_stream(&self, mux: &mut Mux) {
+        let Some(mut work) = mux.opening.take() else { return };
+        let Some((id, pipe)) = mux.stream.clone() else { return };
+        match pipe.take_whole() {
+            Some(bytes) => {
+                mux.stream = None;
+                if work.request.body == BodyLength::UntilEnd && !bytes.is_empty() {
+                    work.request.body = BodyLength::Chunked;
+                }
+                work.body = Some(if bytes.is_empty() { Body::Empty } else { Body::Memory(bytes) });
+            }
+            None => work.body = Some(Body::Stream(Box::new(pipe.source()))),
+        }
+        let mut branch = self.branch(mux, id, work);
+        if let Some(branch) = &mut branch.branch {
+            branch.body = mux.stream_of(id).cloned();
+        }
+        mux.born.push_back(branch);
     }
 
     fn refuse_branch(&self, mux: &mut Mux, id: u16, broken: &Broken) {
@@ -392,7 +495,7 @@ impl Connection {
     fn branch(&self, mux: &Mux, id: u16, work: Box<Work>) -> Box<Connection> {
         let aborted = Arc::new(AtomicBool::new(false));
         lock(&mux.family.running).push(Running { id, aborted: Arc::clone(&aborted), erred: false });
-        let branch = Branch { id, family: Arc::clone(&mux.family), aborted };
+        let branch = Branch { id, family: Arc::clone(&mux.family), aborted, body: None };
         let mut connection = self.twin();
         connection.work = Some(work);
         connection.branch = Some(branch);

@@ -1,4 +1,4 @@
-//! What waits to be written to a client: bytes of our own and, by reference, of the application.
+//! What waits to be written to a client, in order (what it can be is in `segment`).
 //!
 //! The queue has a lock of its own, so that the standby thread can write out what a running
 //! application produced without the interpreter and without the application thread.
@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::gateway::Kept;
+use super::segment::{FileSegment, Records, Segment};
+use crate::gateway::{FilePart, Kept};
 use crate::net::stream::Stream;
 
 /// Pieces given to one writev(2).
@@ -18,20 +19,6 @@ const SEGMENT: usize = 64 * 1024;
 
 /// So many bytes are written to one client before others have their turn.
 const TURN: u64 = 4 * 1024 * 1024;
-
-enum Segment {
-    Bytes(Vec<u8>),
-    Kept(Kept),
-}
-
-impl Segment {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Segment::Bytes(bytes) => bytes,
-            Segment::Kept(kept) => (**kept).as_ref(),
-        }
-    }
-}
 
 /// Bytes in order, the first of them written in part.
 #[derive(Default)]
@@ -107,6 +94,28 @@ impl Queue {
         }
     }
 
+    /// Appends the application's bytes as FastCGI records of request `id`, by reference.
+    pub(super) fn push_records(&mut self, kept: Kept, id: u16) {
+        if !(*kept).as_ref().is_empty() {
+            self.push_segment(Segment::Records(Box::new(Records::new(kept, id))));
+        }
+    }
+
+    /// Appends a part of a file; `id`: as records of this FastCGI request.
+    pub(super) fn push_file(&mut self, part: FilePart, id: Option<u16>) {
+        self.push_segment(Segment::File(Box::new(FileSegment::new(part, id))));
+    }
+
+    fn push_segment(&mut self, segment: Segment) {
+        self.len += segment.len();
+        self.segments.push_back(segment);
+    }
+
+    /// Whether a file is next, for which a write may have to wait for the disk.
+    pub(super) fn is_at_file(&self) -> bool {
+        matches!(self.segments.front(), Some(Segment::File(_)))
+    }
+
     /// Writes until nothing is left, the socket is full or others have waited long enough. True: nothing is left.
     pub(super) fn flush(&mut self, stream: &Stream) -> bool {
         let end = self.written + TURN;
@@ -115,30 +124,51 @@ impl Queue {
             if self.written >= end {
                 return false;
             }
-            let mut pieces = [IoSlice::new(&[]); GATHER];
-            let mut count = 0;
-            for (at, segment) in self.segments.iter().take(GATHER).enumerate() {
-                let skip = if at == 0 { self.offset } else { 0 };
-                pieces[at] = IoSlice::new(&segment.bytes()[skip..]);
-                count = at + 1;
-            }
-            match stream.write(&pieces[..count]) {
+            let written = match self.segments.front_mut() {
+                Some(Segment::File(file)) => file.send(stream, self.offset),
+                _ => self.write(stream),
+            };
+            match written {
                 Ok(0) => {
                     self.full = true;
                     return false;
                 }
                 Ok(taken) => self.consume(taken),
-                Err(_) => self.give_up(),
+                Err(error) => {
+                    if self.is_at_file() && !is_of_client(&error) {
+                        tell_of_file(&error);
+                    }
+                    self.give_up();
+                }
             }
         }
         true
+    }
+
+    /// Writes what stands before the next file with one system call.
+    fn write(&self, stream: &Stream) -> io::Result<usize> {
+        let mut pieces = [IoSlice::new(&[]); GATHER];
+        let mut count = 0;
+        let mut skip = self.offset;
+        for segment in &self.segments {
+            if matches!(segment, Segment::File(_)) && count == 1 {
+                // A head, as a rule: it goes with the file's begin.
+                return stream.write_more(&pieces[0]);
+            }
+            if matches!(segment, Segment::File(_)) || count == GATHER {
+                break;
+            }
+            segment.gather(skip, &mut pieces, &mut count);
+            skip = 0;
+        }
+        stream.write(&pieces[..count])
     }
 
     fn consume(&mut self, mut taken: usize) {
         self.len -= taken;
         self.written += taken as u64;
         while let Some(first) = self.segments.front() {
-            let left = first.bytes().len() - self.offset;
+            let left = first.len() - self.offset;
             if taken < left {
                 self.offset += taken;
                 return;
@@ -155,6 +185,21 @@ impl Queue {
         self.segments.clear();
         self.offset = 0;
         self.len = 0;
+    }
+}
+
+/// Whether a write failed because of the client: nothing that the log should tell.
+fn is_of_client(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, TimedOut};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | TimedOut)
+}
+
+fn tell_of_file(error: &io::Error) {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => {
+            log::error!("a file became shorter while it was sent by wsgi.file_wrapper; the connection is cut");
+        }
+        _ => log::error!("a file that is sent by wsgi.file_wrapper cannot be read ({error}); the connection is cut"),
     }
 }
 
@@ -256,6 +301,79 @@ mod tests {
         assert_eq!(&all[..4], b"head");
         assert_eq!(&all[4..4 + big.len()], &big[..]);
         assert_eq!(&all[4 + big.len()..], b"tailend");
+    }
+
+    /// A file with so many bytes, and what it holds.
+    fn file(len: usize) -> (FilePart, Vec<u8>) {
+        let bytes: Vec<u8> = (0..len).map(|n| (n * 7 + (n >> 8)) as u8).collect();
+        let file = tempfile::tempfile().unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0).unwrap();
+        (FilePart { file, start: 0, len: len as u64 }, bytes)
+    }
+
+    /// Everything that a queue writes, to a client that reads it all.
+    fn written(fill: impl FnOnce(&mut Queue)) -> Vec<u8> {
+        let (io, mut client) = pair();
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            client.read_to_end(&mut all).unwrap();
+            all
+        });
+        fill(&mut io.queue());
+        while !io.flush() {
+            io.stream.wait(true, std::time::Duration::from_secs(10)).unwrap();
+        }
+        assert_eq!(io.queue().len(), 0);
+        io.stream.finish_writing();
+        reader.join().unwrap()
+    }
+
+    #[test]
+    fn files_stand_in_their_place() {
+        let (part, bytes) = file(3_000_000);
+        let part = FilePart { start: 1000, len: 2_500_000, ..part };
+        let (other, other_bytes) = file(70_000);
+        let all = written(|queue| {
+            queue.push(b"head");
+            queue.push_file(part, None);
+            queue.push_file(other, None);
+            queue.push(b"tail");
+            queue.push_kept(Box::new(*b"end"), 0);
+        });
+        assert!(all == [b"head", &bytes[1000..2_501_000], &other_bytes, b"tailend"].concat());
+    }
+
+    #[test]
+    fn files_and_large_pieces_are_framed_where_records_are_asked_for() {
+        use crate::protocol::fastcgi::render_stdout;
+        let (part, bytes) = file(200_000);
+        let (kept, owner) = (bytes[..150_000].to_vec(), bytes.clone());
+        let all = written(|queue| {
+            queue.push_records(Box::new(kept), 3);
+            queue.push_file(part, Some(4));
+            queue.push_records(Box::new(Vec::new()), 5);
+            queue.push_records(Box::new(owner), 6);
+        });
+        let mut expected = Vec::new();
+        render_stdout(3, &bytes[..150_000], &mut expected);
+        render_stdout(4, &bytes, &mut expected);
+        render_stdout(6, &bytes, &mut expected);
+        assert!(all == expected, "{} bytes", all.len());
+    }
+
+    #[test]
+    fn a_file_that_ends_early_ends_the_connection() {
+        let (io, mut client) = pair();
+        let (part, bytes) = file(1000);
+        let mut queue = io.queue();
+        queue.push(b"head");
+        queue.push_file(FilePart { len: 1001, ..part }, None);
+        assert!(queue.flush(&io.stream) && queue.is_gone());
+        drop(queue);
+        drop(io);
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).unwrap();
+        assert!(all == [b"head", &bytes[..]].concat());
     }
 
     #[test]

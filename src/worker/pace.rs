@@ -47,7 +47,7 @@ mod tests {
 
     fn timeouts(body_rate: u64) -> Timeouts {
         let second = Duration::from_secs(1);
-        Timeouts { head: second, body: 30 * second, body_rate, write: second, keep_alive: second }
+        Timeouts { head: second, body: 30 * second, body_rate, write: second, keep_alive: second, linger: second }
     }
 
     #[test]

@@ -632,6 +632,8 @@ impl Reactor {
                 log::info!("worker {} is not wanted any more; it exits", worker.id);
             } else {
                 log::error!("worker {}: the master is gone; requests in flight are finished, then it exits", worker.id);
+                // Nobody else would end one that is stuck.
+                sys::process::end_in(worker.options.mercy.as_secs() as u32);
             }
         }
         for index in 0..state.doors.len() {

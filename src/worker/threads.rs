@@ -194,6 +194,7 @@ fn app_thread(worker: &Arc<Worker>, apps: &Arc<Apps>, options: &wsgi::Options, c
             }
         };
         loop {
+            spare.attached = false;
             let first = app.detached(|| {
                 let found = worker.reactor.next(worker, &mut spare, Back::Nothing, Patience::Wait);
                 if let Some(connection) = &found {
@@ -204,6 +205,7 @@ fn app_thread(worker: &Arc<Worker>, apps: &Arc<Apps>, options: &wsgi::Options, c
                 found
             });
             let Some(mut connection) = first else { return };
+            spare.attached = true;
             loop {
                 let served = serve(worker, app, core, connection);
                 worker.standby.advance(core);

@@ -180,7 +180,11 @@ impl Environs {
         let manage = self.options.manage_script_name || request.path_derived;
         let Found { app, strip } = apps.find(path, script_name, manage);
         if strip > 0 {
-            set(environ, &mut keys.script_name, &path[..strip])?;
+            if self.options.run_once {
+                set(environ, &mut keys.script_name, &[script_name, &path[..strip]].concat())?;
+            } else {
+                set(environ, &mut keys.script_name, &path[..strip])?;
+            }
             set(environ, &mut keys.path_info, &path[strip..])?;
         } else if request.modifier1 == MANAGE_PATH_INFO && !script_name.is_empty() && is_prefix(script_name, path) {
             set(environ, &mut keys.path_info, &path[script_name.len()..])?;
@@ -257,8 +261,8 @@ impl Environs {
         set("wsgi.errors", errors::stream(py)?)?;
         set("wsgi.file_wrapper", py.get_type::<FileWrapper>().into_any())?;
         set("wsgi.multithread", truth(self.options.threads > 1)?)?;
-        set("wsgi.multiprocess", truth(self.options.processes > 1)?)?;
-        set("wsgi.run_once", truth(false)?)?;
+        set("wsgi.multiprocess", truth(self.options.processes > 1 || self.options.run_once)?)?;
+        set("wsgi.run_once", truth(self.options.run_once)?)?;
         let version = env!("CARGO_PKG_VERSION");
         set("rsgi.version", text(version))?;
         // uWSGI gives bytes here.

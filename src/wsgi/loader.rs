@@ -3,6 +3,7 @@
 //! What goes wrong is told twice: the traceback goes to stderr, and one line says which setting failed, why, and what to
 //! do about it.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -48,6 +49,14 @@ pub struct Mount {
 pub struct LoadError {
     /// What, where and why, in one line.
     pub cause: String,
+    /// What is on stderr by then; empty without an exception.
+    pub traceback: String,
+}
+
+impl LoadError {
+    fn plain(cause: String) -> LoadError {
+        LoadError { cause, traceback: String::new() }
+    }
 }
 
 impl fmt::Display for LoadError {
@@ -67,6 +76,8 @@ struct Wanted<'a> {
     is_file: bool,
     /// Whether a dict `applications` in the module is looked at.
     many: bool,
+    /// What was written to stderr of a failure.
+    traceback: RefCell<String>,
 }
 
 /// Mount points and what answers there.
@@ -78,27 +89,27 @@ type Callables = Vec<(String, Py<PyAny>)>;
 /// With `need_app`, the first application that cannot be loaded; its traceback is on stderr by then.
 pub fn load(py: Python<'_>, spec: &LoadSpec) -> Result<Apps, LoadError> {
     set_path(py, &spec.pythonpath)
-        .map_err(|error| LoadError { cause: format!("pythonpath can't be set: {}", errors::one_line(py, &error)) })?;
+        .map_err(|error| LoadError::plain(format!("pythonpath can't be set: {}", errors::one_line(py, &error))))?;
     let wanted = wanted(spec);
     let mut apps: Vec<App> = Vec::new();
     let mut failed = Vec::new();
-    let fail = |cause: String, failed: &mut Vec<String>| {
+    let fail = |cause: String, traceback: String, failed: &mut Vec<String>| {
         if spec.need_app {
-            return Err(LoadError { cause });
+            return Err(LoadError { cause, traceback });
         }
         log::error!("{cause}; requests for it are answered 500 (need-app = false)");
         failed.push(cause);
         Ok(())
     };
     if wanted.is_empty() {
-        fail("no application is configured: set module, wsgi-file or mount".into(), &mut failed)?;
+        fail("no application is configured: set module, wsgi-file or mount".into(), String::new(), &mut failed)?;
     }
     for wanted in &wanted {
         let begun = Instant::now();
         let found = match find(py, wanted, spec.callable.as_deref()) {
             Ok(found) => found.into_iter().map(|(mount, callable)| (mount, Some(callable))).collect(),
             Err(cause) => {
-                fail(format!("{}: {cause}", wanted.shown), &mut failed)?;
+                fail(format!("{}: {cause}", wanted.shown), wanted.traceback.take(), &mut failed)?;
                 vec![(wanted.mount.to_string(), None)]
             }
         };
@@ -115,7 +126,7 @@ pub fn load(py: Python<'_>, spec: &LoadSpec) -> Result<Apps, LoadError> {
         }
     }
     let context = raw::copy_current_context(py)
-        .map_err(|error| LoadError { cause: format!("no contextvars: {}", errors::one_line(py, &error)) })?;
+        .map_err(|error| LoadError::plain(format!("no contextvars: {}", errors::one_line(py, &error))))?;
     Ok(Apps::new(apps, context.unbind(), failed))
 }
 
@@ -127,16 +138,23 @@ fn wanted(spec: &LoadSpec) -> Vec<Wanted<'_>> {
     let mut wanted = Vec::new();
     if let Some((what, origin)) = &spec.module {
         let shown = format!("module = {what} ({origin})");
-        wanted.push(Wanted { mount: "", what, shown, is_file: false, many: !what.contains(':') });
+        wanted.push(Wanted {
+            mount: "",
+            what,
+            shown,
+            is_file: false,
+            many: !what.contains(':'),
+            traceback: RefCell::default(),
+        });
     }
     if let Some((what, origin)) = &spec.wsgi_file {
         let shown = format!("wsgi-file = {what} ({origin})");
-        wanted.push(Wanted { mount: "", what, shown, is_file: true, many: false });
+        wanted.push(Wanted { mount: "", what, shown, is_file: true, many: false, traceback: RefCell::default() });
     }
     for Mount { path, what, origin } in &spec.mounts {
         let shown = format!("mount = {}={what} ({origin})", root(path));
         let is_file = what.contains('/') || [".py", ".wsgi", ".ini"].iter().any(|end| what.ends_with(end));
-        wanted.push(Wanted { mount: path, what, shown, is_file, many: false });
+        wanted.push(Wanted { mount: path, what, shown, is_file, many: false, traceback: RefCell::default() });
     }
     wanted
 }
@@ -188,7 +206,8 @@ fn import<'py>(py: Python<'py>, wanted: &Wanted<'_>, name: &str) -> Result<Bound
         return Err("a dotted module name is expected: package.module:callable".into());
     }
     py.import(name).map_err(|error| {
-        errors::report(py, &format!("rsgi: {}: the module can't be imported", wanted.shown), &error);
+        *wanted.traceback.borrow_mut() =
+            errors::report(py, &format!("rsgi: {}: the module can't be imported", wanted.shown), &error);
         let missing = error.is_instance_of::<PyModuleNotFoundError>(py)
             && (error.value(py).getattr("name").and_then(|name| name.extract::<String>()))
                 .is_ok_and(|missing| name == missing || name.starts_with(&format!("{missing}.")));
@@ -257,7 +276,8 @@ fn load_file<'py>(py: Python<'py>, wanted: &Wanted<'_>) -> Result<Bound<'py, PyM
     let name = format!("uwsgi_file_{}", what.strip_suffix(".py").unwrap_or(what).replace(['/', '.'], "_"));
 
     let describe = |error: PyErr| {
-        errors::report(py, &format!("rsgi: {}: the file can't be loaded", wanted.shown), &error);
+        *wanted.traceback.borrow_mut() =
+            errors::report(py, &format!("rsgi: {}: the file can't be loaded", wanted.shown), &error);
         import_failed(py, &error)
     };
     if let Some(module) = loaded(py, &name, &path) {
@@ -353,13 +373,15 @@ fn resolve<'py>(
             if error.is_instance_of::<PyAttributeError>(py) {
                 return format!("{shown} has no {path:?}{}", hint(module));
             }
-            errors::report(py, &format!("rsgi: {}: {path} can't be looked up", wanted.shown), &error);
+            *wanted.traceback.borrow_mut() =
+                errors::report(py, &format!("rsgi: {}: {path} can't be looked up", wanted.shown), &error);
             format!("{path} of {shown}: {}", errors::one_line(py, &error))
         })?;
     }
     if is_factory {
         object = object.call0().map_err(|error| {
-            errors::report(py, &format!("rsgi: {}: {name} failed", wanted.shown), &error);
+            *wanted.traceback.borrow_mut() =
+                errors::report(py, &format!("rsgi: {}: {name} failed", wanted.shown), &error);
             format!("{name} of {shown} failed: {}{}", errors::one_line(py, &error), place(py, &error))
         })?;
     }

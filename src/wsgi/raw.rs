@@ -4,6 +4,8 @@
 
 use std::cell::UnsafeCell;
 use std::ffi::{c_long, c_ulong};
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -51,6 +53,17 @@ pub(super) fn enter_context_copy<'py>(context: &Bound<'py, PyAny>) -> PyResult<B
 pub(super) fn exit_context(context: &Bound<'_, PyAny>) -> PyResult<()> {
     // SAFETY: as above; leaving a context that is not the current one is reported, not undefined.
     if unsafe { ffi::PyContext_Exit(context.as_ptr()) } < 0 { Err(PyErr::fetch(context.py())) } else { Ok(()) }
+}
+
+/// A descriptor of our own for what the file object `file` has open as `number` (its `fileno()`); close-on-exec.
+pub(super) fn duplicate(file: &Bound<'_, PyAny>, number: RawFd) -> io::Result<OwnedFd> {
+    let _alive = file;
+    if number < 0 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: not -1. The object, alive by the reference given, has told the number right before on this thread, which is
+    // attached: nobody has closed it since; and fcntl(2) refuses numbers that are not open.
+    unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()
 }
 
 /// Python's name of this thread.

@@ -5,6 +5,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
+use super::file_wrapper::{Direct, FileWrapper};
 use super::interrupt::{Inside, Interrupt};
 use super::raw::Held;
 use super::start_response::{Response, type_name, wait_for_room};
@@ -31,7 +32,7 @@ pub(super) fn send(
         send_all(py, shared, std::slice::from_ref(bytes))?;
     } else if let Some(pieces) = finished(result)? {
         send_all(py, shared, &pieces)?;
-    } else {
+    } else if !send_file(py, shared, result)? {
         send_each(py, shared, result, interrupt)?;
     }
     // An application that is a generator calls start_response at the first step.
@@ -70,6 +71,25 @@ fn send_all(py: Python<'_>, shared: &Held<Response>, pieces: &[Bound<'_, PyBytes
         }
     }
     require_head(&response)
+}
+
+/// Sends a wrapped file as a whole, where that can be. False: nothing is sent yet.
+fn send_file(py: Python<'_>, shared: &Held<Response>, result: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let Ok(wrapper) = result.cast_exact::<FileWrapper>() else { return Ok(false) };
+    if shared.take(py).exchange.as_ref().is_none_or(|exchange| exchange.head_sent()) {
+        // Behind what write() sent.
+        return Ok(false);
+    }
+    let Some(direct) = wrapper.get().direct(py) else { return Ok(false) };
+    let mut response = shared.take(py);
+    let response = &mut *response;
+    require_head(response)?;
+    match direct {
+        Direct::Part(part) => py.detach(|| response.send_file(part)),
+        Direct::Bytes(bytes) if bytes.is_empty() => {}
+        Direct::Bytes(bytes) => response.send_own(bytes),
+    }
+    Ok(true)
 }
 
 /// Sends what an iterable gives, as it gives it.

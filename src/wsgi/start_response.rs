@@ -16,7 +16,7 @@ use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use super::memory::Memory;
 use super::raw::{Held, Holder, references};
-use crate::gateway::{Exchange, Kept, Payload, Sent};
+use crate::gateway::{Exchange, FilePart, Kept, Payload, Sent};
 use crate::protocol::response::{Head, HeadError};
 
 /// So much of a line of `wsgi.errors` waits for its end.
@@ -81,6 +81,23 @@ impl Response {
         {
             exchange.write_error(&self.error_line[..end]);
             self.error_line.drain(..end);
+        }
+    }
+
+    /// Hands over bytes of our own as the whole body, but no more than the application's Content-Length. The exchange is there.
+    pub(super) fn send_own(&mut self, mut bytes: Vec<u8>) {
+        let Some(exchange) = &mut self.exchange else { return };
+        if let Some(length) = self.head.content_length() {
+            bytes.truncate(usize::try_from(length).unwrap_or(usize::MAX));
+        }
+        let mut keep = || -> Kept { Box::new(bytes.clone()) };
+        exchange.send(&mut self.head, Payload { bytes: &bytes, keep: &mut keep }, Some(bytes.len() as u64));
+    }
+
+    /// Hands over a part of a file as the whole body. To be called detached.
+    pub(super) fn send_file(&mut self, part: FilePart) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.send_file(&mut self.head, part);
         }
     }
 

@@ -58,12 +58,17 @@ def large(environ, start_response):
     return [HUNDRED] * 10
 
 
+def pieces(environ, start_response):
+    start_response("200 OK", [PLAIN])
+    return (HUNDRED for _ in range(10))
+
+
 def slow(environ, start_response):
     time.sleep(0.05)
     return hello(environ, start_response)
 
 
-PATHS = {"/pid": pid, "/slow": slow, "/large": large, "/post": post}
+PATHS = {"/pid": pid, "/slow": slow, "/large": large, "/pieces": pieces, "/post": post}
 
 
 def paths(environ, start_response):

@@ -2,11 +2,12 @@
 //!
 //!     load closed ADDRESS [--connections 64] [--seconds 3] [--requests N] [--path /] [--post BYTES] [--close]
 //!                         [--uwsgi] [--interval-us N]
-//!     load slow ADDRESS   [--connections 100] [--seconds 3]
+//!     load slow ADDRESS   [--connections 200] [--seconds 3]
 //!     load idle ADDRESS   [--connections 10000]
 //!
 //! `closed`: each connection asks, waits for the whole response, and asks again; `--interval-us` apart if that is longer.
-//! `slow`: as many clients that send a head byte by byte, that send a body byte by byte, and that read slowly.
+//! `slow`: as many clients that send a head byte by byte, that send a body byte by byte (of 10 bytes) or KiB by KiB (of 1 MB), and
+//! that read 1 MB at 1 KiB a second.
 //! `idle`: connections that have asked once, and wait; it says `ready` and holds them until its input ends.
 //! ADDRESS is HOST:PORT or a path. The result is one line of JSON; times are in microseconds.
 
@@ -515,10 +516,10 @@ fn raise_limit() {
     }
 }
 
-/// What a slow client does a quarter of a second.
+/// What a slow client does each second.
 enum Slow {
-    /// Sends the next byte of this.
-    Sends(Vec<u8>, usize),
+    /// Sends the next so many bytes of this.
+    Sends(Vec<u8>, usize, usize),
     /// Reads 1 KiB.
     Reads,
 }
@@ -526,20 +527,22 @@ enum Slow {
 fn slow(options: &Options) {
     raise_limit();
     let head = format!("GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: {}", "a".repeat(500)).into_bytes();
-    let body_head: &[u8] = b"POST /post HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n";
     let mut clients = Vec::new();
-    for _ in 0..options.connections {
+    for number in 0..options.connections {
         for kind in 0..3 {
             let Ok(socket) = options.connect() else { continue };
             let client = match kind {
-                0 => Slow::Sends(head.clone(), 0),
+                0 => Slow::Sends(head.clone(), 0, 1),
                 1 => {
-                    let _ = (&socket).write(body_head);
-                    Slow::Sends(vec![b'b'; 1000], 0)
+                    let (length, piece) = if number % 2 == 0 { (10, 1) } else { (1_000_000, 1024) };
+                    let head = format!("POST /post HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+                    let _ = (&socket).write(head.as_bytes());
+                    Slow::Sends(vec![b'b'; length], 0, piece)
                 }
                 _ => {
                     let _ = socket.set_recv_buffer_size(4096);
-                    let _ = (&socket).write(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n");
+                    let page = if number % 2 == 0 { "large" } else { "pieces" };
+                    let _ = (&socket).write(format!("GET /{page} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
                     Slow::Reads
                 }
             };
@@ -552,17 +555,16 @@ fn slow(options: &Options) {
     let mut bin = [0u8; 1024];
     let mut next = 0;
     while Instant::now() < end {
-        // Evenly over the quarter of a second, so that they do not come in bursts.
+        // Evenly over the second, so that they do not come in bursts.
         std::thread::sleep(Duration::from_millis(5));
-        for _ in 0..(count / 50).max(1) {
+        for _ in 0..(count / 200).max(1) {
             let (socket, client) = &mut clients[next % count];
             next += 1;
             let mut socket = &*socket;
             match client {
-                Slow::Sends(text, at) => {
-                    if *at < text.len() && socket.write(&text[*at..=*at]).is_ok() {
-                        *at += 1;
-                    }
+                Slow::Sends(text, at, piece) => {
+                    let end = (*at + *piece).min(text.len());
+                    *at += socket.write(&text[*at..end]).unwrap_or(0);
                 }
                 Slow::Reads => {
                     let _ = socket.read(&mut bin);
@@ -570,6 +572,16 @@ fn slow(options: &Options) {
             }
         }
     }
+    // How many the server has given up.
+    let closed = clients.iter().filter(|(socket, client)| match client {
+        Slow::Reads => false,
+        Slow::Sends(..) => {
+            let mut socket: &Socket = socket;
+            !matches!(socket.read(&mut bin), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        }
+    });
+    let closed = closed.count();
+    say(&serde_json::json!({ "connections": count, "closed": closed }).to_string());
 }
 
 fn idle(options: &Options) {
@@ -613,7 +625,7 @@ fn main() {
     let mut words = std::env::args().skip(1);
     match words.next().as_deref() {
         Some("closed") => closed(&options(words, 64)),
-        Some("slow") => slow(&options(words, 100)),
+        Some("slow") => slow(&options(words, 200)),
         Some("idle") => idle(&options(words, 10_000)),
         _ => fail("the first word is closed, slow or idle; see the head of tests/benches/load.rs"),
     }

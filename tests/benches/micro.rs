@@ -12,7 +12,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rsgi::gateway::{Body, Exchange, Local, Payload, Peer, Sent};
+use rsgi::gateway::{Body, Exchange, FilePart, Local, Payload, Peer, Sent};
 use rsgi::interpreter;
 use rsgi::protocol::Protocol;
 use rsgi::protocol::http::head::{self, Limits};
@@ -177,6 +177,10 @@ impl Exchange for Fake {
         black_box(piece.bytes);
         Sent::Taken
     }
+    fn send_file(&mut self, _: &mut Head, _: FilePart) -> Sent {
+        Sent::Gone
+    }
+
     fn head_sent(&self) -> bool {
         self.sent
     }
@@ -197,7 +201,8 @@ impl Exchange for Fake {
 
 fn applications() {
     interpreter::start(&interpreter::Spec::default()).expect("Python starts");
-    let options = Options { threads: 1, processes: 1, manage_script_name: false, fastcgi_stderr: false };
+    let options =
+        Options { threads: 1, processes: 1, manage_script_name: false, fastcgi_stderr: false, run_once: false };
     let folder = tempfile::tempdir().expect("a temporary folder");
     for (name, source) in [("hello", HELLO), ("20 response fields", TWENTY)] {
         let file = folder.path().join(format!("{}.py", name.replace(' ', "_")));

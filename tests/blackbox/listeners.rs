@@ -10,6 +10,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 
+use crate::harness::held::Held;
 use crate::harness::http::{Client, Endpoint, get};
 use crate::harness::server::{Server, Setup, Speaks, listen_tcp};
 use crate::harness::uwsgi::exchange;
@@ -104,14 +105,19 @@ fn unix_sockets_in_the_file_system() {
 }
 
 #[test]
-fn without_vacuum_the_socket_stays() {
-    let mut server = unix_http().unset("vacuum").start();
-    server.get("/").expect(200);
-    server.signal(nix::sys::signal::Signal::SIGTERM);
-    server.wait();
-    let path = server.path("app.sock");
-    assert!(path.exists());
-    std::fs::remove_file(path).expect("remove");
+fn the_socket_goes_at_the_stop() {
+    differs(
+        "A unix socket that the server made is removed when it stops, before its queue is answered, with or without `vacuum`.",
+        || {
+            let mut server = unix_http().unset("vacuum").start();
+            let held = Held::begin(&server, "a");
+            server.signal(nix::sys::signal::Signal::SIGTERM);
+            wait_until("the socket is gone", || !server.path("app.sock").exists());
+            assert!(server.try_wait().is_none());
+            held.release().expect(200);
+            server.wait();
+        },
+    );
 }
 
 #[test]
@@ -237,6 +243,41 @@ fn who_has_connected_is_answered_at_the_stop() {
         client.response().expect(200);
     }
     server.expect_end();
+}
+
+/// The states of the connections to a port of 127.0.0.1 (proc_pid_net(5)), but for the listener's.
+fn connection_states(port: u16) -> Vec<String> {
+    let local = format!("0100007F:{port:04X}");
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the table");
+    let mut rows = table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    rows.by_ref().filter(|row| row[1] == local && row[3] != "0A").map(|row| row[3].into()).collect()
+}
+
+#[test]
+fn connections_are_shown_to_the_server_with_their_first_bytes() {
+    shows_connections("false", "03");
+}
+
+#[test]
+fn connections_are_shown_at_once_when_that_is_asked_for() {
+    differs("`no-defer-accept` is for TCP sockets of every kind of `http-socket` and `socket`.", || {
+        shows_connections("true", "01");
+    });
+}
+
+#[track_caller]
+fn shows_connections(value: &str, state: &str) {
+    let setup = Setup::of("basic").set("http-socket", "127.0.0.1:0").set("no-defer-accept", value);
+    let server = setup.unasked().start();
+    let mut ports = Vec::new();
+    wait_until("it listens", || {
+        ports = bound_ports(&server);
+        ports.len() == 1
+    });
+    let endpoint = Endpoint::Tcp(([127, 0, 0, 1], ports[0]).into());
+    let mut client = endpoint.connect();
+    assert_eq!(connection_states(ports[0]), [state], "no-defer-accept = {value}");
+    assert_eq!(client.send(get("/")).response().expect(200).text(), "ready");
 }
 
 #[test]

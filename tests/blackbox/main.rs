@@ -6,14 +6,17 @@
 #![allow(unreachable_pub)]
 
 mod bodies;
+mod cgi;
 mod config;
 mod daemons;
 mod edges;
 mod fairness;
+mod files;
 mod harakiri;
 mod harness;
 mod hooks;
 mod http;
+mod large;
 mod listeners;
 mod options;
 mod processes;
@@ -22,12 +25,15 @@ mod protocol_scgi;
 mod protocol_uwsgi;
 mod proxies;
 mod recycle;
+mod reloads;
 mod rfc9112;
 mod scaling;
 mod slow;
 mod startup;
 mod stats;
+mod stops;
 mod streams;
 mod threads;
 mod triggers;
+mod upgrade;
 mod wsgi;

@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::harness::held::Held;
-use crate::harness::http::{Client, get};
+use crate::harness::http::{Client, Endpoint, get};
 use crate::harness::server::{Server, Setup, Speaks, processes_of};
 use crate::harness::{differs, wait_until};
 
@@ -166,11 +166,16 @@ fn requests_in_the_backlog_are_answered_at_the_stop() {
     differs(
         "TERM and INT stop gracefully: requests in flight are finished. A second one, or QUIT, stops at once; `die-on-term` has no effect.",
         || {
-            let server = Setup::of("basic").listen_unix("http-socket", "http.sock", Speaks::Http).start();
+            let setup = Setup::of("basic").listen_unix("http-socket", "own.sock", Speaks::Http);
+            let server = setup.set("http-socket", "127.0.0.1:0").start();
+            server.wait_for_log(&["http on 127.0.0.1:"]);
+            let log = server.log();
+            let port = log.split("http on ").filter_map(|text| text.lines().next()?.parse().ok()).next();
+            let tcp = Endpoint::Tcp(port.expect("its address"));
             let held = Held::begin(&server, "a");
-            // The only worker is busy: these wait in the listen queue. It is the server's own; one that it was given it leaves to
-            // its successor.
-            let mut waiting: Vec<Client> = (0..5).map(|_| server.connect()).collect();
+            // The only worker is busy: these wait in the listen queues.
+            let mut waiting: Vec<Client> = (0..6).map(|_| server.connect()).collect();
+            waiting.extend((0..6).map(|_| tcp.connect()));
             for client in &mut waiting {
                 client.send(get("/"));
             }

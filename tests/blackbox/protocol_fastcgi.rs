@@ -3,9 +3,10 @@
 use nix::sys::signal::Signal;
 
 use crate::harness::fastcgi::{
-    ABORT, END, GET_VALUES, GET_VALUES_RESULT, Records, STDERR, STDOUT, UNKNOWN_TYPE, pair, record, request,
+    ABORT, BEGIN, END, GET_VALUES, GET_VALUES_RESULT, PARAMS, Records, STDERR, STDIN, STDOUT, UNKNOWN_TYPE, pair,
+    record, request,
 };
-use crate::harness::server::{Setup, Speaks};
+use crate::harness::server::{Server, Setup, Speaks};
 use crate::harness::{differs, wait_until};
 
 const KEEPS: &str = "FastCGI connections are kept when the web server asks for it, and carry several requests at once.";
@@ -258,6 +259,106 @@ fn a_refusal_is_not_lost_to_a_web_server_that_still_sends_the_body() {
     });
 }
 
+fn streaming() -> Setup {
+    Setup::fastcgi("bodies").set("post-buffering", "0")
+}
+
+const STREAMS: &str = "With `post-buffering = 0` a FastCGI connection carries one request at a time, whose body is read as the application asks for it.";
+
+#[test]
+fn a_body_is_streamed_while_it_comes() {
+    differs(STREAMS, || {
+        let server = Setup::fastcgi("edges").set("post-buffering", "0").start();
+        let mut records = waiting_for_body(&server);
+        records.client.send(record(STDIN, 1, b"bo"));
+        records.client.send([record(STDIN, 1, b"dy"), record(STDIN, 1, b"")].concat());
+        let (rest, status) = records.response(1);
+        assert_eq!((rest.as_slice(), status), (&b"body end"[..], 0));
+    });
+}
+
+#[test]
+fn a_streamed_body_that_nobody_reads_is_skipped() {
+    differs(KEEPS, || {
+        let server = streaming().start();
+        let mut records = Records::new(server.connect());
+        for size in [10, 60_000, 3_000_000] {
+            let (mut sender, request) = (
+                records.client.socket.try_clone().expect("a socket"),
+                request(1, "POST", "/unread", &vec![b'x'; size], true),
+            );
+            std::thread::scope(|scope| {
+                scope.spawn(move || std::io::Write::write_all(&mut sender, &request).expect("sent"));
+                assert_eq!(body(&records.response(1).0), "not read", "{size}");
+            });
+        }
+        records.client.send(crate::harness::fastcgi::request(2, "GET", "/", b"", true));
+        assert_eq!(body(&records.response(2).0), "ready");
+    });
+}
+
+#[test]
+fn a_second_request_is_declined_while_a_body_is_streamed() {
+    differs(STREAMS, || {
+        let server = Setup::fastcgi("basic").set("post-buffering", "0").set("threads", "2").start();
+        let mut records = Records::new(server.connect());
+        records.client.send(record(GET_VALUES, 0, &pair("FCGI_MPXS_CONNS", "")));
+        assert!(records.next().content.ends_with(b"FCGI_MPXS_CONNS0"));
+        let all = request(1, "POST", "/echo", b"streamed", true);
+        // All but the end of the body: a record of a header alone.
+        records.client.send(&all[..all.len() - 8]);
+        records.client.send(record(BEGIN, 2, &[0, 1, 1, 0, 0, 0, 0, 0]));
+        let declined = records.next();
+        assert_eq!((declined.kind, declined.id, declined.content[4]), (END, 2, 1), "FCGI_CANT_MPX_CONN");
+        records.client.send(&all[all.len() - 8..]);
+        assert_eq!(body(&records.response(1).0), "streamed");
+    });
+}
+
+/// A request whose application has begun to answer, and waits for a body of four bytes.
+#[track_caller]
+fn waiting_for_body(server: &Server) -> Records {
+    let mut records = Records::new(server.connect());
+    let params = [("REQUEST_METHOD", "POST"), ("PATH_INFO", "/late"), ("CONTENT_LENGTH", "4")];
+    let params: Vec<u8> = params.iter().flat_map(|(name, value)| pair(name, value)).collect();
+    records.client.send(record(BEGIN, 1, &[0, 1, 1, 0, 0, 0, 0, 0]));
+    records.client.send([record(PARAMS, 1, &params), record(PARAMS, 1, b"")].concat());
+    let first = records.next();
+    assert!((first.kind, first.id) == (STDOUT, 1) && first.content.ends_with(b"begin "), "{first:?}");
+    records
+}
+
+#[test]
+fn an_application_hears_that_its_streamed_body_broke_off() {
+    differs(STREAMS, || {
+        for (how, error) in [
+            ("abort", "the client left before the end of the body"),
+            ("length", "body longer than CONTENT_LENGTH"),
+            ("close", "the client left before the end of the body"),
+            ("silence", "the client sent nothing for too long"),
+        ] {
+            let server = Setup::fastcgi("edges")
+                .set("post-buffering", "0")
+                .set("socket-timeout", if how == "silence" { "1" } else { "60" })
+                .allow("Traceback")
+                .allow("OSError")
+                .start();
+            let mut records = waiting_for_body(&server);
+            records.client.send(record(STDIN, 1, b"bo"));
+            match how {
+                "abort" => drop(records.client.send(record(ABORT, 1, b""))),
+                "length" => drop(records.client.send(record(STDIN, 1, b"dy and more"))),
+                "close" => drop(records.client.finish_sending()),
+                _ => {}
+            }
+            server.wait_for_log(&["OSError", error]);
+            let mut records = Records::new(server.connect());
+            records.client.send(request(1, "GET", "/", b"", true));
+            body(&records.response(1).0);
+        }
+    });
+}
+
 #[test]
 fn a_web_server_that_leaves_within_a_body_ends_the_request() {
     differs("Bad requests get an answer (400, 413, 414, 431, 501 or 505) and not an empty reply.", || {
@@ -296,5 +397,18 @@ fn kept_connections_and_half_requests_survive_a_reload() {
         half.client.send(&whole[whole.len() - 500..]);
         assert_eq!(body(&half.response(1).0).len(), 1000);
         wait_until("the old worker has let it go", || !old.contains(&ask(&mut half, 9)));
+    });
+}
+
+#[test]
+fn a_streamed_body_above_the_limit_is_refused() {
+    differs("A body above `limit-post` is refused with 413, chunked or not.", || {
+        let server = streaming().set("limit-post", "1000").start();
+        let mut records = Records::new(server.connect());
+        records.client.send(request(1, "POST", "/up", &[b'x'; 1001], true));
+        let (out, _) = records.response(1);
+        assert!(out.starts_with(b"Status: 413 "), "{}", String::from_utf8_lossy(&out));
+        records.client.send(request(1, "POST", "/up", &[b'x'; 1000], true));
+        assert!(body(&records.response(1).0).starts_with("1000 "));
     });
 }

@@ -1,9 +1,9 @@
 //! SCGI on the wire.
 
-use crate::harness::differs;
 use crate::harness::http::{Framing, get};
 use crate::harness::scgi::{exchange, netstring, request};
 use crate::harness::server::{Setup, Speaks};
+use crate::harness::{Subject, differs, subject};
 
 const PATHS: &str =
     "Without PATH_INFO it is made of DOCUMENT_URI or REQUEST_URI, less the mount point, which is SCRIPT_NAME.";
@@ -145,4 +145,90 @@ fn each_socket_has_its_own_protocol() {
 fn the_protocol_of_plain_sockets() {
     let server = Setup::of("basic").set("protocol", "scgi").listen("socket", Speaks::Scgi).start();
     exchange(server.endpoint(), "GET", "/", b"", &[("PATH_INFO", "/")]).expect(200);
+}
+
+#[test]
+fn a_client_that_has_ended_its_side_gets_its_response() {
+    for size in [0, 5, 100_000] {
+        let server = Setup::scgi("basic").start();
+        let body = vec![b'x'; size];
+        let mut client = server.connect();
+        client.send(request("POST", "/echo", &body, &[("PATH_INFO", "/echo")])).finish_sending();
+        assert_eq!(client.response().expect(200).body, body);
+        client.expect_closed();
+    }
+}
+
+#[test]
+fn bytes_behind_the_body_do_not_cost_the_response() {
+    let server = Setup::scgi("basic").start();
+    // uWSGI closes without reading them: what becomes of the response then is the network's.
+    let behind: &[usize] = if subject() == Subject::Rsgi { &[10, 3_000_000] } else { &[] };
+    for behind in behind {
+        let mut client = server.connect();
+        client.send(request("POST", "/echo", b"body", &[("PATH_INFO", "/echo")]));
+        let mut sender = client.socket.try_clone().expect("a socket");
+        std::thread::scope(|scope| {
+            // The server may close once it has let some of it pass.
+            scope.spawn(move || std::io::Write::write_all(&mut sender, &vec![b'x'; *behind]));
+            assert_eq!(client.response().expect(200).body, b"body", "{behind}");
+        });
+        // And are no request.
+        client.expect_closed();
+    }
+}
+
+#[test]
+fn a_body_that_ends_early_never_reaches_the_application() {
+    differs("A request whose body ends early never reaches the application.", || {
+        for buffering in ["65536", "8"] {
+            let server = Setup::scgi("basic").set("post-buffering", buffering).start();
+            let whole = request("POST", "/wait/never", &[b'x'; 100], &[("PATH_INFO", "/wait/never")]);
+            let mut client = server.connect();
+            client.send(&whole[..whole.len() - 1]).finish_sending();
+            client.response().expect(400);
+            client.expect_closed();
+            // In the midst of the netstring.
+            let mut client = server.connect();
+            client.send(&whole[..50]).finish_sending();
+            client.response().expect(400);
+            client.expect_closed();
+            assert!(!server.path("never.in").exists());
+            // One that says nothing is told nothing.
+            server.connect().finish_sending().expect_closed();
+        }
+    });
+}
+
+#[test]
+fn a_response_that_fails_midway_ends_in_a_reset() {
+    differs(
+        "An application that raises before its head is out is answered with 500; afterwards the connection is cut without a final chunk.",
+        || {
+            let server = Setup::scgi("responses").allow("Traceback").allow("Error").start();
+            let mut client = server.connect();
+            client.send(request("GET", "/raise-second", b"", &[("PATH_INFO", "/raise-second")]));
+            // Where only the end of the connection ends a response, it must not look like one.
+            let error = client.try_response_to("GET").map(|response| response.text()).unwrap_err();
+            assert!(error.contains("reset"), "{error}");
+        },
+    );
+}
+
+#[test]
+fn a_client_that_leaves_ends_the_application() {
+    let server = Setup::scgi("responses")
+        .set("ignore-sigpipe", "true")
+        .set("ignore-write-errors", "true")
+        .set("disable-write-exception", "true")
+        .start();
+    let mut client = server.connect();
+    client.send(request("GET", "/endless", b"", &[("PATH_INFO", "/endless")]));
+    assert!(!client.some().is_empty());
+    drop(client);
+    let notes = server.path("notes");
+    crate::harness::wait_until("close() was called", || {
+        std::fs::read_to_string(&notes).is_ok_and(|text| text.contains("closed endless"))
+    });
+    exchange(server.endpoint(), "GET", "/one", b"", &[("PATH_INFO", "/one")]).expect(200);
 }

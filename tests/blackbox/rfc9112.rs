@@ -446,7 +446,7 @@ fn rfc9110_15_5_9_deadlines_of_a_head() {
             client.socket.set_read_timeout(Some(std::time::Duration::from_millis(50))).expect("a time-out");
             let mut answer = None;
             wait_until("it is refused", || {
-                answer = answer.take().or_else(|| client.try_send("X: y\r\n").ok().and_then(|()| client.try_some()));
+                answer = answer.take().or_else(|| client.try_send("X: y\r\n").ok().and_then(|()| client.if_any()));
                 answer.is_some()
             });
             let answer = answer.unwrap_or_default();

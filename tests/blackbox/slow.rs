@@ -1,11 +1,13 @@
 //! Slow clients, many of them: what they do to everybody else, and when they are given up.
 
+use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use crate::harness::http::{Client, get, post};
-use crate::harness::server::Setup;
+use crate::harness::server::{Server, Setup};
 use crate::harness::uwsgi::request;
-use crate::harness::{differs, patience};
+use crate::harness::{differs, patience, raise_descriptor_limit, wait_until};
 
 /// One worker with one thread: whatever holds it holds everybody.
 fn one_thread(app: &str) -> Setup {
@@ -158,7 +160,7 @@ fn rfc9110_15_5_9_a_body_that_trickles_below_its_rate_gets_408() {
             let end = Instant::now() + patience();
             while answered.is_none() && Instant::now() < end && client.try_send("x".repeat(100)).is_ok() {
                 sent += 100;
-                answered = client.try_some();
+                answered = client.if_any();
             }
             let answer = String::from_utf8(answered.expect("an answer")).expect("text");
             let status = if buffering == "0" { "500" } else { "408" };
@@ -231,6 +233,83 @@ fn parallel_clients_get_their_own_answers() {
                     assert_eq!(server.ask(post("/echo", &body)).expect(200).text(), body);
                 }
             });
+        }
+    });
+}
+
+/// Clients of each kind; how it goes for the others is measured by `tests/benches/compare --rows slow`.
+const SLOW: usize = 200;
+
+/// A megabyte, as a whole or piece by piece.
+const MEGABYTE: usize = 1_000_000;
+
+/// What the one thread of the one worker does.
+#[track_caller]
+fn is_idle(server: &Server) -> bool {
+    let mut text = String::new();
+    let told = UnixStream::connect(server.path("stats.sock")).and_then(|mut desk| desk.read_to_string(&mut text));
+    assert!(told.is_ok(), "{told:?}");
+    let told: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let worker = &told["workers"][0];
+    worker["status"] == "idle" && worker["cores"][0]["in_request"] == 0
+}
+
+#[test]
+fn six_hundred_slow_clients_hold_no_thread() {
+    differs(PATIENT, || {
+        raise_descriptor_limit();
+        let setup = one_thread("slow")
+            .unset("listen")
+            .set("listen", "1000")
+            .set("http-headers-timeout", "300")
+            .set("socket-timeout", "300");
+        let path = setup.path("stats.sock").display().to_string();
+        let server = setup.set("stats", path).start();
+        let patient = |request: &[u8]| {
+            let mut client = server.endpoint().connect_with_buffer(4096);
+            client.send(request);
+            client
+        };
+        let head = get("/environ");
+        let head = head.as_bytes();
+        let bodies = [post("/digest", vec![b'x'; 10]), post("/digest", vec![b'x'; MEGABYTE])];
+        let mut heads: Vec<Client> = (0..SLOW).map(|_| patient(&head[..5])).collect();
+        // Bodies of 10 bytes and of 1 MB alike, begun by half.
+        let mut senders: Vec<(Client, &[u8])> = (0..SLOW)
+            .map(|number| {
+                let whole = &bodies[number % 2];
+                let cut = whole.len() - if number % 2 == 0 { 8 } else { MEGABYTE / 2 };
+                (patient(&whole[..cut]), &whole[cut..])
+            })
+            .collect();
+        let mut readers: Vec<Client> = (0..SLOW)
+            .map(|number| patient(get(&format!("/{}?{MEGABYTE}", ["big", "pieces"][number % 2])).as_bytes()))
+            .collect();
+        for round in 0..5 {
+            for client in &mut heads {
+                client.send(&head[5 + round..6 + round]);
+            }
+            for (client, rest) in &mut senders {
+                client.send(&rest[..1]);
+                *rest = &rest[1..];
+            }
+            for client in &mut readers {
+                assert!(client.try_part(1024).expect("a part of the response") > 0);
+            }
+            for _ in 0..20 {
+                server.get("/").expect(200);
+            }
+            wait_until("the thread is idle", || is_idle(&server));
+        }
+        for client in &mut heads {
+            client.send(&head[10..]).response().expect(200);
+        }
+        for (number, (client, rest)) in senders.iter_mut().enumerate() {
+            let size = [10, MEGABYTE][number % 2];
+            assert!(client.send(*rest).response().expect(200).text().starts_with(&format!("{size} ")));
+        }
+        for client in &mut readers {
+            assert_eq!(client.response().expect(200).body, vec![b'x'; MEGABYTE]);
         }
     });
 }

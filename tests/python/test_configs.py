@@ -51,8 +51,8 @@ def folder():
 
 def test_all_files_are_tested():
     here = {"README.md", "minimal.ini", "production.ini", "nginx.conf"}
-    # test_frontends.py
-    there = {"nginx", "apache", "haproxy", "lighttpd", "caddy", "nghttpx"}
+    # test_frontends.py and test_cgi.py
+    there = {"nginx", "apache", "haproxy", "lighttpd", "caddy", "nghttpx", "cgi"}
     assert {path.name for path in CONFIGS.iterdir()} == here | there
     assert {path.name for path in EXAMPLES.iterdir()} == {"hello", "flask", "django"}
 

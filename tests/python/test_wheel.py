@@ -2,13 +2,15 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import requests
 
-from support import PACKAGE, Rsgi, listening_socket, need, open_folder
+from support import PACKAGE, Rsgi, listening_socket, need, open_folder, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,38 @@ def test_the_command_serves(venv):
             assert requests.get(url, timeout=30).text == str(venv)
             rsgi.process.send_signal(1)
             assert requests.get(url, timeout=30).text == str(venv)
+        finally:
+            rsgi.judge()
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("command", [["bin/rsgi"], ["bin/python", "-m", "rsgi"]])
+def test_an_upgrade_runs_the_same_python_anew(venv, command):
+    folder = open_folder()
+    (folder / "app.py").write_text(
+        "import os, sys\ndef application(environ, start_response):\n"
+        "    start_response('200 OK', [])\n    return [f'old {os.getppid()} {sys.prefix}'.encode()]\n"
+    )
+    with listening_socket() as sock:
+        words = [venv / command[0], *command[1:], "--ini", folder / "rsgi.ini"]
+        lines = [f"http-socket = fd://{sock.fileno()}", f"chdir = {folder}", "wsgi-file = app.py", "processes = 2"]
+        rsgi = Rsgi(lines, folder=folder, words=words, sockets=[sock], allowed=["Traceback", "upgrade failed", "ValueError"])
+        try:
+            url = f"http://127.0.0.1:{sock.getsockname()[1]}/"
+            pid = rsgi.process.pid
+            assert requests.get(url, timeout=30).text == f"old {pid} {venv}"
+            name = Path(f"/proc/{pid}/comm").read_text()
+            good = (folder / "app.py").read_text().replace("old", "new")
+            (folder / "app.py").write_text("raise ValueError('on purpose')\n")
+            rsgi.process.send_signal(signal.SIGUSR2)
+            wait_until("the failure is told", lambda: "nothing has changed" in rsgi.log())
+            assert requests.get(url, timeout=30).text == f"old {pid} {venv}"
+            (folder / "app.py").write_text(good)
+            for count in (1, 2):
+                rsgi.process.send_signal(signal.SIGUSR2)
+                wait_until("it is upgraded", lambda: rsgi.log().count("reload done") == count)
+                wait_until("new workers answer", lambda: requests.get(url, timeout=30).text == f"new {pid} {venv}")
+            assert Path(f"/proc/{pid}/comm").read_text() == name
         finally:
             rsgi.judge()
     shutil.rmtree(folder)

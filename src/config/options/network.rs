@@ -96,8 +96,12 @@ pub(super) const REQUEST: &[Row] = &[
     .set(|d, s| d.fill_number(s, 0..=u32::MAX.into(), |x| &mut x.timeouts.body_rate)),
     Row::new("limit-post", NUMBER, "longest request body in bytes (0: any)")
         .set(|d, s| d.fill_number(s, 0..=u64::MAX, |x| &mut x.limit_post)),
-    Row::new("post-buffering", NUMBER, "request bodies above these bytes go to a file (65536); 0 streams them")
-        .set(|d, s| d.post_buffering(s)),
+    Row::new(
+        "post-buffering",
+        NUMBER,
+        "request bodies above these bytes go to a file (65536); 0 streams them (FastCGI: one request at a time)",
+    )
+    .set(|d, s| d.post_buffering(s)),
     Row::new("post-buffering-bufsize", NUMBER, "internal buffer size (raised to post-buffering)")
         .no_effect("buffers grow as they are needed"),
     Row::new("body-read-warning", NUMBER, "MiB of in-memory body that triggers a warning"),

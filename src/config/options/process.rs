@@ -81,6 +81,8 @@ pub(super) const RELOAD: &[Row] = &[
         .set(|d, s| d.fill_seconds(s, |x| &mut x.reload_mercy)),
     Row::new("worker-reload-mercy", NUMBER, "seconds a worker that is to go may take before it is killed (60)")
         .set(|d, s| d.fill_seconds(s, |x| &mut x.recycle.mercy)),
+    Row::new("stop-linger", NUMBER, "seconds an idle connection may bring one more request when the server stops (1)")
+        .set(|d, s| d.timeouts.linger = d.seconds(s)),
     Row::new("reload-import-timeout", NUMBER, "seconds an import may take in a reload before it is given up (60)")
         .set(|d, s| d.fill_seconds(s, |x| &mut x.recycle.import_timeout)),
     Row::new("mule-reload-mercy", NUMBER, "same for mules"),

@@ -72,6 +72,52 @@ pub fn render_stderr_end(id: u16, out: &mut Vec<u8>) {
     out.extend_from_slice(&record_header(STDERR, id, 0));
 }
 
+/// Content in STDOUT records, for those who write it bit by bit: all records but the last are of full length, so that any place
+/// in them can be computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StdoutFrame {
+    id: u16,
+    len: u64,
+}
+
+/// What stands at a place of framed content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A record's header, whose first so many bytes lie before the place.
+    Header([u8; HEADER], usize),
+    /// Content from this position on, up to the end of its record.
+    Content {
+        /// Position in the content.
+        start: u64,
+        /// Bytes of it, never 0.
+        len: usize,
+    },
+}
+
+impl StdoutFrame {
+    /// `len` bytes (not 0) for request `id`.
+    pub fn new(id: u16, len: u64) -> StdoutFrame {
+        StdoutFrame { id, len }
+    }
+
+    /// Bytes with all headers.
+    pub fn total(&self) -> u64 {
+        self.len + HEADER as u64 * self.len.div_ceil(MAX_CONTENT as u64)
+    }
+
+    /// What stands at `offset`, which is below the total.
+    pub fn at(&self, offset: u64) -> Place {
+        const FULL: u64 = (HEADER + MAX_CONTENT) as u64;
+        let start = offset / FULL * MAX_CONTENT as u64;
+        let content = (self.len - start).min(MAX_CONTENT as u64) as usize;
+        let within = (offset % FULL) as usize;
+        match within.checked_sub(HEADER) {
+            None => Place::Header(record_header(STDOUT, self.id, content), within),
+            Some(skip) => Place::Content { start: start + skip as u64, len: content - skip },
+        }
+    }
+}
+
 /// Appends the end of STDOUT and the END_REQUEST of a request that was answered.
 pub fn render_finish(id: u16, app_status: u32, out: &mut Vec<u8>) {
     out.extend_from_slice(&record_header(STDOUT, id, 0));
@@ -110,6 +156,28 @@ mod tests {
         render_stderr(0x1234, b"oops\n", &mut out);
         render_stderr_end(0x1234, &mut out);
         assert_eq!(out, b"\x01\x07\x12\x34\x00\x05\x00\x00oops\n\x01\x07\x12\x34\0\0\0\0");
+    }
+
+    #[test]
+    fn framed_content_is_the_same_from_every_place() {
+        for len in [1, 7, MAX_CONTENT - 1, MAX_CONTENT, MAX_CONTENT + 1, 2 * MAX_CONTENT, 2 * MAX_CONTENT + 5] {
+            let bytes: Vec<u8> = (0..len).map(|n| (n % 251) as u8).collect();
+            let mut expected = Vec::new();
+            render_stdout(9, &bytes, &mut expected);
+            let frame = StdoutFrame::new(9, len as u64);
+            assert_eq!(frame.total(), expected.len() as u64);
+            for step in [1, 3, 8, 4099, usize::MAX] {
+                let mut out = Vec::new();
+                while out.len() < expected.len() {
+                    let piece = match frame.at(out.len() as u64) {
+                        Place::Header(header, skip) => header[skip..].to_vec(),
+                        Place::Content { start, len } => bytes[start as usize..start as usize + len].to_vec(),
+                    };
+                    out.extend_from_slice(&piece[..piece.len().min(step)]);
+                }
+                assert!(out == expected, "{len} bytes by {step}");
+            }
+        }
     }
 
     #[test]

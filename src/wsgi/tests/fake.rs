@@ -4,13 +4,14 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::ffi::CString;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
-use crate::gateway::{Body, BodySource, Exchange, Kept, Local, Payload, Peer, Sent};
+use crate::gateway::{Body, BodySource, Exchange, FilePart, Kept, Local, Payload, Peer, Sent};
 use crate::interpreter;
 use crate::protocol::Protocol;
 use crate::protocol::http::head::{Limits, parse};
@@ -49,6 +50,8 @@ pub(super) struct Fake {
     pub(super) pieces: Vec<Vec<u8>>,
     pub(super) kept: Vec<Kept>,
     pub(super) total: Option<u64>,
+    /// Length of the file that was handed over.
+    pub(super) file: Option<u64>,
     pub(super) outcome: Outcome,
     pub(super) exceptions: u32,
     /// Answers of `send`, by number of piece; Taken beyond them.
@@ -115,6 +118,7 @@ impl Fake {
             pieces: Vec::new(),
             kept: Vec::new(),
             total: None,
+            file: None,
             outcome: Outcome::Running,
             exceptions: 0,
             answers: Vec::new(),
@@ -187,6 +191,17 @@ impl Exchange for Fake {
         self.answers.get(self.pieces.len() - 1).copied().unwrap_or(Sent::Taken)
     }
 
+    fn send_file(&mut self, head: &mut Head, part: FilePart) -> Sent {
+        assert!(self.sent_head.is_none(), "a file is all of the body");
+        self.fix(head, Some(part.len));
+        let mut bytes = vec![0; part.len as usize];
+        part.file.read_exact_at(&mut bytes, part.start).expect("the file is that long");
+        self.pieces.push(bytes);
+        self.file = Some(part.len);
+        self.step("file");
+        Sent::Taken
+    }
+
     fn head_sent(&self) -> bool {
         self.sent_head.is_some()
     }
@@ -242,7 +257,7 @@ impl BodySource for Trickle {
 
 /// Options of one worker with one thread.
 pub(super) fn options() -> Options {
-    Options { threads: 1, processes: 1, manage_script_name: false, fastcgi_stderr: false }
+    Options { threads: 1, processes: 1, manage_script_name: false, fastcgi_stderr: false, run_once: false }
 }
 
 /// Applications by mount point, each the `application` of its source.

@@ -220,6 +220,37 @@ return environ['wsgi.file_wrapper'](file, 2)");
 }
 
 #[test]
+fn a_regular_file_is_handed_over_and_not_read() {
+    let made = |how: &str, more: &str| {
+        get(&format!(
+            "
+import tempfile, os
+fd, path = tempfile.mkstemp()
+os.write(fd, b'0123456789' * 10000)
+os.close(fd)
+application.file = file = {how}
+os.unlink(path)
+{more}
+start_response('200 OK', [])
+return environ['wsgi.file_wrapper'](file)"
+        ))
+    };
+    for (how, more, len, direct) in [
+        ("open(path, 'rb')", "", 100_000, true),
+        ("open(path, 'rb', 0)", "file.seek(7)", 99_993, true),
+        ("open(path, 'r+b')", "file.seek(0, 2); file.write(b'more'); file.seek(99_990 - 70_000)", 70_014, true),
+        // What is small is read, but as a whole.
+        ("open(path, 'rb')", "file.seek(99_990)", 10, false),
+        ("open(path, 'rb')", "file.read = lambda size: {}.pop(size, b'')", 0, false),
+        ("type('Mine', (io.FileIO,), {})(path)", "", 100_000, false),
+    ] {
+        let done = made(how, more);
+        assert_eq!((done.pieces.concat().len(), done.file.is_some()), (len, direct), "{how} {more}");
+        assert_eq!(done.outcome, Outcome::Finished);
+    }
+}
+
+#[test]
 fn a_file_wrapper_takes_whatever_reads_and_closes_it() {
     let done = get("
 class Source:

@@ -28,8 +28,19 @@ impl Endpoint {
 
     /// A new connection.
     pub fn try_connect(&self) -> io::Result<Client> {
+        self.try_connect_with(|_| Ok(()))
+    }
+
+    /// A new connection of a client that takes little at once.
+    #[track_caller]
+    pub fn connect_with_buffer(&self, size: usize) -> Client {
+        self.try_connect_with(|socket| socket.set_recv_buffer_size(size)).expect("a connection")
+    }
+
+    fn try_connect_with(&self, prepare: impl FnOnce(&Socket) -> io::Result<()>) -> io::Result<Client> {
         let address = self.socket_address();
         let socket = Socket::new(address.domain(), Type::STREAM, None)?;
+        prepare(&socket)?;
         if address.domain() == Domain::UNIX {
             socket.connect(&address)?;
         } else {
@@ -292,7 +303,7 @@ impl Client {
     }
 
     /// What has come, if anything comes within the read time-out.
-    pub fn try_some(&mut self) -> Option<Vec<u8>> {
+    pub fn if_any(&mut self) -> Option<Vec<u8>> {
         self.fill().is_ok_and(|count| count > 0).then(|| std::mem::take(&mut self.unread))
     }
 
@@ -303,6 +314,22 @@ impl Client {
             self.need("the first bytes").unwrap_or_else(|what| panic!("{what}"));
         }
         std::mem::take(&mut self.unread)
+    }
+
+    /// Waits for and keeps at most so many bytes; tells how many came.
+    pub fn try_part(&mut self, most: usize) -> io::Result<usize> {
+        let mut piece = vec![0; most];
+        let n = (&self.socket).read(&mut piece)?;
+        self.unread.extend_from_slice(&piece[..n]);
+        Ok(n)
+    }
+
+    /// Whatever comes next; nothing when the server has closed.
+    pub fn try_some(&mut self) -> io::Result<Vec<u8>> {
+        if self.unread.is_empty() {
+            self.fill()?;
+        }
+        Ok(std::mem::take(&mut self.unread))
     }
 
     /// Fails the test unless the server closes now, without one more byte.

@@ -4,6 +4,7 @@
 //! The same tests run on real uWSGI (`SERVER_UNDER_TEST=uwsgi`, `PEER_BIN=...`). Where the two are
 //! meant to differ, the test names the line of README.md that says so, see [`differs`].
 
+pub mod clients;
 pub mod fastcgi;
 pub mod held;
 pub mod http;
@@ -93,6 +94,13 @@ fn readme_differences() -> &'static [String] {
         let section = section.split("\n## ").next().unwrap_or(section);
         section.lines().filter_map(|line| line.strip_prefix("- ")).map(str::to_owned).collect()
     })
+}
+
+/// Lets the tests of this process have as many connections as the system allows.
+pub fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("the limit");
 }
 
 /// Runs a test of a behaviour in which rsgi differs from uWSGI. `line` is the line of README.md's

@@ -41,6 +41,7 @@ pub struct Setup {
     start_folder: Option<PathBuf>,
     ready: bool,
     allowed: Vec<String>,
+    program: Option<PathBuf>,
 }
 
 /// What a test speaks to an endpoint.
@@ -88,6 +89,7 @@ impl Setup {
             start_folder: None,
             ready: true,
             allowed: Vec::new(),
+            program: None,
         }
     }
 
@@ -203,6 +205,12 @@ impl Setup {
         self
     }
 
+    /// Starts this file, which is (a link to) the program under test.
+    pub fn program(mut self, path: impl Into<PathBuf>) -> Setup {
+        self.program = Some(path.into());
+        self
+    }
+
     /// Errors with this text belong to the test.
     pub fn allow(mut self, text: &str) -> Setup {
         self.allowed.push(text.into());
@@ -239,7 +247,7 @@ impl Setup {
         if let Some(script) = &self.shell {
             words.extend(["/bin/sh".into(), "-c".into(), script.clone(), "sh".into()]);
         }
-        words.push(program().display().to_string());
+        words.push(self.program.clone().unwrap_or_else(program).display().to_string());
         match &self.arguments {
             Some(arguments) => words.extend(arguments.iter().cloned()),
             None => words.extend(["--ini".into(), self.path("app.ini").display().to_string()]),
