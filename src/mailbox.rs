@@ -11,6 +11,19 @@ use crate::sys::fd;
 /// Longest message, in bytes; well below the default send buffer of a unix socket.
 pub const MAX_LETTER: usize = 128 * 1024;
 
+/// Descriptors that come with a letter, at most.
+pub const ENCLOSED: usize = 2;
+
+/// A letter that was taken out of a mailbox.
+pub struct Taken {
+    /// Bytes of it.
+    pub len: usize,
+    /// The connection.
+    pub connection: OwnedFd,
+    /// The body of its request, where that lies in a file.
+    pub body: Option<OwnedFd>,
+}
+
 struct Mailbox {
     read: OwnedFd,
     write: OwnedFd,
@@ -77,26 +90,42 @@ impl Mailboxes {
         Some(self.0.get(id as usize - 1)?.read.as_fd())
     }
 
-    /// Puts a letter with a connection into the mailbox of worker `id`; never waits.
+    /// Puts a letter with a connection, and the file of a body, into the mailbox of worker `id`; never waits.
     ///
     /// # Errors
     /// `WouldBlock` when the mailbox is full, `NotFound` when there is none.
-    pub fn put(&self, id: u32, letter: &[u8], connection: BorrowedFd<'_>) -> io::Result<()> {
+    pub fn put(
+        &self,
+        id: u32,
+        letter: &[u8],
+        connection: BorrowedFd<'_>,
+        body: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
         let mailbox = self.0.get(id as usize - 1).ok_or(io::ErrorKind::NotFound)?;
-        fd::send(&mailbox.write, letter, Some(connection))
+        match body {
+            Some(body) => fd::send_all(&mailbox.write, letter, &[connection, body]),
+            None => fd::send_all(&mailbox.write, letter, &[connection]),
+        }
     }
 
-    /// Takes the next letter out of the mailbox of worker `id`; `None` when there is none.
+    /// Takes the next letter out of the mailbox of worker `id`; `None` when there is none. At most [`ENCLOSED`] descriptors
+    /// come with it: where so many are not free, they are lost.
     ///
     /// # Errors
     /// The system's.
-    pub fn take(&self, id: u32, buffer: &mut [u8]) -> io::Result<Option<(usize, OwnedFd)>> {
+    pub fn take(&self, id: u32, buffer: &mut [u8]) -> io::Result<Option<Taken>> {
         let Some(mailbox) = self.0.get(id as usize - 1) else { return Ok(None) };
-        match fd::receive(&mailbox.read, buffer, false) {
-            Ok(fd::Received::Message(len, Some(connection))) => Ok(Some((len, connection))),
-            // A letter without its connection (no descriptor was free): there is nothing left to serve.
-            Ok(fd::Received::Message(_, None)) => Err(io::Error::from_raw_os_error(libc::EMFILE)),
-            Ok(fd::Received::End) => Ok(None),
+        let mut enclosed = Vec::with_capacity(ENCLOSED);
+        match fd::receive_all(&mailbox.read, buffer, false, &mut enclosed) {
+            Ok(len) => {
+                let mut enclosed = enclosed.into_iter();
+                match enclosed.next() {
+                    Some(connection) => Ok(Some(Taken { len, connection, body: enclosed.next() })),
+                    None if len == 0 => Ok(None),
+                    // A letter without its connection: there is nothing left to serve.
+                    None => Err(io::Error::from_raw_os_error(libc::EMFILE)),
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }

@@ -28,6 +28,7 @@ const CONNECTIONS: usize = 7;
 const PROMISED: usize = 8;
 const BUSY: usize = 9;
 const WAITING: usize = 10;
+const SEALED: usize = 15;
 const RUNNING: usize = 16;
 const AVERAGE: usize = 17;
 const BORN: usize = 18;
@@ -227,18 +228,17 @@ impl Scoreboard {
         (0..LANES).map(|lane| self.slot(id, lane)).find(|slot| slot.state() == State::Ready)
     }
 
-    /// A connection is about to be put into the mailbox of worker `id`.
-    pub fn promise(&self, id: u32) {
-        if let Some(slot) = self.ready(id) {
-            slot.words[PROMISED].fetch_add(1, Ordering::Relaxed);
+    /// A connection is about to be put into the mailbox of worker `id`. Gives the process that is to take it; none: nobody
+    /// would read it.
+    pub fn promise(&self, id: u32) -> Option<WorkerSlot<'_>> {
+        let slot = self.ready(id)?;
+        // Dekker's pattern, see `WorkerSlot::seal`.
+        slot.words[PROMISED].fetch_add(1, Ordering::SeqCst);
+        if slot.words[SEALED].load(Ordering::SeqCst) == 0 {
+            return Some(slot);
         }
-    }
-
-    /// The mailbox did not take it.
-    pub fn withdraw_promise(&self, id: u32) {
-        if let Some(slot) = self.ready(id) {
-            slot.keep_promise();
-        }
+        slot.keep_promise();
+        None
     }
 
     /// Numbers a request: 1 for the first one of the whole server.
@@ -264,6 +264,7 @@ impl<'a> WorkerSlot<'a> {
         self.words[PID].store(pid as u64, Ordering::Relaxed);
         self.words[CONNECTIONS].store(0, Ordering::Relaxed);
         self.words[PROMISED].store(0, Ordering::Relaxed);
+        self.words[SEALED].store(0, Ordering::Relaxed);
         self.set_waiting(0);
         self.set_idle(false);
         self.set_state(State::Starting);
@@ -361,6 +362,11 @@ impl<'a> WorkerSlot<'a> {
         }
     }
 
+    /// The worker does not read its mailbox any more, whatever was promised.
+    pub fn seal_now(self) {
+        self.words[SEALED].store(1, Ordering::SeqCst);
+    }
+
     /// Says where the worker stands.
     pub fn set_state(self, state: State) {
         let value = match state {
@@ -387,6 +393,16 @@ impl<'a> WorkerSlot<'a> {
         // What lay in the mailbox of a process before was promised to that one.
         let one_less = |count: u64| count.checked_sub(1);
         let _ = self.words[PROMISED].fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+    }
+
+    /// The worker is done, and reads its mailbox no more. False: it should go on, as somebody is about to put something there.
+    pub fn seal(self) -> bool {
+        self.words[SEALED].store(1, Ordering::SeqCst);
+        if self.words[PROMISED].load(Ordering::SeqCst) == 0 {
+            return true;
+        }
+        self.words[SEALED].store(0, Ordering::SeqCst);
+        false
     }
 
     /// Connections that the worker has, or finds in its mailbox.
@@ -659,8 +675,7 @@ mod tests {
         scoreboard.worker(1).set_connections(20);
         scoreboard.worker(2).set_connections(1);
         assert_eq!(scoreboard.lighter(1), Some(3));
-        scoreboard.promise(3);
-        scoreboard.promise(3);
+        assert!(scoreboard.promise(3).is_some() && scoreboard.promise(3).is_some());
         assert_eq!(scoreboard.lighter(1), Some(4));
         scoreboard.worker(4).set_state(State::Retiring);
         assert_eq!(scoreboard.lighter(1), Some(2));
@@ -672,6 +687,25 @@ mod tests {
             scoreboard.worker(id).set_connections(15);
         }
         assert_eq!(scoreboard.lighter(1), None);
+    }
+
+    #[test]
+    fn nothing_is_promised_to_a_worker_that_is_done() {
+        let board = Scoreboard::create(2, 1).unwrap();
+        assert!(board.promise(1).is_none(), "nobody is there");
+        board.worker(1).reset(100, 1);
+        board.worker(1).set_state(State::Ready);
+        assert!(board.promise(1).is_some());
+        assert!(!board.worker(1).seal(), "it is on its way");
+        assert!(board.promise(1).is_some());
+        board.worker(1).keep_promise();
+        board.worker(1).keep_promise();
+        assert!(board.worker(1).seal());
+        assert!(board.promise(1).is_none());
+        assert_eq!(board.worker(1).connections(), 0);
+        board.worker(1).reset(101, 1);
+        board.worker(1).set_state(State::Ready);
+        assert!(board.promise(1).is_some());
     }
 
     #[test]

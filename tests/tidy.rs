@@ -59,6 +59,18 @@ const NEVER: &[(&str, &[&str])] = &[
     ("scoreboard", &["pyo3", "mio"]),
 ];
 
+/// Who reads the wall clock, and only to tell it.
+const WALL_CLOCK: &[(&str, &str)] = &[
+    ("boot.rs", "%(now) and the like in configurations"),
+    ("hooks.rs", "the time of a touched file"),
+    ("logging/mod.rs", "the time of a log line"),
+    ("master/survey.rs", "since when a request runs, for stats"),
+    ("sys/clock.rs", "the functions themselves"),
+    ("worker/access.rs", "the time of a request line"),
+    ("worker/clock.rs", "the functions themselves, and the Date field"),
+    ("worker/mod.rs", "since when a worker lives"),
+];
+
 /// Where `unsafe` may stand.
 const UNSAFE: &[&str] = &["sys/", "interpreter.rs", "wsgi/raw.rs"];
 
@@ -92,7 +104,7 @@ fn files() -> Vec<(String, String, String)> {
             let text = if name.ends_with("tests.rs") || name.contains("/tests/") {
                 ""
             } else {
-                text.split("#[cfg(test)]\nmod ").next().unwrap_or("")
+                text.split("#[cfg(test)]\nmod tests {").next().unwrap_or("")
             };
             let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
             (name, module, code.join("\n"))
@@ -174,6 +186,26 @@ fn modules_stay_away_from_what_is_not_theirs() {
         }
     }
     assert!(wrong.is_empty(), "see \"Who may import whom\" in src/README.md:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_decision_reads_the_wall_clock() {
+    let words = ["SystemTime", "CLOCK_REALTIME", "Zoned::now", "Timestamp::now", "wall_ms(", "wall()", "gettimeofday"];
+    let mut wrong = Vec::new();
+    for (name, _, code) in files() {
+        let shown = WALL_CLOCK.iter().any(|(file, _)| *file == name);
+        let reads = |line: &&str| words.iter().any(|word| line.contains(word));
+        if !shown {
+            wrong.extend(code.lines().filter(reads).map(|line| format!("src/{name}: {}", line.trim())));
+        } else if !code.lines().any(|line| reads(&line)) {
+            wrong.push(format!("src/{name} does not read it any more"));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "a jump of the wall clock must change no decision (see WALL_CLOCK):\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]

@@ -234,6 +234,8 @@ pub struct Children {
     zygotes: Vec<Zygote>,
     workers: Vec<Worker>,
     next_key: u32,
+    /// A stop: workers that serve go on until then, or until it is said that they need not.
+    serve_until: Millis,
     /// Until then wishes to retire are echoes of a signal that the master had as well.
     echo_until: Millis,
 }
@@ -248,6 +250,7 @@ impl Children {
             zygotes: Vec::new(),
             workers: Vec::new(),
             next_key: 1,
+            serve_until: 0,
             echo_until: 0,
         }
     }
@@ -451,6 +454,11 @@ impl Children {
         self.incoming = None;
     }
 
+    /// In a stop, workers that serve go on until `time` at most: clients may still come.
+    pub fn serve_until(&mut self, time: Millis) {
+        self.serve_until = time;
+    }
+
     /// Stops at once.
     pub fn end(&mut self) {
         self.mode = Mode::Ending;
@@ -517,7 +525,7 @@ impl Children {
         let stopping = self.stopping();
         // A zygote has the listeners too: if it outlived the workers' own, it would leave a queue behind that takes clients
         // and that nobody serves.
-        let waits = self.mode == Mode::Stopping && !self.zygotes.is_empty();
+        let waits = self.mode == Mode::Stopping && (!self.zygotes.is_empty() || now < self.serve_until);
         let kept = self.kept_for_now();
         let (serving, target) = (self.serving.number, self.serving.target);
         for worker in &mut self.workers {
@@ -609,7 +617,9 @@ impl Children {
     pub fn deadline(&self, now: Millis) -> Option<Millis> {
         let mut times: Vec<Millis> =
             self.workers.iter().filter(|worker| worker.pid != 0).filter_map(|worker| worker.kill_at).collect();
-        if !self.stopping() {
+        if self.stopping() {
+            times.push(self.serve_until);
+        } else {
             times.extend(self.turns());
             times.extend(self.import_deadline());
             for generation in [Some(&self.serving), self.incoming.as_ref()].into_iter().flatten() {

@@ -311,6 +311,20 @@ fn workers_hear_of_a_stop_when_nobody_else_has_the_listeners() {
 }
 
 #[test]
+fn workers_serve_on_while_clients_may_come() {
+    let mut world = World::serving(1);
+    let key = world.key(1);
+    world.children.stop();
+    world.children.serve_until(world.now + 500);
+    world.settle();
+    assert!(!world.did(Action::Retire { key, how: Retire::Stop }));
+    assert_eq!(world.children.deadline(world.now), Some(world.now + 500));
+    world.now += 500;
+    world.settle();
+    assert!(world.did(Action::Retire { key, how: Retire::Stop }));
+}
+
+#[test]
 fn a_second_stop_kills_at_once() {
     let mut world = World::serving(1);
     let key = world.key(1);

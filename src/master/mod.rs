@@ -43,6 +43,7 @@ use crate::control::{Retire, ToWorker, ToZygote};
 use crate::exit;
 use crate::logging::relay::{Channel, Plan, Relay};
 use crate::mailbox::Mailboxes;
+use crate::net::address::Address;
 use crate::net::listener::{Listener, SocketFile};
 use crate::scoreboard::{Scoreboard, State};
 use crate::stats::Reloads;
@@ -50,6 +51,7 @@ use crate::sys::clock::monotonic_ms;
 use crate::sys::fd;
 use crate::sys::process::{self, End, Fork};
 use crate::sys::signal::{Blocked, Signal};
+use crate::sys::socket::somebody_connects_to;
 
 use children::{Action, Children};
 use daemons::Daemons;
@@ -206,8 +208,14 @@ struct Master {
     shares: std::cell::RefCell<std::collections::HashMap<i32, (u64, u64)>>,
     /// When memory is looked at next.
     next_sample: u64,
+    /// Ports of our own that take nobody any more, while handshakes are under way there.
+    opening: Vec<u16>,
     code: Option<u8>,
 }
+
+/// How long a stop waits for clients whose connections are being made, and how often it looks.
+const HANDSHAKE: u64 = 1_500;
+const HANDSHAKE_TICK: u64 = 20;
 
 /// How the server ended.
 pub struct Outcome {
@@ -346,6 +354,7 @@ impl Master {
             foreign: Vec::new(),
             oom_kills: crate::sys::cgroup::oom_kills(),
             next_sample: 0,
+            opening: Vec::new(),
             code: None,
         }
     }
@@ -379,6 +388,7 @@ impl Master {
             if self.children.stopping() {
                 self.close_listeners();
             }
+            let handshakes = if self.opening.is_empty() { None } else { self.look_at_handshakes() };
             let actions = self.children.decide(monotonic_ms());
             let mut acted = !actions.is_empty();
             for action in actions {
@@ -408,6 +418,7 @@ impl Master {
                 self.log_at(),
                 self.notifier.deadline(),
                 self.operator.deadline(),
+                handshakes,
                 self.trial_until(),
             ];
             // What was done may call for more, as when a reload is given up.
@@ -615,12 +626,29 @@ impl Master {
         self.signals = None;
     }
 
+    /// When all clients that had asked for a connection have it, the workers can stop. Gives when to look again.
+    fn look_at_handshakes(&mut self) -> Option<u64> {
+        if !self.opening.iter().any(|port| somebody_connects_to(*port)) {
+            self.opening.clear();
+            self.children.serve_until(0);
+            return None;
+        }
+        Some(monotonic_ms() + HANDSHAKE_TICK)
+    }
+
     /// From now on the workers alone have the listeners, and each closes its own when it finds nobody there any more. A
     /// client that came then and met a queue which is only held open would be reset with its request.
     fn close_listeners(&mut self) {
         for listener in self.generations.iter_mut().flat_map(|generation| generation.listeners.drain(..)) {
             // Nobody finds it any more: what is in its queue now is all, and is answered.
             listener.turn_newcomers_away();
+            if listener.is_own_tcp()
+                && let Address::Tcp { port, .. } = listener.address
+            {
+                // But for who is connecting just now.
+                self.opening.push(port);
+                self.children.serve_until(monotonic_ms() + HANDSHAKE);
+            }
             listener.remove_file();
         }
         self.parked.clear();

@@ -202,10 +202,11 @@ impl Master {
                 continue;
             }
             buffer.resize(MAX_LETTER, 0);
-            while let Ok(Some((len, connection))) = generation.mailboxes.take(id, &mut buffer) {
+            while let Ok(Some(taken)) = generation.mailboxes.take(id, &mut buffer) {
                 let mut heirs = 1..=target;
-                let letter = &buffer[..len];
-                if !heirs.any(|heir| generation.mailboxes.put(heir, letter, connection.as_fd()).is_ok()) {
+                let letter = &buffer[..taken.len];
+                let (connection, body) = (taken.connection.as_fd(), taken.body.as_ref().map(AsFd::as_fd));
+                if !heirs.any(|heir| generation.mailboxes.put(heir, letter, connection, body).is_ok()) {
                     log::error!("a connection given to worker {id}, which is gone, finds no other");
                 }
             }

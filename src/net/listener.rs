@@ -108,13 +108,18 @@ impl Listener {
     }
 
     /// Before it is closed for good: nobody connects any more, while those who are in its queue, or about to be, can still
-    /// be served. A close would reset them.
+    /// be served. A close would reset them. Inherited sockets are left to who comes next.
     pub fn turn_newcomers_away(&self) {
-        if !self.is_own_tcp() {
+        if self.inherited {
             return;
         }
-        let done =
-            sys::socket::turn_newcomers_away(self.as_fd()).and_then(|()| sys::socket::defer_accept(self.as_fd(), 0));
+        let done = match self.address {
+            Address::Tcp { .. } => {
+                sys::socket::turn_newcomers_away(self.as_fd()).and_then(|()| sys::socket::defer_accept(self.as_fd(), 0))
+            }
+            // It refuses at once, and keeps its queue.
+            _ => SockRef::from(&self.fd).shutdown(std::net::Shutdown::Read),
+        };
         if let Err(error) = done {
             log::warn!("{}: who connects while it is closed may be reset: {}", self.address, sys::describe(&error));
         }

@@ -190,3 +190,21 @@ fn a_descriptor_of_systemd_named_by_fd_is_attached_once() {
     assert_eq!(all.len(), 2);
     assert_eq!((&all[0].protocol, &all[1].address), (&Protocol::Http, &Address::Fd(3)));
 }
+
+#[test]
+fn a_unix_listener_that_turns_newcomers_away_keeps_who_waits() {
+    use std::io::{Read, Write};
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let unix = bind(&socket(path.to_str().unwrap()), &options()).unwrap();
+    let mut early = UnixStream::connect(&path).unwrap();
+    unix.turn_newcomers_away();
+    assert_eq!(UnixStream::connect(&path).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    let (mut accepted, _) = Raw::from(unix.fd.try_clone().unwrap()).accept().unwrap();
+    early.write_all(b"hello").unwrap();
+    let mut five = [0; 5];
+    accepted.read_exact(&mut five).unwrap();
+    let empty = Raw::from(unix.fd.try_clone().unwrap()).accept().unwrap_err();
+    assert_eq!(empty.kind(), ErrorKind::WouldBlock);
+}

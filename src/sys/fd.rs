@@ -84,13 +84,24 @@ pub fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
 }
 
+/// Descriptors that one message can carry.
+pub const MOST: usize = 4;
+
 /// Sends one message, with a descriptor if there is one. Without waiting: `WouldBlock` when the other side
 /// does not read.
 ///
 /// # Errors
 /// The system's; `BrokenPipe` when the other side is gone.
 pub fn send(socket: impl AsFd, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
-    let raw: Vec<RawFd> = descriptor.iter().map(AsRawFd::as_raw_fd).collect();
+    send_all(socket, bytes, descriptor.as_slice())
+}
+
+/// As [`send`], with up to [`MOST`] descriptors.
+///
+/// # Errors
+/// As [`send`].
+pub fn send_all(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &[ControlMessage::ScmRights(&raw)] };
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
     sendmsg::<()>(socket.as_fd().as_raw_fd(), &[IoSlice::new(bytes)], control, flags, None)?;
@@ -112,7 +123,24 @@ pub enum Received {
 /// # Errors
 /// The system's.
 pub fn receive(socket: impl AsFd, buffer: &mut [u8], wait: bool) -> io::Result<Received> {
-    let mut space = cmsg_space!([RawFd; 4]);
+    let mut descriptors = Vec::new();
+    Ok(match receive_all(socket, buffer, wait, &mut descriptors)? {
+        0 if descriptors.is_empty() => Received::End,
+        bytes => Received::Message(bytes, descriptors.into_iter().next()),
+    })
+}
+
+/// As [`receive`], with all descriptors of the message; gives its length. 0 without a descriptor: the other side is gone.
+///
+/// # Errors
+/// As [`receive`].
+pub fn receive_all(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+    wait: bool,
+    descriptors: &mut Vec<OwnedFd>,
+) -> io::Result<usize> {
+    let mut space = cmsg_space!([RawFd; MOST]);
     let mut flags = MsgFlags::MSG_CMSG_CLOEXEC;
     if !wait {
         flags |= MsgFlags::MSG_DONTWAIT;
@@ -123,23 +151,18 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8], wait: bool) -> io::Result<R
             Ok(message) => message,
             Err(nix::Error::EINTR) => continue,
             // Unread messages of ours died with the other side.
-            Err(nix::Error::ECONNRESET) => return Ok(Received::End),
+            Err(nix::Error::ECONNRESET) => return Ok(0),
             Err(error) => return Err(error.into()),
         };
-        let mut descriptor = None;
         for control in message.cmsgs()? {
             if let ControlMessageOwned::ScmRights(numbers) = control {
                 for number in numbers {
                     // SAFETY: the kernel just made this descriptor for us.
-                    let fd = unsafe { OwnedFd::from_raw_fd(number) };
-                    descriptor.get_or_insert(fd);
+                    descriptors.push(unsafe { OwnedFd::from_raw_fd(number) });
                 }
             }
         }
-        return Ok(match message.bytes {
-            0 if descriptor.is_none() => Received::End,
-            bytes => Received::Message(bytes, descriptor),
-        });
+        return Ok(message.bytes);
     }
 }
 

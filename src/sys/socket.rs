@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Reads what is there; `Ok(0)` is the end of the stream.
 ///
@@ -92,21 +92,102 @@ pub fn turn_newcomers_away(fd: BorrowedFd<'_>) -> io::Result<()> {
     set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, (&raw const filter).cast(), size_of_val(&filter))
 }
 
-/// Whether somebody is connected to a TCP port whom no listener was shown yet (state SYN_RECV, proc_pid_net(5)). False where
-/// the system does not tell.
+/// Whether somebody is connected to a TCP port whom no listener was shown yet (state SYN_RECV). False where the system does
+/// not tell.
+///
+/// It is asked by sock_diag(7): the table in /proc takes seconds where there are many connections.
 pub fn somebody_connects_to(port: u16) -> bool {
-    ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|table| {
-        let text = std::fs::read_to_string(table).unwrap_or_default();
-        text.lines().any(|line| half_open_port(line) == Some(port))
-    })
+    [libc::AF_INET, libc::AF_INET6].iter().any(|family| half_open(*family as u8, port).unwrap_or(false))
 }
 
-/// The local port of a line of that table, if its state is SYN_RECV.
-fn half_open_port(line: &str) -> Option<u16> {
-    let mut words = line.split_ascii_whitespace();
-    let (local, _remote, state) = (words.nth(1)?, words.next()?, words.next()?);
-    let port = local.rsplit_once(':')?.1;
-    (state == "03").then(|| u16::from_str_radix(port, 16).ok())?
+/// A request of sock_diag(7): all TCP sockets of a family in some states, and with this local port.
+#[repr(C)]
+struct Question {
+    head: libc::nlmsghdr,
+    family: u8,
+    protocol: u8,
+    extensions: u8,
+    padding: u8,
+    states: u32,
+    /// Big endian, and the remote one.
+    ports: [u16; 2],
+    /// Addresses, interface, cookie: nothing is asked of them.
+    rest: [u32; 11],
+}
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const SYN_RECV: u32 = 3;
+
+fn half_open(family: u8, port: u16) -> io::Result<bool> {
+    // SAFETY: makes a descriptor, or fails.
+    let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, libc::NETLINK_SOCK_DIAG) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: open, and nobody else's.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let question = Question {
+        head: libc::nlmsghdr {
+            nlmsg_len: size_of::<Question>() as u32,
+            nlmsg_type: SOCK_DIAG_BY_FAMILY,
+            nlmsg_flags: (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16,
+            nlmsg_seq: 1,
+            nlmsg_pid: 0,
+        },
+        family,
+        protocol: libc::IPPROTO_TCP as u8,
+        extensions: 0,
+        padding: 0,
+        states: 1 << SYN_RECV,
+        ports: [port.to_be(), 0],
+        rest: [0; 11],
+    };
+    // SAFETY: the value lives, has no padding of the compiler's, and the kernel reads it only.
+    let sent = unsafe { libc::send(fd.as_raw_fd(), (&raw const question).cast(), size_of::<Question>(), 0) };
+    if sent < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        let count = receive(fd.as_raw_fd(), &mut buffer)?;
+        match answers(&buffer[..count], port) {
+            Answer::Yes => return Ok(true),
+            Answer::No => return Ok(false),
+            Answer::More => {}
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Yes,
+    No,
+    More,
+}
+
+/// Reads a piece of what sock_diag answers.
+fn answers(mut bytes: &[u8], port: u16) -> Answer {
+    /// The header, and of the body family, state, timer, retransmissions.
+    const BEFORE_PORT: usize = size_of::<libc::nlmsghdr>() + 4;
+    if bytes.is_empty() {
+        return Answer::No;
+    }
+    while let Some(&[a, b, c, d, e, f]) = bytes.first_chunk::<6>() {
+        let (len, kind) = (u32::from_ne_bytes([a, b, c, d]) as usize, u16::from_ne_bytes([e, f]));
+        match kind {
+            SOCK_DIAG_BY_FAMILY => {
+                // Not every kernel looks at the port it was given.
+                let found = bytes.get(BEFORE_PORT..BEFORE_PORT + 2);
+                if found == Some(&port.to_be_bytes()[..]) {
+                    return Answer::Yes;
+                }
+            }
+            // The end, or an error.
+            _ => return Answer::No,
+        }
+        bytes = bytes.get(len.next_multiple_of(4).max(16)..).unwrap_or_default();
+    }
+    Answer::More
 }
 
 #[inline]

@@ -4,18 +4,20 @@
 //! application thread while a request of it runs. Nothing here blocks, and nothing here knows Python.
 //! The response side is `exchange.rs`.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Seek, Write};
 use std::sync::Arc;
 
 use super::Worker;
 use super::clock::{Millis, NEVER, after, now};
 use super::exchange::Response;
 use super::incoming::{Incoming, SharedBody};
-use super::migrate::{self, Letter};
+use super::migrate::{self, Carried, Letter, Packed};
 use super::mux::{Branch, Mux};
 use super::output::Io;
 use super::pace::Pace;
 use crate::gateway::{Body, Local, Peer, Told};
+use crate::mailbox::MAX_LETTER;
 use crate::net::stream::Stream;
 use crate::protocol::Protocol;
 use crate::protocol::request::{BodyLength, Request};
@@ -88,6 +90,8 @@ pub(super) struct Work {
     pub(super) request: Request,
     pub(super) incoming: Option<Incoming>,
     pub(super) body: Option<Body>,
+    /// The whole body, which came from another worker: of this request only the head is to be read.
+    pub(super) arrived: Option<Body>,
     pub(super) pace: Pace,
     pub(super) streamed: Option<SharedBody>,
     /// What trusted proxies say of the request.
@@ -119,6 +123,7 @@ impl Work {
             request: Request::default(),
             incoming: None,
             body: None,
+            arrived: None,
             pace: Pace::default(),
             streamed: None,
             told: None,
@@ -136,6 +141,7 @@ impl Work {
         self.request.clear();
         self.incoming = None;
         self.body = None;
+        self.arrived = None;
         self.streamed = None;
         self.told = None;
     }
@@ -166,6 +172,14 @@ impl Spare {
             self.works.push(work);
         }
     }
+}
+
+/// A body that is too long for a letter, in a file.
+fn spool(content: &[u8]) -> Option<File> {
+    let mut file = tempfile::tempfile().ok()?;
+    file.write_all(content).ok()?;
+    file.rewind().ok()?;
+    Some(file)
 }
 
 pub(super) struct Connection {
@@ -243,32 +257,50 @@ impl Connection {
         }
     }
 
-    /// A connection that another worker gave away.
-    pub(super) fn adopt(worker: &Arc<Worker>, stream: Stream, listener: usize, letter: &Letter<'_>) -> Box<Connection> {
+    /// A connection that another worker gave away; `file` came with the letter.
+    pub(super) fn adopt(
+        worker: &Arc<Worker>,
+        stream: Stream,
+        listener: usize,
+        letter: &Letter<'_>,
+        file: Option<File>,
+    ) -> Box<Connection> {
         let peer = Peer { addr: letter.peer_addr.into(), port: letter.peer_port.into() };
         let mut connection = Connection::new(worker, stream, listener, peer);
         connection.hops = letter.hops;
         connection.half_closed = letter.half_closed;
         connection.phase = if letter.awaits_preface { Phase::Preface } else { Phase::Idle };
-        if letter.bytes.is_empty() && letter.awaits_preface {
-            // As for a new connection.
-        } else if letter.bytes.is_empty() {
-            connection.deadline = after(now(), worker.options.timeouts.keep_alive);
-        } else {
-            let mut work = Work::new();
-            work.input.resize(READ.max(letter.bytes.len() + SLACK), 0);
-            work.input[..letter.bytes.len()].copy_from_slice(letter.bytes);
-            work.filled = letter.bytes.len();
-            connection.work = Some(work);
+        if letter.bytes.is_empty() {
             if !letter.awaits_preface {
-                connection.phase = Phase::Head;
+                connection.deadline = after(now(), worker.options.timeouts.keep_alive);
             }
+            return connection;
+        }
+        let mut work = Work::new();
+        let mut bytes = letter.bytes;
+        match (letter.body, file) {
+            (Carried::AsSent, _) => {}
+            (Carried::Decoded(len), _) => {
+                let body;
+                (bytes, body) = bytes.split_at(bytes.len() - len as usize);
+                work.arrived = Some(Body::Memory(body.to_vec()));
+            }
+            (Carried::File(len), Some(file)) => work.arrived = Some(Body::File { file, len }),
+            // Cut, and not taken for a request without a body.
+            (Carried::File(_), None) => bytes = &[],
+        }
+        work.input.resize(READ.max(bytes.len() + SLACK), 0);
+        work.input[..bytes.len()].copy_from_slice(bytes);
+        work.filled = bytes.len();
+        connection.work = Some(work);
+        if !letter.awaits_preface {
+            connection.phase = Phase::Head;
         }
         connection
     }
 
-    /// The letter that takes this connection to another worker; none when it can't move.
-    pub(super) fn letter(&self, hops: u8) -> Option<Vec<u8>> {
+    /// What takes this connection to another worker; none when it can't move.
+    pub(super) fn pack(&self, hops: u8) -> Option<Packed> {
         if !migrate::may_move(self.phase) || self.io.queue().len() > 0 {
             return None;
         }
@@ -276,18 +308,29 @@ impl Connection {
         if self.branch.is_some() || self.mux.as_ref().is_some_and(|mux| !mux.is_idle()) {
             return None;
         }
-        let mut bytes = Vec::new();
+        let (mut bytes, mut body, mut file) = (Vec::new(), Carried::AsSent, None);
+        let mut tail: &[u8] = &[];
         if let Some(work) = &self.work {
             let end_of_head = if self.phase == Phase::Application { work.request.head_len } else { work.filled };
             bytes.extend_from_slice(&work.input[..end_of_head]);
             match (&work.body, work.request.body) {
-                (None, _) => {}
-                (Some(Body::Memory(body)), BodyLength::Length(_)) => bytes.extend_from_slice(body),
-                // Its framing is gone, or it lies in a file, or the application is to read it.
-                _ => return None,
+                (None | Some(Body::Empty), _) => {}
+                (Some(Body::Memory(content)), _) if bytes.len() + content.len() > MAX_LETTER / 2 => {
+                    file = Some(spool(content)?);
+                    body = Carried::File(content.len() as u64);
+                }
+                (Some(Body::Memory(content)), BodyLength::Length(_)) => bytes.extend_from_slice(content),
+                // Its framing is gone.
+                (Some(Body::Memory(content)), _) => {
+                    body = Carried::Decoded(content.len() as u32);
+                    tail = content;
+                }
+                (Some(Body::File { len, .. }), _) => body = Carried::File(*len),
+                (Some(Body::Stream(_)), _) => bytes.extend_from_slice(&work.streamed.as_ref()?.untouched()?),
             }
             bytes.extend_from_slice(&work.input[end_of_head..work.filled]);
         }
+        bytes.extend_from_slice(tail);
         let letter = Letter {
             protocol: self.protocol(),
             hops,
@@ -296,9 +339,18 @@ impl Connection {
             listener: &self.worker.addresses[self.listener],
             peer_addr: &self.peer.addr,
             peer_port: &self.peer.port,
+            body,
             bytes: &bytes,
         };
-        letter.encode()
+        Some(Packed { letter: letter.encode()?, spooled: file })
+    }
+
+    /// The file that the body of a complete request lies in.
+    pub(super) fn body_file(&self) -> Option<&File> {
+        match &self.work.as_ref()?.body {
+            Some(Body::File { file, .. }) => Some(file),
+            _ => None,
+        }
     }
 
     pub(super) fn local(&self) -> &Local {

@@ -6,11 +6,12 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::Worker;
 use super::clock::{Millis, now};
 use super::connection::{Connection, Spare};
-use super::reactor::{LAST_CALL, LISTENERS, Reactor, State};
+use super::reactor::{Event, LISTENERS, MAILBOX, Reactor, State, What};
 use crate::gateway::Peer;
 use crate::net::address::Address;
 use crate::net::listener::Listener;
@@ -20,18 +21,15 @@ use crate::sys;
 /// How long accepting pauses when descriptors have run out.
 const ACCEPT_PAUSE: Millis = 100;
 
+/// The log is told of it only so often.
+const COMPLAIN_PAUSE: Millis = 10_000;
+
 /// A listening socket as this worker sees it.
 pub(super) struct Door {
     /// None once it is closed here.
     pub(super) listener: Option<Arc<Listener>>,
     /// It is in the epoll instance.
     pub(super) watched: bool,
-}
-
-impl Door {
-    pub(super) fn is_own_tcp(&self) -> bool {
-        self.listener.as_ref().is_some_and(|listener| listener.is_own_tcp())
-    }
 }
 
 impl Reactor {
@@ -43,6 +41,7 @@ impl Reactor {
                     let mut state = self.lock();
                     state.live += 1;
                     worker.slot().set_connections(state.live);
+                    self.count_drained(&mut state, index);
                     if worker.options.processes > 1 && state.doors[index].watched {
                         // The kernel wakes exclusive waiters in the order they came and does not rotate them: without
                         // going to the end of the line the first worker takes every connection of a burst.
@@ -56,9 +55,9 @@ impl Reactor {
                 if worker.options.processes > 1
                     && !worker.is_retiring()
                     && let Some(lighter) = worker.scoreboard.lighter(worker.id)
-                    && let Some(letter) = connection.letter(0)
+                    && let Some(packed) = connection.pack(0)
                 {
-                    match self.post(worker, connection, lighter, &letter) {
+                    match self.post(worker, connection, lighter, &packed) {
                         Ok(()) => return None,
                         Err(kept) => connection = kept,
                     }
@@ -86,72 +85,61 @@ impl Reactor {
         in_workers + unaccepted.map(|(waiting, _)| waiting).sum::<u64>()
     }
 
-    /// Begins to serve a listener to its end. An exclusive wake-up that came to this worker came to no other: whoever is in
-    /// the queue now is accepted here, also when others go on serving the listener.
-    pub(super) fn drain_door(&self, state: &mut State, index: usize) {
-        if state.doors[index].listener.is_some() && !state.draining.contains(&index) {
-            self.watch_door(state, index, false);
-            state.draining.push_back(index);
-        }
-    }
-
-    /// The last call is over: serves all listeners to their end, unless somebody is connected whom the kernel has not shown.
-    pub(super) fn close_doors(&self, state: &mut State, now: Millis, latest: Millis) {
-        let half_open = |door: &Door| {
-            door.listener.as_ref().is_some_and(|listener| match listener.address {
-                Address::Tcp { port, .. } => sys::socket::somebody_connects_to(port),
-                _ => false,
-            })
-        };
-        if now < latest && state.doors.iter().any(half_open) {
-            state.closing = Some((now + LAST_CALL, latest));
-            return;
-        }
-        state.closing = None;
-        for index in 0..state.doors.len() {
-            self.drain_door(state, index);
-        }
-    }
-
     /// Nobody waits at a listener; if it is served to its end, that is its end.
     pub(super) fn found_empty(&self, index: usize) {
         let mut state = self.lock();
-        if state.draining.front() != Some(&index) {
-            return;
+        if state.draining.front().is_some_and(|(front, _)| *front == index) {
+            state.draining.pop_front();
+            self.close_door(&mut state, index);
+            self.finish_if_done(state);
         }
-        state.draining.pop_front();
-        self.close_door(&mut state, index);
-        if state.is_done() {
-            drop(state);
-            self.finish();
+    }
+
+    /// Another connection of a listener that is served to its end was accepted.
+    fn count_drained(&self, state: &mut State, index: usize) {
+        if let Some((front, left)) = state.draining.front_mut()
+            && *front == index
+        {
+            *left -= 1;
+            if *left == 0 {
+                state.draining.pop_front();
+                self.close_door(state, index);
+            }
         }
     }
 
     /// No descriptors are left (or the like): those who wait stay in the queue until some are.
-    pub(super) fn pause_accepting(&self, address: &Address, error: &io::Error) {
+    fn pause_accepting(&self, address: &Address, error: &io::Error) {
         let mut state = self.lock();
-        if state.pause.is_none() {
+        if state.complain_at <= now() {
             let advice = if error.raw_os_error() == Some(libc::EMFILE) { " (max-fd raises the limit)" } else { "" };
             log::error!("accepting on {address} failed: {error}; new connections wait in the listen queue{advice}");
+            state.complain_at = now() + COMPLAIN_PAUSE;
         }
+        self.pause_doors(&mut state);
+    }
+
+    /// Takes nobody in for a while. Connections that are kept alive make room with their next response.
+    pub(super) fn pause_doors(&self, state: &mut State) {
         state.pause = Some(now() + ACCEPT_PAUSE);
+        self.crowded.store(true, Ordering::Relaxed);
         for index in 0..state.doors.len() {
-            self.watch_door(&mut state, index, false);
+            self.watch_door(state, index, false);
         }
-        // A worker that stops does not wait for descriptors for ever.
-        for index in std::mem::take(&mut state.draining) {
-            self.close_door(&mut state, index);
-        }
-        if state.is_done() {
-            drop(state);
-            self.finish();
-        }
+        // Whoever waits for events already does not know how long he may.
+        self.interrupt();
     }
 
     pub(super) fn resume_accepting(&self, state: &mut State) {
         state.pause = None;
+        self.crowded.store(false, Ordering::Relaxed);
+        // Letters may have come, and stayed.
+        state.events.push_back(Event { token: MAILBOX, what: What::Ready { half_closed: false } });
         for index in 0..state.doors.len() {
-            self.watch_door(state, index, true);
+            // Those that are served to their end are looked at without being watched.
+            if !state.draining.iter().any(|(draining, _)| *draining == index) {
+                self.watch_door(state, index, true);
+            }
         }
     }
 

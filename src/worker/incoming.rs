@@ -22,6 +22,9 @@ pub(crate) enum Broken {
     Disk(io::Error),
 }
 
+/// How much of a body stays in memory when no descriptor is free for a file.
+const IN_MEMORY_AT_MOST: u64 = 4 << 20;
+
 enum Store {
     Memory(Vec<u8>),
     File(File, u64),
@@ -37,11 +40,14 @@ pub(crate) struct Incoming {
 impl Incoming {
     /// `limit`: longest body in bytes; `threshold`: bytes kept in memory.
     pub(crate) fn new(length: BodyLength, limit: u64, threshold: u64) -> Result<Incoming, Broken> {
-        let store = match length {
-            BodyLength::Length(len) if len > threshold => Store::File(temporary()?, 0),
-            BodyLength::Length(len) => Store::Memory(Vec::with_capacity(len as usize)),
-            _ => Store::Memory(Vec::new()),
-        };
+        let (mut store, mut threshold) = (Store::Memory(Vec::new()), threshold);
+        if let BodyLength::Length(len) = length {
+            match temporary(len > threshold)? {
+                Some(file) => store = Store::File(file, 0),
+                None if len > threshold => threshold = IN_MEMORY_AT_MOST,
+                None => store = Store::Memory(Vec::with_capacity(len as usize)),
+            }
+        }
         Ok(Incoming { reader: Reader::new(length, limit), store, threshold })
     }
 
@@ -51,9 +57,14 @@ impl Incoming {
             Store::Memory(bytes) => {
                 let fed = self.reader.feed(input, bytes).map_err(Broken::Refused)?;
                 if bytes.len() as u64 > self.threshold {
-                    let mut file = temporary()?;
-                    file.write_all(bytes).map_err(Broken::Disk)?;
-                    self.store = Store::File(file, bytes.len() as u64);
+                    match temporary(true)? {
+                        Some(mut file) => {
+                            file.write_all(bytes).map_err(Broken::Disk)?;
+                            self.store = Store::File(file, bytes.len() as u64);
+                        }
+                        None if self.threshold < IN_MEMORY_AT_MOST => self.threshold = IN_MEMORY_AT_MOST,
+                        None => return Err(Broken::Disk(io::Error::from_raw_os_error(libc::EMFILE))),
+                    }
                 }
                 fed
             }
@@ -86,8 +97,16 @@ impl Incoming {
     }
 }
 
-fn temporary() -> Result<File, Broken> {
-    tempfile::tempfile().map_err(Broken::Disk)
+/// A temporary file, if one is needed and a descriptor is free.
+fn temporary(needed: bool) -> Result<Option<File>, Broken> {
+    if !needed {
+        return Ok(None);
+    }
+    match tempfile::tempfile() {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => Ok(None),
+        Err(error) => Err(Broken::Disk(error)),
+    }
 }
 
 /// A body read from the connection while the application runs. Shared by the connection and the
@@ -233,6 +252,13 @@ impl SharedBody {
         self.0.try_lock().is_ok_and(|streamed| {
             streamed.done || streamed.reader.remaining().is_some_and(|left| left <= streamed.raw.len() as u64)
         })
+    }
+
+    /// What was received of it, when nobody has read any.
+    pub(super) fn untouched(&self) -> Option<Vec<u8>> {
+        let streamed = self.0.try_lock().ok()?;
+        let untouched = streamed.decoded.is_empty() && !streamed.done && !streamed.closed;
+        untouched.then(|| streamed.raw.clone())
     }
 
     /// The response has begun: an interim answer would stand in the middle of it.

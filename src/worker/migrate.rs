@@ -1,6 +1,8 @@
 //! Connections that move to another worker: a request would wait here while somebody there is idle, or this
 //! worker retires. What moves is the descriptor and the bytes read so far; the receiver reads them again.
 
+use std::fs::File;
+
 use super::connection::Phase;
 use crate::mailbox::MAX_LETTER;
 use crate::protocol::Protocol;
@@ -21,8 +23,28 @@ pub(super) struct Letter<'a> {
     pub(super) listener: &'a str,
     pub(super) peer_addr: &'a str,
     pub(super) peer_port: &'a str,
+    /// What of the request's body is not among the bytes as the client sent it.
+    pub(super) body: Carried,
     /// Bytes that the client sent and nobody has answered.
     pub(super) bytes: &'a [u8],
+}
+
+/// How the body of a complete request travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carried {
+    /// As the client sent it.
+    AsSent,
+    /// Decoded: so many bytes at the end of the letter.
+    Decoded(u32),
+    /// In a file that comes along, and so long.
+    File(u64),
+}
+
+/// A letter, ready to be sent.
+pub(super) struct Packed {
+    pub(super) letter: Vec<u8>,
+    /// The body, where it was not in a file and is too long for the letter.
+    pub(super) spooled: Option<File>,
 }
 
 impl<'a> Letter<'a> {
@@ -42,6 +64,13 @@ impl<'a> Letter<'a> {
             out.push(u8::try_from(text.len()).ok()?);
             out.extend_from_slice(text.as_bytes());
         }
+        let (kind, len) = match self.body {
+            Carried::AsSent => (0, 0),
+            Carried::Decoded(len) => (1, u64::from(len)),
+            Carried::File(len) => (2, len),
+        };
+        out.push(kind);
+        out.extend_from_slice(&len.to_le_bytes());
         out.extend_from_slice(self.bytes);
         (out.len() <= MAX_LETTER).then_some(out)
     }
@@ -64,8 +93,16 @@ impl<'a> Letter<'a> {
             _ => return None,
         };
         let [listener, peer_addr, peer_port] = texts;
+        let (&[kind, ref len @ ..], bytes) = rest.split_first_chunk::<9>()?;
+        let len = u64::from_le_bytes(*len);
+        let body = match kind {
+            0 => Carried::AsSent,
+            1 if len <= bytes.len() as u64 => Carried::Decoded(len as u32),
+            2 => Carried::File(len),
+            _ => return None,
+        };
         let (half_closed, awaits_preface) = (flags & 1 != 0, flags & 2 != 0);
-        Some(Letter { protocol, hops, half_closed, awaits_preface, listener, peer_addr, peer_port, bytes: rest })
+        Some(Letter { protocol, hops, half_closed, awaits_preface, listener, peer_addr, peer_port, body, bytes })
     }
 }
 
@@ -88,14 +125,13 @@ mod tests {
             listener: "127.0.0.1:80",
             peer_addr: "::1",
             peer_port: "4711",
+            body: Carried::Decoded(3),
             bytes: b"GET / HTTP/1.1\r\n",
         };
         let message = letter.encode().unwrap();
-        assert_eq!(Letter::decode(&message), Some(letter));
-        for protocol in [Protocol::Uwsgi, Protocol::FastCgi, Protocol::Scgi] {
-            let other = Letter { protocol, bytes: b"", ..letter };
-            assert_eq!(Letter::decode(&other.encode().unwrap()), Some(other));
-        }
+        assert_eq!(Letter::decode(&message).as_ref(), Some(&letter));
+        let letter = Letter { body: Carried::File(1 << 40), ..letter };
+        assert_eq!(Letter::decode(&letter.encode().unwrap()), Some(letter));
         for cut in 0..message.len() - b"GET / HTTP/1.1\r\n".len() {
             assert_eq!(Letter::decode(&message[..cut]), None, "{cut}");
         }
@@ -112,6 +148,7 @@ mod tests {
             listener: "",
             peer_addr: "",
             peer_port: "",
+            body: Carried::AsSent,
             bytes: &bytes,
         };
         assert_eq!(letter.encode(), None);

@@ -189,7 +189,7 @@ impl Worker {
     }
 
     fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Relaxed)
+        self.closing.load(Ordering::Relaxed) || self.reactor.crowded.load(Ordering::Relaxed)
     }
 
     fn count_exception(&self) {

@@ -1,18 +1,26 @@
 //! What moves connections to other workers: requests that would wait here while somebody there is idle, connections
 //! beyond this worker's share, and whatever waits for its client when this worker retires.
 
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
+use mio::Registry;
 use mio::unix::SourceFd;
 
 use super::Worker;
 use super::clock::now;
 use super::connection::{Connection, Phase, Spare};
-use super::migrate::{Letter, MAX_HOPS};
+use super::migrate::{Letter, MAX_HOPS, Packed};
 use super::reactor::{Event, MAILBOX, Reactor, What};
-use crate::mailbox::MAX_LETTER;
+use crate::mailbox::{ENCLOSED, MAX_LETTER};
 use crate::net::stream::Stream;
+
+/// A connection that did not go, and why.
+pub(super) enum Stays {
+    NobodyIdle(Box<Connection>),
+    CannotMove(Box<Connection>),
+}
 
 impl Reactor {
     /// Gives a complete request to a sleeping app thread, or to another worker when there is none; else it waits here.
@@ -24,7 +32,7 @@ impl Reactor {
             return;
         }
         drop(state);
-        if let Err(connection) = self.move_away(worker, connection) {
+        if let Err(Stays::NobodyIdle(connection) | Stays::CannotMove(connection)) = self.move_away(worker, connection) {
             self.keep_request(worker, connection);
         }
     }
@@ -40,6 +48,7 @@ impl Reactor {
 
     /// Requests that wait for an app thread go to other workers as those become idle.
     pub(super) fn relieve(&self, worker: &Arc<Worker>) {
+        let mut kept = 0;
         loop {
             let mut state = self.lock();
             if state.requests.len() <= state.asleep {
@@ -48,30 +57,47 @@ impl Reactor {
                 return;
             }
             // The youngest: the others are nearer to their turn here.
-            let Some(connection) = state.requests.pop_back() else { return };
+            let Some(index) = state.requests.len().checked_sub(1 + kept) else { return };
+            let Some(connection) = state.requests.remove(index) else { return };
             drop(state);
-            if let Err(connection) = self.move_away(worker, connection) {
-                self.keep_request(worker, connection);
+            let Err(stays) = self.move_away(worker, connection) else { continue };
+            let (connection, others_may) = match stays {
+                Stays::NobodyIdle(connection) => (connection, false),
+                Stays::CannotMove(connection) => (connection, true),
+            };
+            let mut state = self.lock();
+            let index = index.min(state.requests.len());
+            state.requests.insert(index, connection);
+            if state.asleep > 0 {
+                self.wake.notify_one();
+            }
+            if !others_may {
                 return;
             }
+            kept += 1;
         }
     }
 
     /// Gives a connection to a worker that is idle. It comes back when there is none or it cannot move.
-    pub(super) fn move_away(&self, worker: &Arc<Worker>, connection: Box<Connection>) -> Result<(), Box<Connection>> {
-        let alone = worker.mailboxes.len() < 2 && !worker.is_retiring();
-        if alone || connection.hops >= MAX_HOPS {
-            return Err(connection);
+    pub(super) fn move_away(&self, worker: &Arc<Worker>, connection: Box<Connection>) -> Result<(), Stays> {
+        if worker.mailboxes.len() < 2 && !worker.is_retiring() {
+            return Err(Stays::NobodyIdle(connection));
         }
-        let Some(letter) = connection.letter(connection.hops + 1) else { return Err(connection) };
         let heirs = self.lock().heirs;
+        // Its successor came to serve. Here nobody may ever come to it.
+        let inherited = worker.is_retiring() && worker.id <= heirs;
+        if connection.hops >= MAX_HOPS && !inherited {
+            return Err(Stays::CannotMove(connection));
+        }
+        let Some(packed) = connection.pack(connection.hops.saturating_add(1)) else {
+            return Err(Stays::CannotMove(connection));
+        };
         let target = match worker.scoreboard.claim_idle(worker.id) {
             Some(idle) => idle,
-            // Its successor, who came to serve.
-            None if worker.id <= heirs => worker.id,
-            None => return Err(connection),
+            None if inherited => worker.id,
+            None => return Err(Stays::NobodyIdle(connection)),
         };
-        self.post(worker, connection, target, &letter)
+        self.post(worker, connection, target, &packed).map_err(Stays::NobodyIdle)
     }
 
     /// A retiring worker gives connections that wait for a request to the others, so that no client meets a close. It comes
@@ -81,12 +107,12 @@ impl Reactor {
         let heirs = self.lock().heirs;
         if heirs > 0
             && matches!(connection.phase, Phase::Preface | Phase::Idle | Phase::Head)
-            && let Some(letter) = connection.letter(connection.hops)
+            && let Some(packed) = connection.pack(connection.hops)
         {
             // Its own number first: that is where its successor is.
             for step in 0..heirs {
                 let target = (worker.id - 1 + step) % heirs + 1;
-                match self.post(&worker, connection, target, &letter) {
+                match self.post(&worker, connection, target, &packed) {
                     Ok(()) => return None,
                     Err(kept) => connection = kept,
                 }
@@ -102,16 +128,17 @@ impl Reactor {
         worker: &Arc<Worker>,
         mut connection: Box<Connection>,
         target: u32,
-        letter: &[u8],
+        packed: &Packed,
     ) -> Result<(), Box<Connection>> {
+        // First, so that it is not kept before it is given.
+        let Some(promised) = worker.scoreboard.promise(target) else { return Err(connection) };
         // The registration belongs to the open file, which lives on elsewhere: its events would haunt this worker.
         if let Some(token) = connection.token.take() {
             let _ = self.registry.deregister(&mut SourceFd(&connection.io.stream.as_raw_fd()));
             self.lock().slots.remove(token);
         }
-        // First, so that it is not kept before it is given.
-        worker.scoreboard.promise(target);
-        match worker.mailboxes.put(target, letter, connection.io.stream.as_fd()) {
+        let body = packed.spooled.as_ref().or(connection.body_file()).map(AsFd::as_fd);
+        match worker.mailboxes.put(target, &packed.letter, connection.io.stream.as_fd(), body) {
             Ok(()) => {
                 // Not cut, whoever still holds the descriptor here: it lives on elsewhere.
                 drop(connection);
@@ -119,7 +146,7 @@ impl Reactor {
                 Ok(())
             }
             Err(error) => {
-                worker.scoreboard.withdraw_promise(target);
+                promised.keep_promise();
                 log::debug!("worker {}: the mailbox of worker {target} takes nothing: {error}", worker.id);
                 Err(connection)
             }
@@ -129,28 +156,59 @@ impl Reactor {
     /// Takes one connection out of this worker's mailbox.
     pub(super) fn take_letter(&self, worker: &Arc<Worker>, spare: &mut Spare) -> Option<Box<Connection>> {
         let mut buffer = vec![0; MAX_LETTER];
-        let (len, fd) = match worker.mailboxes.take(worker.id, &mut buffer) {
-            Ok(Some(found)) => found,
+        // What comes with a letter is lost when no descriptor is free for it: it stays where it is until some are.
+        if !self.make_room() {
+            self.pause_doors(&mut self.lock());
+            return None;
+        }
+        let taken = worker.mailboxes.take(worker.id, &mut buffer);
+        self.keep_room();
+        let taken = match taken {
+            Ok(Some(taken)) => taken,
             Ok(None) => return None,
             Err(error) => {
                 log::error!("worker {}: a connection that another worker gave away is lost: {error}", worker.id);
+                self.lock().events.push_back(Event { token: MAILBOX, what: What::Ready { half_closed: false } });
                 return None;
             }
         };
-        worker.slot().keep_promise();
         let mut state = self.lock();
         state.live += 1;
         worker.slot().set_connections(state.live);
+        worker.slot().keep_promise();
         state.events.push_back(Event { token: MAILBOX, what: What::Ready { half_closed: false } });
         drop(state);
-        let Some(letter) = Letter::decode(&buffer[..len]) else {
+        let Some(letter) = Letter::decode(&buffer[..taken.len]) else {
             log::error!("worker {}: a connection came with a letter that cannot be read, closed", worker.id);
-            self.lock().live -= 1;
+            self.closed(worker, self.lock());
             return None;
         };
         let listener = worker.listener_named(letter.listener, letter.protocol);
-        let mut connection = Connection::adopt(worker, Stream::new(fd), listener, &letter);
+        let file = taken.body.map(File::from);
+        let mut connection = Connection::adopt(worker, Stream::new(taken.connection), listener, &letter, file);
         let step = connection.step(spare);
         self.settle(connection, step)
+    }
+
+    /// Frees the descriptors that are kept for what comes with a letter. False: there are none to be had.
+    fn make_room(&self) -> bool {
+        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        self.fill_room(&mut room);
+        let enough = room.len() == ENCLOSED;
+        if enough {
+            room.clear();
+        }
+        enough
+    }
+
+    fn keep_room(&self) {
+        self.fill_room(&mut self.room.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn fill_room(&self, room: &mut Vec<Registry>) {
+        while room.len() < ENCLOSED {
+            let Ok(another) = self.registry.try_clone() else { return };
+            room.push(another);
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,10 +43,13 @@ const BATCH: usize = 256;
 /// How soon a request that waits for an app thread is offered to other workers again.
 const RELIEF: Duration = Duration::from_millis(1);
 
-/// How long a worker that stops serves its listeners after newcomers are turned away: whoever was connecting then is in the
-/// queue by its end, or is known to the kernel as half open and gets the whole time.
-pub(super) const LAST_CALL: Millis = 25;
-const LAST_CALL_IN_ALL: Millis = 1_500;
+/// Connections that a worker accepts at most from a listener that others go on serving, when it retires.
+const DRAINED_FOR_OTHERS: u32 = 4096;
+
+/// How long a worker that is done waits for a connection that somebody promised and did not send (he may be dead), and
+/// how often it looks.
+const PROMISE_MERCY: Millis = 200;
+const SEAL_TICK: Millis = 2;
 
 /// Who waits for events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,13 +127,17 @@ pub(super) struct State {
     pub(super) heirs: u32,
     /// False when a successor reads the mailbox instead.
     reads_mailbox: bool,
-    /// Listeners whose queue is served to its end before they are closed.
-    pub(super) draining: VecDeque<usize>,
-    /// When this worker, which stops, closes its listeners: not before, and at the latest.
-    pub(super) closing: Option<(Millis, Millis)>,
+    /// Listeners whose queue is served to its end before they are closed, or so many more connections of it.
+    pub(super) draining: VecDeque<(usize, u32)>,
     pub(super) doors: Vec<Door>,
     /// When listeners that were left out for want of descriptors are watched again.
     pub(super) pause: Option<Millis>,
+    /// When the log may be told of it again.
+    pub(super) complain_at: Millis,
+    /// Nothing is left to do, and nobody puts anything into the mailbox any more.
+    sealed: bool,
+    /// Until then whoever promised a connection may still send it.
+    seal_by: Option<Millis>,
 }
 
 struct Poller {
@@ -146,6 +153,10 @@ pub(super) struct Reactor {
     state: Mutex<State>,
     pub(super) wake: Condvar,
     signals: Mutex<Option<OwnedFd>>,
+    /// No descriptors are left: each response ends its connection.
+    pub(super) crowded: AtomicBool,
+    /// Descriptors that are kept free for those that come with a letter.
+    pub(super) room: Mutex<Vec<Registry>>,
 }
 
 /// What a thread brings back to the reactor.
@@ -203,9 +214,11 @@ impl Reactor {
             heirs: 0,
             reads_mailbox: true,
             draining: VecDeque::new(),
-            closing: None,
             doors: Vec::new(),
             pause: None,
+            complain_at: 0,
+            sealed: false,
+            seal_by: None,
         };
         Ok(Reactor {
             poller: Mutex::new(Poller { poll, events: Events::with_capacity(BATCH) }),
@@ -215,6 +228,8 @@ impl Reactor {
             state: Mutex::new(state),
             wake: Condvar::new(),
             signals: Mutex::new(None),
+            crowded: AtomicBool::new(false),
+            room: Mutex::default(),
         })
     }
 
@@ -262,7 +277,7 @@ impl Reactor {
             match state.pick(worker) {
                 Pick::Request(connection) => return Some(connection),
                 Pick::Nothing if patience == Patience::None => return None,
-                Pick::Nothing if state.is_done() => {
+                Pick::Nothing if state.seal(worker) => {
                     drop(state);
                     self.wake.notify_all();
                     worker.standby.look();
@@ -365,6 +380,11 @@ impl Reactor {
             }
             state.driver = Driver::Standby;
             match state.pick_io() {
+                Pick::Nothing if state.seal(worker) => {
+                    drop(state);
+                    self.finish();
+                    return true;
+                }
                 Pick::Nothing => {
                     // Requests wait here that an idle worker could take: look for one soon.
                     let others = worker.mailboxes.len() > 1 || state.heirs > 0;
@@ -408,7 +428,7 @@ impl Reactor {
     /// Whether a retiring worker has nothing left but so many connections.
     pub(super) fn has_only(&self, connections: usize) -> bool {
         let state = self.lock();
-        state.live <= connections && state.draining.is_empty() && state.closing.is_none()
+        state.live <= connections && state.draining.is_empty()
     }
 
     /// Ends a wait for events at once.
@@ -445,11 +465,6 @@ impl Reactor {
         }
         if state.pause.is_some_and(|until| until <= now) {
             self.resume_accepting(&mut state);
-        }
-        if let Some((at, latest)) = state.closing
-            && at <= now
-        {
-            self.close_doors(&mut state, now, latest);
         }
     }
 
@@ -588,14 +603,18 @@ impl Reactor {
     pub(super) fn closed(&self, worker: &Worker, mut state: MutexGuard<'_, State>) {
         state.live -= 1;
         worker.slot().set_connections(state.live);
-        if state.is_done() {
+        self.finish_if_done(state);
+    }
+
+    pub(super) fn finish_if_done(&self, state: MutexGuard<'_, State>) {
+        if state.has_nothing() {
             drop(state);
             self.finish();
         }
     }
 
     /// The worker is done: everybody who waits must see it.
-    pub(super) fn finish(&self) {
+    fn finish(&self) {
         self.wake.notify_all();
         self.interrupt();
     }
@@ -660,22 +679,19 @@ impl Reactor {
             sys::process::end_in(worker.options.mercy.as_secs() as u32);
         }
         for index in 0..state.doors.len() {
-            // A new master may want to bind the addresses of a dead one right away. At a stop, who waits at a socket of
-            // somebody else's is left to whom that one starts next.
-            let is_anothers = |door: &Door| door.listener.as_ref().is_some_and(|listener| listener.inherited);
-            if orphaned || how == Retire::Stop && is_anothers(&state.doors[index]) {
+            let Some(listener) = &state.doors[index].listener else { continue };
+            if orphaned || how == Retire::Stop && listener.inherited {
+                // A new master may want to bind the addresses of a dead one right away. And what waits in a queue that others
+                // have as well is for the next server.
                 self.close_door(&mut state, index);
-            } else if how == Retire::Stop && state.doors[index].is_own_tcp() {
-                // Nobody connects to it any more, but some who do so right now are not in the queue yet.
-                let now = now();
-                state.closing.get_or_insert((now + LAST_CALL, now + LAST_CALL_IN_ALL));
-            } else {
-                self.drain_door(&mut state, index);
+                state.draining.retain(|(draining, _)| *draining != index);
+            } else if !state.draining.iter().any(|(draining, _)| *draining == index) {
+                // An exclusive wake-up that came to this worker came to no other: whoever is in the queue now is accepted
+                // here, also when others go on serving the listener. They need no end to be found: who comes later wakes them.
+                let at_most = if how == Retire::Stop { u32::MAX } else { DRAINED_FOR_OTHERS };
+                self.watch_door(&mut state, index, false);
+                state.draining.push_back((index, at_most));
             }
-        }
-        if orphaned {
-            state.draining.clear();
-            state.closing = None;
         }
         state.heirs = if orphaned || how == Retire::Stop { 0 } else { heirs };
         state.reads_mailbox = worker.id > state.heirs;
@@ -693,15 +709,7 @@ impl Reactor {
         for connection in waiting {
             self.settle(connection, Step::Wait);
         }
-        let state = self.lock();
-        let (done, closing) = (state.is_done(), state.closing.is_some());
-        drop(state);
-        if done {
-            self.finish();
-        } else if closing {
-            // Whoever waits for events already does not know how long he may.
-            self.interrupt();
-        }
+        self.finish_if_done(self.lock());
     }
 
     /// Whether an app thread waits for events right now.
@@ -784,15 +792,16 @@ impl State {
             }
         }
         match self.draining.front() {
-            Some(&index) => Pick::Listener(index),
-            None => Pick::Nothing,
+            Some(&(index, _)) if self.pause.is_none() => Pick::Listener(index),
+            _ => Pick::Nothing,
         }
     }
 
     /// How long the driver may wait.
     fn timeout(&mut self) -> Option<Duration> {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-        let next = [timer, self.pause, self.closing.map(|(at, _)| at)].into_iter().flatten().min();
+        let sealing = if self.has_nothing() { self.seal_by.map(|_| now() + SEAL_TICK) } else { None };
+        let next = [timer, self.pause, sealing].into_iter().flatten().min();
         self.wakes_at = next.unwrap_or(NEVER);
         if !self.again.is_empty() {
             return Some(Duration::ZERO);
@@ -831,7 +840,26 @@ impl State {
         self.slots.iter_mut().filter_map(|(_, slot)| slot.connection.take_if(idle)).collect()
     }
 
+    /// A retiring worker has neither connections nor listeners.
+    fn has_nothing(&self) -> bool {
+        self.retiring.is_some() && self.live == 0 && self.draining.is_empty()
+    }
+
     pub(super) fn is_done(&self) -> bool {
-        self.retiring.is_some() && self.live == 0 && self.draining.is_empty() && self.closing.is_none()
+        self.sealed
+    }
+
+    /// Whether there is nothing left to do. A worker that reads its mailbox waits for what was promised to it: with
+    /// it a connection would be lost.
+    fn seal(&mut self, worker: &Worker) -> bool {
+        if self.sealed || !self.has_nothing() {
+            return self.sealed;
+        }
+        let by = *self.seal_by.get_or_insert(now() + PROMISE_MERCY);
+        self.sealed = !self.reads_mailbox || worker.slot().seal() || now() > by;
+        if self.sealed {
+            worker.slot().seal_now();
+        }
+        self.sealed
     }
 }

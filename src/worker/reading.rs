@@ -109,6 +109,11 @@ impl Connection {
             self.refuse_for(refusal);
             return None;
         }
+        if let Some(body) = work.arrived.take() {
+            work.body = Some(body);
+            self.phase = Phase::Application;
+            return Some(Step::Request);
+        }
         let arrived = work.filled - head_len;
         let continue_due = work.request.expect_continue && arrived == 0;
         let Some(threshold) = options.post_buffering else {

@@ -348,14 +348,14 @@ fn a_connection_moves_with_what_was_read_of_it() {
     for split in 0..whole.len() {
         let mut client = Client::new(&worker, 0);
         client.send(&whole.as_bytes()[..split]);
-        let Some(message) = client.connection.letter(1) else {
+        let Some(packed) = client.connection.pack(1) else {
             assert_eq!(client.connection.phase, Phase::Body, "only a body on its way stays");
             continue;
         };
-        let letter = Letter::decode(&message).unwrap();
+        let letter = Letter::decode(&packed.letter).unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let connection = Connection::adopt(&worker, Stream::new(OwnedFd::from(ours)), 0, &letter);
+        let connection = Connection::adopt(&worker, Stream::new(OwnedFd::from(ours)), 0, &letter, None);
         let mut moved = Client { socket: theirs, connection, spare: Spare::default() };
         assert_eq!(moved.send(&whole.as_bytes()[split..]), Step::Request);
         assert_eq!(moved.target(), "/m");
@@ -363,6 +363,53 @@ fn a_connection_moves_with_what_was_read_of_it() {
         assert_eq!(moved.respond(b""), Step::Request);
         assert_eq!(moved.target(), "/next");
     }
+}
+
+/// What becomes of a connection with this complete request, given away and taken over.
+fn moved(worker: &Arc<Worker>, request: &[u8]) -> Client {
+    let mut client = Client::new(worker, 0);
+    assert_eq!(client.send(request), Step::Request);
+    let packed = client.connection.pack(1).expect("it can move");
+    let letter = Letter::decode(&packed.letter).unwrap();
+    let file = packed.spooled.or_else(|| client.connection.body_file().map(|file| file.try_clone().unwrap()));
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let stream = Stream::new(OwnedFd::from(ours));
+    Client { socket: theirs, connection: Connection::adopt(worker, stream, 0, &letter, file), spare: Spare::default() }
+}
+
+#[test]
+fn a_request_moves_whatever_its_body_is() {
+    let long = vec![b'x'; 200_000];
+    let mut of_long = format!("POST /m HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", long.len()).into_bytes();
+    of_long.extend_from_slice(&long);
+    let of_chunks = b"POST /m HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n".to_vec();
+    for (buffering, mut request, body) in [
+        (Some(65536), of_chunks.clone(), &b"body"[..]),
+        (Some(65536), of_long.clone(), &long),
+        (Some(1 << 20), of_long, &long),
+        (Some(2), of_chunks, b"body"),
+    ] {
+        let worker = worker(|options| options.post_buffering = buffering);
+        request.extend_from_slice(b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n");
+        let mut moved = moved(&worker, &request);
+        assert_eq!(moved.connection.step(&mut moved.spare), Step::Request);
+        assert_eq!(moved.target(), "/m");
+        assert!(moved.body() == body, "{buffering:?}");
+        assert_eq!(moved.respond(b""), Step::Request);
+        assert_eq!(moved.target(), "/next");
+    }
+}
+
+#[test]
+fn a_request_whose_body_the_application_will_read_moves_before_it_does() {
+    let worker = worker(|options| options.post_buffering = None);
+    let text = b"POST /m HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n";
+    let mut moved = moved(&worker, text);
+    assert_eq!(moved.connection.step(&mut moved.spare), Step::Request);
+    let Body::Stream(mut source) = moved.connection.take_body() else { panic!("not streamed") };
+    let mut buf = [0u8; 10];
+    assert_eq!(source.read(&mut buf).unwrap(), 3);
 }
 
 #[test]
@@ -389,9 +436,9 @@ fn a_proxy_header_may_be_split_anywhere_and_moves_with_its_connection() {
             let mut client = Client::new(&one, 2);
             assert_eq!(client.send(&text[..split]), Step::Wait, "{split}");
             // To another worker, whatever has come.
-            let letter = client.connection.letter(1).unwrap();
+            let letter = client.connection.pack(1).unwrap().letter;
             let stream = Stream::new(nix::unistd::dup(std::os::fd::AsFd::as_fd(&client.connection.io.stream)).unwrap());
-            client.connection = Connection::adopt(&two, stream, 2, &Letter::decode(&letter).unwrap());
+            client.connection = Connection::adopt(&two, stream, 2, &Letter::decode(&letter).unwrap(), None);
             client.connection.meet(Some(false), &mut client.spare);
             assert_eq!(client.send(&text[split..]), Step::Request, "{split}");
             assert_eq!(

@@ -207,7 +207,10 @@ fn idle_connections_are_told_at_the_stop() {
             server.wait_for_log(&["stopping"]);
             idle.send(get("/"));
             held.release().expect(200);
-            assert!(idle.response().expect(200).announces_close());
+            if !idle.response().expect(200).announces_close() {
+                // Begun before the worker heard of the stop.
+                idle.expect_closed();
+            }
             server.expect_end();
         },
     );

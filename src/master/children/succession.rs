@@ -45,7 +45,16 @@ impl Children {
         let plan = Plan { workers: most, ..plan.into() };
         let serving = Generation { complete, target, barren: foreign, ..Generation::new(serving, plan) };
         let zygotes = if foreign { Vec::new() } else { zygotes };
-        Children { mode: Mode::Running, serving, incoming: None, zygotes, workers, next_key, echo_until: 0 }
+        Children {
+            mode: Mode::Running,
+            serving,
+            incoming: None,
+            zygotes,
+            workers,
+            next_key,
+            serve_until: 0,
+            echo_until: 0,
+        }
     }
 }
 
