@@ -228,10 +228,15 @@ impl Scoreboard {
         (0..LANES).map(|lane| self.slot(id, lane)).find(|slot| slot.state() == State::Ready)
     }
 
+    /// Whether a process is ready as worker `id`.
+    pub fn is_served(&self, id: u32) -> bool {
+        id as usize <= self.workers() && self.ready(id).is_some()
+    }
+
     /// A connection is about to be put into the mailbox of worker `id`. Gives the process that is to take it; none: nobody
     /// would read it.
     pub fn promise(&self, id: u32) -> Option<WorkerSlot<'_>> {
-        let slot = self.ready(id)?;
+        let slot = if id as usize <= self.workers() { self.ready(id)? } else { return None };
         // Dekker's pattern, see `WorkerSlot::seal`.
         slot.words[PROMISED].fetch_add(1, Ordering::SeqCst);
         if slot.words[SEALED].load(Ordering::SeqCst) == 0 {

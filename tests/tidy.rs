@@ -63,7 +63,10 @@ const NEVER: &[(&str, &[&str])] = &[
 const WALL_CLOCK: &[(&str, &str)] = &[
     ("boot.rs", "%(now) and the like in configurations"),
     ("hooks.rs", "the time of a touched file"),
+    ("logging/encode.rs", "the time of a log line, as an encoder writes it"),
+    ("logging/file.rs", "the name of a log file that is put aside"),
     ("logging/mod.rs", "the time of a log line"),
+    ("logging/target.rs", "the time of a log line for syslog"),
     ("master/survey.rs", "since when a request runs, for stats"),
     ("sys/clock.rs", "the functions themselves"),
     ("worker/access.rs", "the time of a request line"),

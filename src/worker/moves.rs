@@ -131,7 +131,10 @@ impl Reactor {
         packed: &Packed,
     ) -> Result<(), Box<Connection>> {
         // First, so that it is not kept before it is given.
-        let Some(promised) = worker.scoreboard.promise(target) else { return Err(connection) };
+        let promised = worker.scoreboard.promise(target);
+        if promised.is_none() && !self.has_heirs_elsewhere(worker, target) {
+            return Err(connection);
+        }
         // The registration belongs to the open file, which lives on elsewhere: its events would haunt this worker.
         if let Some(token) = connection.token.take() {
             let _ = self.registry.deregister(&mut SourceFd(&connection.io.stream.as_raw_fd()));
@@ -146,11 +149,21 @@ impl Reactor {
                 Ok(())
             }
             Err(error) => {
-                promised.keep_promise();
+                if let Some(promised) = promised {
+                    promised.keep_promise();
+                }
                 log::debug!("worker {}: the mailbox of worker {target} takes nothing: {error}", worker.id);
                 Err(connection)
             }
         }
+    }
+
+    /// Whether `target` inherits what waits here, though nobody is ready on this worker's scoreboard: after a reload with other
+    /// numbers, or an upgrade, the heirs are on one of their own. The master has said that they are there, and a mailbox
+    /// is read by whoever comes to its number next.
+    fn has_heirs_elsewhere(&self, worker: &Worker, target: u32) -> bool {
+        let heirs = self.lock().heirs;
+        target <= heirs && (1..=heirs).all(|heir| !worker.scoreboard.is_served(heir))
     }
 
     /// Takes one connection out of this worker's mailbox.

@@ -18,7 +18,7 @@ fn server() -> Setup {
 
 /// Whether the request line of this target says that sendfile was used.
 #[track_caller]
-fn was_sent_by_the_kernel(server: &Server, target: &str) -> bool {
+fn is_logged_as_a_file(server: &Server, target: &str) -> bool {
     let mut line = None;
     wait_until("the request line", || {
         let mark = format!(" {target} => ");
@@ -34,7 +34,7 @@ fn files_of_all_kinds() {
         let server = server().start();
         let whole = || pattern(0..200_000);
         let mut client = server.connect();
-        // Kind, body, whether its length is told, whether the worker sends it.
+        // Kind, body, whether its length is told, whether it is taken as the file that it is and not read by the application.
         for (kind, body, told, direct) in [
             ("plain", whole(), true, true),
             ("raw", whole(), true, true),
@@ -42,12 +42,12 @@ fn files_of_all_kinds() {
             ("offset", pattern(100_000..200_000), true, true),
             ("offset-raw", pattern(100_000..200_000), true, true),
             ("half-read", pattern(10..200_000), true, true),
-            ("behind", vec![], true, false),
-            ("append", vec![], true, false),
+            ("behind", vec![], true, true),
+            ("append", vec![], true, true),
             ("append-begin", whole(), true, true),
             ("written", pattern(130_000..200_000), true, true),
-            ("small", pattern(0..10), true, false),
-            ("empty", vec![], true, false),
+            ("small", pattern(0..10), true, true),
+            ("empty", vec![], true, true),
             ("bytesio", whole(), false, false),
             ("spooled-small", pattern(0..10), false, false),
             ("spooled", whole(), false, false),
@@ -67,7 +67,7 @@ fn files_of_all_kinds() {
             if !body.is_empty() || told {
                 assert_eq!(response.framing, expected, "{kind}");
             }
-            assert_eq!(was_sent_by_the_kernel(&server, &target), direct, "{kind}");
+            assert_eq!(is_logged_as_a_file(&server, &target), direct, "{kind}");
         }
         // Its size says nothing.
         let response = client.send(get("/file/proc")).response().expect(200);
@@ -199,7 +199,7 @@ fn files_over_the_other_protocols() {
                 assert!(found == body, "{option}, {kind}: {} bytes", found.len());
                 assert_eq!(length, Some(body.len().to_string()), "{option}, {kind}");
             }
-            assert!(was_sent_by_the_kernel(&server, "/file/plain"));
+            assert!(is_logged_as_a_file(&server, "/file/plain"));
         }
     });
 }
@@ -208,7 +208,7 @@ fn files_over_the_other_protocols() {
 fn without_sendfile_the_client_gets_the_same() {
     let server = server().set("disable-sendfile", "true").start();
     assert!(server.get("/file/plain").expect(200).body == pattern(0..200_000));
-    assert!(!was_sent_by_the_kernel(&server, "/file/plain"));
+    assert!(!is_logged_as_a_file(&server, "/file/plain"));
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn without_request_lines_those_of_files_can_be_kept() {
     let server = server().set("disable-logging", "true").set("log-sendfile", "true").start();
     server.get("/unread").expect(200);
     server.get("/file/plain").expect(200);
-    assert!(was_sent_by_the_kernel(&server, "/file/plain"));
+    assert!(is_logged_as_a_file(&server, "/file/plain"));
     assert!(!server.log().contains(" /unread => "), "{}", server.log());
     server.wait_for_log(&["/file/plain => generated 200000 bytes"]);
 }
