@@ -173,8 +173,13 @@ fn stacks_show_what_threads_are_doing() {
         let mut hold = server.connect();
         hold.send(get("/hold/4000"));
         wait_until("it holds the interpreter", || told(&server, &["workers"]).contains("GET /hold/4000"));
-        let stacks = told(&server, &["stacks"]);
-        assert!(stacks.contains("GET /hold/4000") && stacks.contains("somebody keeps the interpreter"), "{stacks}");
+        // It is told to hold a moment before it does.
+        let mut stacks = String::new();
+        wait_until("nobody is let in", || {
+            stacks = told(&server, &["stacks"]);
+            stacks.contains("somebody keeps the interpreter")
+        });
+        assert!(stacks.contains("GET /hold/4000"), "{stacks}");
         assert!(stacks.lines().any(|line| line.contains("rights.py") && line.contains("in application")), "{stacks}");
         hold.response().expect(200);
     });

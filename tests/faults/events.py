@@ -46,7 +46,10 @@ def wait_full(cell, count=WORKERS):
 def freeze(pid):
     """Stops a process, so that what it holds can be counted."""
     os.kill(pid, signal.SIGSTOP)
+    wait_until_frozen(pid)
 
+
+def wait_until_frozen(pid):
     def stopped():
         tasks = os.listdir(f"/proc/{pid}/task")
         states = [read(f"/proc/{pid}/task/{task}/stat").rpartition(")")[2].split()[:1] for task in tasks]
@@ -152,9 +155,11 @@ def kill_worker(cell):
 def segv(cell):
     for _ in cell.times(5, 2):
         wait_full(cell)
-        pid, held = map(int, cell.inside("segv").split())
-        # What came between its count and its death.
-        cell.allow(held - cell.sockets + 2)
+        pid = int(cell.inside("segv"))
+        wait_until_frozen(pid)
+        # Another thread may take one in between the two.
+        cell.allow(sockets(pid) - cell.sockets + 2)
+        os.kill(pid, signal.SIGCONT)
         wait_until("it is replaced", lambda: not lives(pid) and len(cell.server.workers()) >= WORKERS)
 
 
