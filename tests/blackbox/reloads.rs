@@ -127,6 +127,8 @@ fn workers_that_import_for_themselves_fail_as_well() {
             .allow("exited with code")
             .allow("SIGKILL")
             .start();
+        // Each imports what is there when it comes to it.
+        server.wait_for_log(&["2 workers ready"]);
         let write = |text: &str| fs::write(server.path("served.py"), text).expect("the file");
         write("raise ValueError('on purpose')\n");
         expect_failure(&server, "ValueError: on purpose", "served.py\", line 1");
