@@ -10,16 +10,9 @@ use serde_json::Value;
 use crate::harness::clients::Clients;
 use crate::harness::http::get;
 use crate::harness::server::{Server, Setup, Speaks, processes_of};
-use crate::harness::{Subject, differs, subject, wait_until};
+use crate::harness::{differs, rsgis, wait_until};
 
 const REASONS: &str = "`stats` tells why the last reload failed, with the traceback.";
-
-/// A test of what uWSGI does not have; that it differs is seen by one test for each line of README.md.
-fn rsgis(test: impl FnOnce()) {
-    if subject() == Subject::Rsgi {
-        test();
-    }
-}
 
 fn telling(setup: Setup) -> Setup {
     let path = setup.path("stats.sock").display().to_string();

@@ -13,19 +13,12 @@ use crate::harness::clients::{Clients, Keeps};
 use crate::harness::held::Held;
 use crate::harness::http::{Client, Endpoint, get};
 use crate::harness::server::{Server, Setup, Speaks, listen_tcp, processes_of};
-use crate::harness::{Subject, differs, patience, subject, wait_until};
+use crate::harness::{Subject, differs, patience, rsgis, subject, wait_until};
 
 const GRACE: &str = "TERM and INT stop gracefully: requests in flight are finished. A second one, or QUIT, stops at once; `die-on-term` has no effect.";
 const GROUP: &str =
     "A TERM, INT or HUP that reaches the whole process group (Ctrl-C, systemd) acts as if only the master had got it.";
 const ORPHANS: &str = "Workers that lose their master close their listeners at once and finish their requests.";
-
-/// A test of what uWSGI promises nothing about.
-fn rsgis(test: impl FnOnce()) {
-    if subject() == Subject::Rsgi {
-        test();
-    }
-}
 
 /// A server on a socket that the test keeps open.
 fn on(socket: &OwnedFd, endpoint: &Endpoint) -> Setup {

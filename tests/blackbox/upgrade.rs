@@ -15,18 +15,11 @@ use crate::harness::clients::{Clients, Keeps};
 use crate::harness::held::Held;
 use crate::harness::http::get;
 use crate::harness::server::{Server, Setup, Speaks, listen_tcp, processes_of};
-use crate::harness::{Subject, apps, differs, program, subject, wait_until};
+use crate::harness::{apps, differs, program, rsgis, wait_until};
 use crate::listeners::for_everybody;
 
 const UPGRADES: &str = "HUP, `r` and `touch-reload` never run the binary anew: SIGUSR2 or `U` in the master fifo does, after a child has run the new file up to the imported application.";
 const FAILURES: &str = "An upgrade that fails leaves everything as it was and says why.";
-
-/// A test of what uWSGI does not have; that it differs is seen by one test for each line of README.md.
-fn rsgis(test: impl FnOnce()) {
-    if subject() == Subject::Rsgi {
-        test();
-    }
-}
 
 /// Copies a file by a process of its own: one that this process still writes to, as seen by a child that is just being
 /// forked in another test, cannot be run.

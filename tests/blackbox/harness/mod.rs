@@ -103,6 +103,13 @@ pub fn raise_descriptor_limit() {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("the limit");
 }
 
+/// A test of what uWSGI promises nothing about.
+pub fn rsgis(test: impl FnOnce()) {
+    if subject() == Subject::Rsgi {
+        test();
+    }
+}
+
 /// Runs a test of a behaviour in which rsgi differs from uWSGI. `line` is the line of README.md's
 /// "Differences from uWSGI" that says so. On rsgi the test must pass; on uWSGI it must fail, so that
 /// a difference that is none any more is noticed.
