@@ -1,7 +1,7 @@
 //! The worker process: it owns connections, runs requests on its app threads, and retires when told.
 //!
-//! - `reactor`: who waits for whom; the connections, the events, the deadlines. `doors`: the listening sockets. `moves` and
-//!   `migrate`: connections that go to other workers.
+//! - `reactor`: who waits for whom; the connections, the events, the deadlines; in it the listening sockets, orders of the master,
+//!   and the end. `migrate`: what goes along with a connection to another worker.
 //! - `connection`, `reading`, `incoming`: a client's bytes become requests. `exchange`, `output`, `segment`: responses become
 //!   bytes.
 //! - `pace`: how slow a body may be.
@@ -18,12 +18,10 @@ mod access;
 mod believe;
 mod clock;
 mod connection;
-mod doors;
 mod exchange;
 mod harakiri;
 mod incoming;
 mod migrate;
-mod moves;
 mod mux;
 mod output;
 mod pace;
