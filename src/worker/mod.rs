@@ -2,7 +2,7 @@
 //!
 //! - `reactor`: who waits for whom; the connections, the events, the deadlines; in it the listening sockets, orders of the master,
 //!   and the end. `migrate`: what goes along with a connection to another worker.
-//! - `connection`, `reading`, `incoming`: a client's bytes become requests. `exchange`, `output`, `segment`: responses become
+//! - `connection`, `work` (its buffers), `reading`, `incoming`: a client's bytes become requests. `exchange`, `output`, `segment`: responses become
 //!   bytes.
 //! - `pace`: how slow a body may be.
 //! - `believe`: what proxies say about where a connection or a request comes from.
@@ -32,6 +32,7 @@ mod reading;
 mod segment;
 mod stacks;
 mod threads;
+mod work;
 
 #[cfg(test)]
 mod tests;

@@ -13,10 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::clock::{self, NEVER, after, now};
-use super::connection::{Connection, Filled, Phase, Spare, Step, Work};
+use super::connection::{Connection, Filled, Phase, Step};
 use super::incoming::{Broken, Incoming};
 use super::pace::Pace;
 use super::pipe::Pipe;
+use super::work::{Spare, Work};
 use crate::gateway::Body;
 use crate::protocol::body::admit;
 use crate::protocol::fastcgi::{self, Demux, Ended, Event, render_end, render_finish, render_stdout};

@@ -25,7 +25,8 @@ use mio::{Events, Interest, Poll, Registry, Token};
 
 use super::Worker;
 use super::clock::{NEVER, now};
-use super::connection::{Connection, Spare, Step};
+use super::connection::{Connection, Step};
+use super::work::Spare;
 use crate::control::FromWorker;
 use crate::net::listener::Listener;
 use crate::sys;

@@ -17,7 +17,8 @@ use crate::net::stream::{Stream, peer_names};
 use crate::sys;
 use crate::worker::Worker;
 use crate::worker::clock::{Millis, now};
-use crate::worker::connection::{Connection, Spare};
+use crate::worker::connection::Connection;
+use crate::worker::work::Spare;
 
 /// How long accepting pauses when descriptors have run out.
 const ACCEPT_PAUSE: Millis = 100;

@@ -14,8 +14,9 @@ use crate::mailbox::{ENCLOSED, MAX_LETTER};
 use crate::net::stream::Stream;
 use crate::worker::Worker;
 use crate::worker::clock::now;
-use crate::worker::connection::{Connection, Phase, Spare};
+use crate::worker::connection::{Connection, Phase};
 use crate::worker::migrate::{Letter, MAX_HOPS, Packed};
+use crate::worker::work::Spare;
 
 /// A connection that did not go, and why.
 pub(super) enum Stays {

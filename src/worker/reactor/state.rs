@@ -13,7 +13,8 @@ use super::retirement::SEAL_TICK;
 use crate::control::Retire;
 use crate::worker::Worker;
 use crate::worker::clock::{self, Millis, NEVER, now};
-use crate::worker::connection::{Connection, Spare, Step};
+use crate::worker::connection::{Connection, Step};
+use crate::worker::work::Spare;
 
 pub(super) const CONTROL: usize = usize::MAX - 1;
 pub(super) const SIGNALS: usize = usize::MAX - 2;
