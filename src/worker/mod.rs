@@ -1,9 +1,9 @@
 //! The worker process: it owns connections, runs requests on its app threads, and retires when told.
 //!
-//! - `reactor`: who waits for whom; the connections, the events, the deadlines; in it the listening sockets, orders of the master,
-//!   and the end. `migrate`: what goes along with a connection to another worker.
-//! - `connection`, `work` (its buffers), `reading`, `incoming`: a client's bytes become requests. `exchange`, `output`, `segment`: responses become
-//!   bytes.
+//! - `reactor`: who waits for whom; the connections, the events, the deadlines; in it the listening sockets, the orders of the
+//!   master, and the end. `migrate`: what goes along with a connection to another worker.
+//! - `connection`, `work` (its buffers), `reading`, `incoming`: a client's bytes become requests. `exchange`, `output`,
+//!   `segment`: responses become bytes.
 //! - `pace`: how slow a body may be.
 //! - `believe`: what proxies say about where a connection or a request comes from.
 //! - `mux`: FastCGI connections, which carry several requests at once. `pipe`: their bodies when they are streamed.
