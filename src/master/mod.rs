@@ -39,7 +39,7 @@ use std::time::Duration;
 
 use crate::config::hooks::Hook;
 use crate::config::{Report, Settings};
-use crate::control::{Retire, ToWorker, ToZygote};
+use crate::control::{Imported, Retire, ToWorker, ToZygote};
 use crate::exit;
 use crate::logging::relay::{Channel, Plan, Relay};
 use crate::mailbox::Mailboxes;
@@ -64,7 +64,7 @@ use operator::Operator;
 use resize::Resize;
 use triggers::Planned;
 use upgrade::Trial;
-use watch::{Module, Watch};
+use watch::Watch;
 
 /// What a new zygote is given; it runs in a child of the master.
 pub struct Task {
@@ -150,7 +150,7 @@ struct Generation {
     /// How long the import took.
     import_ms: u64,
     /// Files of the application that are watched for changes.
-    modules: Vec<Module>,
+    modules: Vec<Imported>,
     /// Numbers of the workers that have been ready.
     have_served: HashSet<u32>,
     /// What the relay does once this generation serves.
