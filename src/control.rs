@@ -344,7 +344,7 @@ mod tests {
         let mut list = Vec::new();
         files.iter().for_each(|file| file.encode(&mut list));
         assert_eq!(Imported::decode_all(&list), files);
-        assert_eq!(Imported::decode_all(b"\0/old\01 /no-point\01.x /no-number\01.1 \0"), []);
+        assert_eq!(Imported::decode_all(b"\x00/old\x001 /no-point\x001.x /no-number\x001.1 \x00"), []);
         assert_eq!(Imported::decode_all(b""), []);
     }
 
