@@ -14,8 +14,10 @@ mod drive;
 #[path = "../../../src/protocol/mod.rs"]
 pub mod protocol;
 
-/// Inputs up to this length are split at every position; longer ones at so many, another set for another input.
-const SPLITS: usize = 256;
+/// Bytes that are parsed for the splits of one input. So inputs up to 256 bytes are split at every position, and longer ones at
+/// fewer, another set for another input: else a long one costs as much as a thousand short ones (`tests/corpus/run.rs` splits all of
+/// the corpus everywhere).
+const SPLIT_BYTES: usize = 64 * 1024;
 
 /// Feeds `input` whole, byte by byte, split at every position, and in three pieces.
 ///
@@ -28,7 +30,8 @@ pub fn check(protocol: &str, input: &[u8]) {
         .fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     let cut = |sum: u64| sum as usize % (input.len() + 1);
     let whole = drive::check(protocol, input, (cut(sum), cut(sum >> 24)));
-    let step = input.len().div_ceil(SPLITS).max(1);
+    let splits = (SPLIT_BYTES / input.len().max(1)).max(1);
+    let step = input.len().div_ceil(splits).max(1);
     for at in (sum as usize % step..input.len()).step_by(step) {
         let (front, back) = input.split_at(at);
         assert_eq!(
