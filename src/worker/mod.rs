@@ -57,6 +57,7 @@ use crate::scoreboard::{Scoreboard, State, WorkerSlot};
 use crate::{sys, wsgi};
 
 use harakiri::Harakiri;
+pub use believe::hear;
 pub use harakiri::Limits as HarakiriLimits;
 pub(crate) use incoming::{Broken, Incoming};
 use output::Io;

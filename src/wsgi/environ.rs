@@ -259,7 +259,9 @@ impl Environs {
         set("wsgi.input", Bound::new(py, Input::new(Body::Empty))?.into_any())?;
         set("wsgi.input_terminated", truth(true)?)?;
         set("wsgi.errors", errors::stream(py)?)?;
-        set("wsgi.file_wrapper", py.get_type::<FileWrapper>().into_any())?;
+        if self.options.file_wrapper {
+            set("wsgi.file_wrapper", py.get_type::<FileWrapper>().into_any())?;
+        }
         set("wsgi.multithread", truth(self.options.threads > 1)?)?;
         set("wsgi.multiprocess", truth(self.options.processes > 1 || self.options.run_once)?)?;
         set("wsgi.run_once", truth(self.options.run_once)?)?;
