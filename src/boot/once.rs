@@ -102,10 +102,11 @@ fn answer(
         buffering: settings.post_buffering,
     };
     let Some(taken) = streams.take() else { return Ok(exit::ERROR) };
-    let once = Once::receive(request, head, taken, limits, &settings.trusted_proxies).map_err(|(returned, refusal)| {
-        *streams = Some(returned);
-        refused(refusal)
-    })?;
+    let once =
+        Once::receive(request, head, taken, limits, &settings.trusted_proxies).map_err(|(returned, refusal)| {
+            *streams = Some(returned);
+            refused(refusal)
+        })?;
     let options = wsgi::Options {
         threads: 1,
         processes: 1,

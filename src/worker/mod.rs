@@ -56,8 +56,8 @@ use crate::protocol::http::head::Limits;
 use crate::scoreboard::{Scoreboard, State, WorkerSlot};
 use crate::{sys, wsgi};
 
-use harakiri::Harakiri;
 pub use believe::hear;
+use harakiri::Harakiri;
 pub use harakiri::Limits as HarakiriLimits;
 pub(crate) use incoming::{Broken, Incoming};
 use output::Io;

@@ -174,8 +174,13 @@ impl Environs {
         if https {
             set(environ, &mut keys.url_scheme, b"https")?;
         }
-        let script_name = seen.script_name.map_or(&b""[..], |span| span.of(head));
+        let mut script_name = seen.script_name.map_or(&b""[..], |span| span.of(head));
         let path = seen.path_info.map_or(&request.path[..], |span| span.of(head));
+        // Apache says `/site/` and `/` over uwsgi. Together they are the path, which has one slash there.
+        if script_name.ends_with(b"/") && path.starts_with(b"/") {
+            script_name = &script_name[..script_name.len() - 1];
+            set(environ, &mut keys.script_name, script_name)?;
+        }
         // Where the front end did not say what SCRIPT_NAME is, the mount points are all there is to tell.
         let manage = self.options.manage_script_name || request.path_derived;
         let Found { app, strip } = apps.find(path, script_name, manage);

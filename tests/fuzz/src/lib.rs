@@ -131,7 +131,7 @@ fn judge_head(head: &Head, framing: &Framing, facts: &Facts<'_>) {
         protocol::Style::StatusField => b"Status: ",
     };
     assert!(first.starts_with(begins));
-    let (mut count, mut lengths, mut codings, mut close) = (0, 0, 0, false);
+    let (mut count, mut lengths, mut codings, mut statuses, mut close) = (0, 0, 0, 0, false);
     for line in lines {
         assert!(line.iter().all(|&byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f)), "a control byte: {line:?}");
         let Some(colon) = line.iter().position(|&byte| byte == b':') else { panic!("no field: {line:?}") };
@@ -142,6 +142,7 @@ fn judge_head(head: &Head, framing: &Framing, facts: &Facts<'_>) {
             b"content-length" => lengths += 1,
             b"transfer-encoding" => codings += 1,
             b"connection" => close = line.ends_with(b"close"),
+            b"status" => statuses += 1,
             _ => {}
         }
     }
@@ -151,14 +152,16 @@ fn judge_head(head: &Head, framing: &Framing, facts: &Facts<'_>) {
     assert!(framing.body != BodyFraming::Chunked || http && facts.version == Version::Http11);
     assert!(!matches!(framing.body, BodyFraming::Length(_)) || lengths == 1);
     assert!(head.status() != 204 || lengths == 0);
+    assert!(statuses <= u32::from(facts.protocol.style() == protocol::Style::StatusLine) * head.fields());
     assert!(framing.body != BodyFraming::UntilClose || !framing.keep_alive);
     assert_eq!(close, http && !framing.keep_alive);
-    let bodiless = facts.head_request || matches!(head.status(), 204 | 304);
+    let bodiless = facts.head_request || matches!(head.status(), 204 | 205 | 304);
     assert_eq!(framing.body == BodyFraming::Nothing, bodiless);
 }
 
 /// Seeds of the target `response`.
-const RESPONSES: [&[u8]; 8] = [
+const RESPONSES: [&[u8]; 9] = [
+    b"\x08205 Reset Content\xffSTATUS\xff404 X\xffContent-Length\xff5\xffstatus\xff1\xffX\xff1",
     b"\x31200 OK\xffContent-Type\xfftext/plain\xffX-A\xff1",
     b"\x11404 Not Found\xffContent-Length\xff5\xffContent-Length\xff5",
     b"\x11200\xffContent-Length\xff5\xffcontent-length\xff6",
