@@ -4,6 +4,7 @@
 
 mod background;
 mod files;
+mod later;
 mod once;
 mod upgrade;
 
@@ -412,7 +413,10 @@ fn serve(
     };
     let mut safe = safe;
     let settled = settle(&settings, &mut made, moved, &mut safe)
-        .and_then(|()| hooks::run(&settings.hooks, Phase::AsUser))
+        .and_then(|()| match settings.privileges.given_up_at_once() {
+            true => hooks::run(&settings.hooks, Phase::AsUser),
+            false => Ok(()),
+        })
         .and_then(|()| hooks::run(&settings.hooks, Phase::MasterStart));
     if let Err(error) = settled {
         log::error!("{error}");
@@ -436,7 +440,11 @@ fn serve(
     {
         herald.tell(exit::OK);
     }
+    let after_apps = later::after_apps(&settings);
     let ready = move || {
+        if let Some(give_up) = after_apps {
+            give_up();
+        }
         for file in &safe {
             if let Err(error) = files::write_pid(file) {
                 log::error!("a pid file cannot be written: {}", sys::describe(&error));
@@ -537,7 +545,9 @@ fn settle(settings: &Settings, made: &mut Made, moved: bool, safe: &mut Vec<File
     if let Some(doubt) = user::is_root().then(|| doubt_of_user(settings)).flatten() {
         log::warn!("{doubt}");
     }
-    identity(settings).take().map_err(|error| format!("{}: {error}", place_of_user(settings)))?;
+    if settings.privileges.given_up_at_once() {
+        identity(settings).take().map_err(|error| format!("{}: {error}", place_of_user(settings)))?;
+    }
     made.add(settings, "pidfile2", settings.pidfiles.second.as_ref())?;
     safe.extend(made.add_empty(settings, "safe-pidfile2", settings.pidfiles.safe_second.as_ref())?);
     Ok(())
@@ -592,6 +602,7 @@ enum Role {
 
 fn entitle_relay(settings: &Settings) {
     rename(title(&settings.process_names, &Role::Relay));
+    later::in_relay(settings);
 }
 
 /// The title of a process, if the configuration asks for one.
@@ -635,13 +646,10 @@ fn run_zygote(task: Task, start_dir: &Path) -> u8 {
     for (name, value) in &settings.env {
         process::set_variable(name, value);
     }
-    let around_import = |phase| {
-        let settings = Arc::clone(&settings);
-        Box::new(move || hooks::run(&settings.hooks, phase))
-    };
+    let before = Arc::clone(&settings);
     let zygote = Zygote {
-        before_import: around_import(Phase::PreApp),
-        after_import: around_import(Phase::PostApp),
+        before_import: Box::new(move || hooks::run(&before.hooks, Phase::PreApp)),
+        after_import: later::after_import(&settings, master),
         generation,
         control,
         master,
@@ -679,6 +687,7 @@ fn run_zygote(task: Task, start_dir: &Path) -> u8 {
         };
         let (id, first) = (context.id, birth.first);
         let load = move || {
+            later::in_worker(&settings, master)?;
             hooks::run(&settings.hooks, Phase::PostFork)?;
             let apps = load()?;
             let phases = [
