@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
-use super::{hooks, identity, place_of_user};
+use super::privileges::{identity, place_of_user};
 use crate::config::Settings;
 use crate::config::hooks::Phase;
+use crate::hooks;
 use crate::sys::process;
 use crate::sys::signal::Signal;
 use crate::sys::user;
