@@ -274,6 +274,8 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("add-gid", "www\nadd-gid = 5", |s| s.privileges.groups == [44, 5]),
     ("immediate-uid", "web", |s| s.privileges.immediate_uid == Some((33, Some("web".into())))),
     ("immediate-gid", "www", |s| s.privileges.immediate_gid == Some(44)),
+    ("master-as-root", "true", |s| s.privileges.master_as_root && !s.privileges.given_up_at_once()),
+    ("drop-after-apps", "true", |s| s.privileges.drop_after_apps && !s.privileges.given_up_at_once()),
     ("no-initgroups", "true", |s| s.privileges.no_initgroups),
     ("cap", "setuid,CAP_BPF\ncap = kill", |s| s.privileges.capabilities == Some(vec![7, 39, 5])),
     ("metrics-socket", "@m", |s| s.reports.metrics.as_ref().is_some_and(|at| at.to_string() == "@m")),

@@ -24,7 +24,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
 
 use super::Worker;
-use super::clock::{NEVER, now};
+use super::clock::{self, NEVER, now};
 use super::connection::{Connection, Step};
 use super::work::Spare;
 use crate::control::FromWorker;
@@ -160,6 +160,7 @@ impl Reactor {
                     state.asleep += 1;
                     state.tell_idle(worker);
                     let mut state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    clock::has_waited();
                     state.asleep -= 1;
                     state.tell_idle(worker);
                 }
@@ -234,6 +235,7 @@ impl Reactor {
     /// The standby thread's turn as driver: does all I/O that is known, hands complete requests to sleeping app
     /// threads, then waits for events, at most `limit`. False: another thread drives.
     pub(super) fn drive(&self, worker: &Arc<Worker>, spare: &mut Spare, limit: Option<Duration>) -> bool {
+        clock::has_waited();
         loop {
             let mut state = self.lock();
             if state.driver == Driver::Thread {
@@ -296,6 +298,7 @@ impl Reactor {
         {
             log::error!("waiting for events failed: {error}");
         }
+        clock::has_waited();
         let now = now();
         let mut state = self.lock();
         for event in events.iter() {
