@@ -130,12 +130,16 @@ impl Reactor {
         self.interrupt();
     }
 
+    /// Takes newcomers in again, and letters; in a worker that is paused by the operator letters alone.
     pub(super) fn resume_accepting(&self, state: &mut State) {
         state.pause = None;
         self.crowded.store(false, Ordering::Relaxed);
         // Letters may have come, and stayed.
         state.events.push_back(Event { token: MAILBOX, what: What::Ready { half_closed: false } });
         for index in 0..state.doors.len() {
+            if state.shut {
+                break;
+            }
             // Those that are served to their end are looked at without being watched.
             if !state.draining.iter().any(|(draining, _)| *draining == index) {
                 self.watch_door(state, index, true);

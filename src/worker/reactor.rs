@@ -132,6 +132,8 @@ pub(super) struct State {
     pub(super) doors: Vec<Door>,
     /// When listeners that were left out for want of descriptors are watched again.
     pub(super) pause: Option<Millis>,
+    /// The operator wants nobody to be let in.
+    pub(super) shut: bool,
     /// When the log may be told of it again.
     pub(super) complain_at: Millis,
     /// Nothing is left to do, and nobody puts anything into the mailbox any more.
@@ -216,6 +218,7 @@ impl Reactor {
             draining: VecDeque::new(),
             doors: Vec::new(),
             pause: None,
+            shut: false,
             complain_at: 0,
             sealed: false,
             seal_by: None,
@@ -639,24 +642,25 @@ impl Reactor {
     }
 
     /// Accepts nothing and begins no request; what is read meanwhile waits.
-    fn pause(&self, worker: &Worker) {
+    pub(super) fn pause(&self, worker: &Worker) {
         let mut state = self.lock();
         if state.retiring.is_some() {
             return;
         }
         worker.paused.store(true, Ordering::Relaxed);
         worker.slot().set_idle(false);
-        state.pause = None;
+        state.shut = true;
         for index in 0..state.doors.len() {
             self.watch_door(&mut state, index, false);
         }
     }
 
-    fn resume(&self, worker: &Worker) {
+    pub(super) fn resume(&self, worker: &Worker) {
         let mut state = self.lock();
         if !worker.paused.swap(false, Ordering::Relaxed) {
             return;
         }
+        state.shut = false;
         if state.retiring.is_none() {
             self.resume_accepting(&mut state);
         }

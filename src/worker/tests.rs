@@ -9,12 +9,15 @@ use std::time::Duration;
 
 use super::clock::now;
 use super::connection::{Connection, Phase, Spare, Step};
+use super::doors::Door;
 use super::migrate::Letter;
 use super::reactor::Reactor;
 use super::threads::Standby;
 use super::{HarakiriLimits, Options, Worker};
 use crate::config::Timeouts;
 use crate::gateway::{Body, Exchange, Local, Payload, Peer, Sent};
+use crate::net::address::Address;
+use crate::net::listener::Listener;
 use crate::net::stream::Stream;
 use crate::protocol::Protocol;
 use crate::protocol::forwarded::Trusted;
@@ -513,4 +516,34 @@ fn a_body_below_its_rate_is_too_late_whatever_comes() {
     assert!(client.connection.deadline <= now() + 1);
     assert_eq!(client.connection.meet(None, &mut client.spare), Step::Wait);
     assert!(client.answer().starts_with("HTTP/1.1 408 "));
+}
+
+#[test]
+fn a_paused_worker_lets_nobody_in_when_descriptors_are_free_again() {
+    let worker = worker(|_| ());
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = Address::parse(&socket.local_addr().unwrap().to_string()).unwrap();
+    let listener = Listener {
+        fd: socket.into(),
+        asked: address.clone(),
+        address,
+        protocol: Protocol::Http,
+        inherited: true,
+        proxy_protocol: false,
+        unlink: None,
+    };
+    let reactor = &worker.reactor;
+    reactor.lock().doors.push(Door { listener: Some(Arc::new(listener)), watched: false });
+    let is_watched = || reactor.lock().doors[0].watched;
+    reactor.resume_accepting(&mut reactor.lock());
+    assert!(is_watched());
+    reactor.pause(&worker);
+    // A letter came, or a connection that was to be accepted already: there was no descriptor for it.
+    reactor.pause_doors(&mut reactor.lock());
+    reactor.resume_accepting(&mut reactor.lock());
+    assert!(!is_watched());
+    // Letters are taken in nevertheless.
+    assert!(reactor.lock().pause.is_none() && !reactor.lock().events.is_empty());
+    reactor.resume(&worker);
+    assert!(is_watched());
 }
