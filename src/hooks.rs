@@ -7,7 +7,6 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::config::hooks::{Awaited, Deed, Hook, Phase};
@@ -153,8 +152,7 @@ fn is_mount_point(path: &Path) -> bool {
 
 /// Runs a shell command to its end.
 fn execute(command: &str) -> Result<(), String> {
-    let run = || Command::new("/bin/sh").args(["-c", command]).stdin(Stdio::null()).status();
-    let (status, _) = fd::with_original_limit(run);
+    let (status, _) = fd::with_original_limit(|| process::run_shell(command));
     match status {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(match (status.code(), status.signal()) {
