@@ -81,6 +81,9 @@ pub fn carry_out(hook: &Hook) -> Result<(), String> {
             let gid = group.parse().ok().or_else(|| user::group_by_name(group)).ok_or("no such group")?;
             plain(std::os::unix::fs::chown(path, Some(uid), Some(gid)))
         }
+        Deed::Mount(made) => plain(sys::mount::mount(&made.kind, &made.source, &made.folder, made.flags, &made.data)),
+        Deed::Unmount(gone) => plain(sys::mount::unmount(&gone.folder, gone.flags, gone.below)),
+        Deed::Name(name) => plain(sys::mount::set_host_name(name)),
         Deed::Wait(what, name, seconds) => wait_for(*what, name, Duration::from_secs(*seconds)),
         Deed::Enter(path) => plain(std::env::set_current_dir(path)),
         Deed::Set(name, value) => {

@@ -98,8 +98,9 @@ fn end(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).expect("it lives");
 }
 
-/// The process ids that answered, by the log line in which each says that it is ready.
+/// The workers that were ever ready; of a server that has begun, all.
 fn workers(server: &Server) -> Vec<i32> {
+    server.wait_for_log(&["ready after"]);
     let pid = |line: &str| line.split_once("(pid ")?.1.split_once(") is ready")?.0.parse().ok();
     server.log().lines().filter_map(pid).collect()
 }
