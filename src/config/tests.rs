@@ -485,7 +485,7 @@ fn bad_values_say_what_would_be_good() {
         ("legion-attach-daemon = l:x", "no legions"),
         ("hook-touch = /f", "a file, a blank"),
         ("hook-touch = /f wait_for_fs:/x", "need not wait"),
-        ("hook-as-user = mount:none / bind", "container"),
+        ("hook-as-user = mount:none /", "a folder"),
         ("mount = here=app", "/path=application"),
         ("mount = /here", "/path=application"),
         ("umask = 9", "octal"),

@@ -367,6 +367,7 @@ pub(super) fn adopt_generations(
             zygote,
             import_ms: known.import_ms,
             // Those that come are the first of the new program.
+            apart: foreign,
             have_served: std::collections::HashSet::new(),
             modules: Vec::new(),
             plan: None,

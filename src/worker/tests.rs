@@ -8,16 +8,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::clock::now;
-use super::connection::{Connection, Phase, Spare, Step};
-use super::doors::Door;
+use super::connection::{Connection, Phase, Step};
 use super::migrate::Letter;
 use super::reactor::Reactor;
 use super::threads::Standby;
+use super::work::Spare;
 use super::{HarakiriLimits, Options, Worker};
 use crate::config::Timeouts;
 use crate::gateway::{Body, Exchange, Local, Payload, Peer, Sent};
-use crate::net::address::Address;
-use crate::net::listener::Listener;
 use crate::net::stream::Stream;
 use crate::protocol::Protocol;
 use crate::protocol::forwarded::Trusted;
@@ -25,7 +23,7 @@ use crate::protocol::http::head::Limits;
 use crate::protocol::response::Head;
 use crate::scoreboard::Scoreboard;
 
-fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
+pub(super) fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
     let second = Duration::from_secs(1);
     let mut options = Options {
         threads: 1,
@@ -260,6 +258,17 @@ fn deadlines_answer_408_for_a_slow_head_or_body_and_nothing_when_idle() {
     assert_eq!(idle.respond(b"x"), Step::Wait);
     assert!(idle.connection.work.is_none(), "an idle connection keeps no buffers");
     assert_eq!(idle.connection.meet(None, &mut idle.spare), Step::Close);
+}
+
+#[test]
+fn a_request_that_came_before_the_end_of_its_connection_is_served() {
+    let mut client = Client::new(&worker(|_| ()), 0);
+    client.socket.write_all(b"GET /late HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    // Nobody had looked before the time was over.
+    assert_eq!(client.connection.meet(None, &mut client.spare), Step::Request);
+    assert_eq!(client.target(), "/late");
+    let mut client = Client::new(&worker(|_| ()), 0);
+    assert_eq!(client.connection.meet(None, &mut client.spare), Step::Close);
 }
 
 #[test]
@@ -516,34 +525,4 @@ fn a_body_below_its_rate_is_too_late_whatever_comes() {
     assert!(client.connection.deadline <= now() + 1);
     assert_eq!(client.connection.meet(None, &mut client.spare), Step::Wait);
     assert!(client.answer().starts_with("HTTP/1.1 408 "));
-}
-
-#[test]
-fn a_paused_worker_lets_nobody_in_when_descriptors_are_free_again() {
-    let worker = worker(|_| ());
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = Address::parse(&socket.local_addr().unwrap().to_string()).unwrap();
-    let listener = Listener {
-        fd: socket.into(),
-        asked: address.clone(),
-        address,
-        protocol: Protocol::Http,
-        inherited: true,
-        proxy_protocol: false,
-        unlink: None,
-    };
-    let reactor = &worker.reactor;
-    reactor.lock().doors.push(Door { listener: Some(Arc::new(listener)), watched: false });
-    let is_watched = || reactor.lock().doors[0].watched;
-    reactor.resume_accepting(&mut reactor.lock());
-    assert!(is_watched());
-    reactor.pause(&worker);
-    // A letter came, or a connection that was to be accepted already: there was no descriptor for it.
-    reactor.pause_doors(&mut reactor.lock());
-    reactor.resume_accepting(&mut reactor.lock());
-    assert!(!is_watched());
-    // Letters are taken in nevertheless.
-    assert!(reactor.lock().pause.is_none() && !reactor.lock().events.is_empty());
-    reactor.resume(&worker);
-    assert!(is_watched());
 }

@@ -251,28 +251,31 @@ fn may_confine() -> bool {
 }
 
 #[test]
-fn root_mounts_and_unmounts() {
+fn root_mounts() {
     if !may_confine() {
         return;
     }
-    let mut setup = confined(Setup::http("basic"));
-    let (folder, did) = (setup.path("m").display().to_string(), setup.path("did").display().to_string());
-    let names = ["mount-asap", "mount-pre-jail", "mount-post-jail", "mount-in-jail", "mount-as-root"];
-    std::fs::create_dir(&folder).expect("a folder");
-    for (number, name) in names.into_iter().enumerate() {
-        let at = format!("{folder}/{number}");
-        std::fs::create_dir(&at).expect("a folder");
-        setup = setup.set(name, format!("tmpfs none {at} nodev,noexec size=64k"));
-    }
-    let server = setup.set("exec-pre-app", format!("grep ' {folder}/' /proc/self/mounts > {did}")).start();
-    let told = std::fs::read_to_string(&did).expect("what is mounted");
-    for number in 0..names.len() {
-        let mounted = |line: &str| line.contains(&format!("/m/{number} ")) && line.contains("nodev,noexec");
-        assert!(told.lines().any(mounted) && told.contains("size=64k"), "{told}");
-    }
-    server.get("/").expect(200);
-    // Nowhere else.
-    assert!(!std::fs::read_to_string("/proc/self/mounts").expect("mounts").contains(&folder));
+    // uWSGI leaves out what comes after a jail that is not there.
+    differs("Every hook runs once at its point of the server's life.", || {
+        let mut setup = confined(Setup::http("basic"));
+        let (folder, did) = (setup.path("m").display().to_string(), setup.path("did").display().to_string());
+        let names = ["mount-asap", "mount-pre-jail", "mount-post-jail", "mount-in-jail", "mount-as-root"];
+        std::fs::create_dir(&folder).expect("a folder");
+        for (number, name) in names.into_iter().enumerate() {
+            let at = format!("{folder}/{number}");
+            std::fs::create_dir(&at).expect("a folder");
+            setup = setup.set(name, format!("tmpfs none {at} nodev,noexec size=64k"));
+        }
+        let server = setup.set("exec-pre-app", format!("grep ' {folder}/' /proc/self/mounts > {did}")).start();
+        let told = std::fs::read_to_string(&did).expect("what is mounted");
+        for number in 0..names.len() {
+            let mounted = |line: &str| line.contains(&format!("/m/{number} ")) && line.contains("nodev,noexec");
+            assert!(told.lines().any(mounted) && told.contains("size=64k"), "{told}");
+        }
+        server.get("/").expect(200);
+        // Nowhere else.
+        assert!(!std::fs::read_to_string("/proc/self/mounts").expect("mounts").contains(&folder));
+    });
 }
 
 #[test]
