@@ -178,6 +178,9 @@ pub struct Worker {
     due: Option<(Millis, Why)>,
     /// It is killed on purpose.
     condemned: bool,
+    /// It retires, and gives its connections to others.
+    #[serde(default)]
+    has_heirs: bool,
     mercy: Millis,
     asked_at: Millis,
     ready_at: Millis,

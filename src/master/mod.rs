@@ -196,6 +196,7 @@ pub fn run(start: Start) -> Outcome {
         zygote: None,
         import_ms: 0,
         modules: Vec::new(),
+        apart: false,
         have_served: HashSet::new(),
         plan: None,
         began: monotonic_ms(),

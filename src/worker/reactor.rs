@@ -13,6 +13,8 @@ mod moves;
 mod orders;
 mod retirement;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};

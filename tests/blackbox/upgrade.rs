@@ -484,3 +484,20 @@ fn a_variable_left_over_from_an_upgrade_is_nobodys() {
         clients.expect_no_loss();
     });
 }
+
+#[test]
+fn the_operator_is_heard_after_an_upgrade_too() {
+    rsgis(|| {
+        let server = replaceable(Setup::http("basic").set("control-socket", "control.sock")).start();
+        let ask = || {
+            let socket = server.path("control.sock");
+            let asked = Command::new(program()).args(["ctl", "--socket"]).arg(socket).arg("workers").output();
+            asked.expect("the command").status.success()
+        };
+        for _ in 0..2 {
+            assert!(ask());
+            upgrade(&server);
+        }
+        assert!(ask());
+    });
+}

@@ -57,9 +57,9 @@ impl Reactor {
                 if worker.options.processes > 1
                     && !worker.is_retiring()
                     && let Some(lighter) = worker.scoreboard.lighter(worker.id)
-                    && let Some(packed) = connection.pack(0)
+                    && let Some(mut packed) = connection.pack(0)
                 {
-                    match self.post(worker, connection, lighter, &packed) {
+                    match self.post(worker, connection, lighter, &mut packed) {
                         Ok(()) => return None,
                         Err(kept) => connection = kept,
                     }
@@ -132,12 +132,16 @@ impl Reactor {
         self.interrupt();
     }
 
+    /// Takes newcomers in again, and letters; in a worker that is paused by the operator letters alone.
     pub(super) fn resume_accepting(&self, state: &mut State) {
         state.pause = None;
         self.crowded.store(false, Ordering::Relaxed);
         // Letters may have come, and stayed.
         state.events.push_back(Event { token: MAILBOX, what: What::Ready { half_closed: false } });
         for index in 0..state.doors.len() {
+            if state.shut {
+                break;
+            }
             // Those that are served to their end are looked at without being watched.
             if !state.draining.iter().any(|(draining, _)| *draining == index) {
                 self.watch_door(state, index, true);

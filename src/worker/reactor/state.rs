@@ -97,6 +97,8 @@ pub(super) struct State {
     pub(super) retiring: Option<Retire>,
     /// Workers 1 to this number take over connections that wait here.
     pub(super) heirs: u32,
+    /// They have a scoreboard of their own.
+    pub(super) heirs_elsewhere: bool,
     /// False when a successor reads the mailbox instead.
     pub(super) reads_mailbox: bool,
     /// Listeners whose queue is served to its end before they are closed, or so many more connections of it.
@@ -104,6 +106,8 @@ pub(super) struct State {
     pub(super) doors: Vec<Door>,
     /// When listeners that were left out for want of descriptors are watched again.
     pub(super) pause: Option<Millis>,
+    /// The operator wants nobody to be let in.
+    pub(super) shut: bool,
     /// When the log may be told of it again.
     pub(super) complain_at: Millis,
     /// Nothing is left to do, and nobody puts anything into the mailbox any more.
@@ -145,10 +149,12 @@ impl State {
             live: 0,
             retiring: None,
             heirs: 0,
+            heirs_elsewhere: false,
             reads_mailbox: true,
             draining: VecDeque::new(),
             doors: Vec::new(),
             pause: None,
+            shut: false,
             complain_at: 0,
             sealed: false,
             seal_by: None,
