@@ -61,7 +61,7 @@ const NEVER: &[(&str, &[&str])] = &[
 
 /// Who reads the wall clock, and only to tell it.
 const WALL_CLOCK: &[(&str, &str)] = &[
-    ("boot.rs", "%(now) and the like in configurations"),
+    ("boot/facts.rs", "%(now) and the like in configurations"),
     ("hooks.rs", "the time of a touched file"),
     ("logging/encode.rs", "the time of a log line, as an encoder writes it"),
     ("logging/file.rs", "the name of a log file that is put aside"),

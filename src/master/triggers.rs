@@ -4,19 +4,19 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use super::Master;
 use super::command::{self, Command};
 use super::reload::How;
-use super::watch::Module;
 use crate::config::hooks::Deed;
 use crate::config::{Settings, Touch};
-use crate::control::ToWorker;
+use crate::control::{Imported, ToWorker};
 use crate::logging::relay::Renewal;
+use crate::sys;
 use crate::sys::clock::monotonic_ms;
 use crate::sys::fd;
+use crate::sys::process::{self, End, Spawn};
 
 /// A deployment changes many files: the reload waits until so long nothing has changed,
 const QUIET: u64 = 200;
@@ -52,15 +52,10 @@ impl Master {
             log::warn!("the modules of generation {number} cannot be read");
             return;
         }
-        let paths: Vec<PathBuf> = bytes
-            .split(|byte| *byte == 0)
-            .filter(|path| !path.is_empty())
-            .map(|path| std::ffi::OsString::from_vec(path.to_vec()).into())
-            .collect();
         let Some(generation) = self.generation(number) else { return };
         let known: HashSet<&Path> = generation.modules.iter().map(|module| module.path.as_path()).collect();
-        let new = paths.into_iter().filter(|path| !known.contains(path.as_path())).map(Module::new);
-        let new: Vec<Module> = new.collect();
+        let mut new = Imported::decode_all(&bytes);
+        new.retain(|file| !known.contains(file.path.as_path()));
         generation.modules.extend(new.iter().cloned());
         if number == self.children.serving() {
             let is_first = self.watch.descriptor().is_none();
@@ -112,6 +107,26 @@ impl Master {
                 }
             }
         }
+    }
+
+    /// Starts a program that nobody waits for.
+    fn run_command(&mut self, command: &str) {
+        match fd::with_original_limit(|| process::spawn_shell(command, Spawn { attached: true, ..Spawn::default() })).0
+        {
+            Ok(pid) => self.commands.push((pid, command.to_owned())),
+            Err(error) => log::error!("{command:?} cannot be started: {}", sys::describe(&error)),
+        }
+    }
+
+    /// A process ended: true when it was one of those programs.
+    pub(super) fn bury_command(&mut self, pid: i32, end: End) -> bool {
+        let Some(at) = self.commands.iter().position(|(known, _)| *known == pid) else { return false };
+        let (_, command) = self.commands.swap_remove(at);
+        match end {
+            End::Code(0) => log::info!("{command:?} (pid {pid}) is done"),
+            _ => log::warn!("{command:?} (pid {pid}) {end}"),
+        }
+        true
     }
 
     /// A file has changed: a reload follows when it's quiet.

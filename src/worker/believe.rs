@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::clock::{after, now};
-use super::connection::{Connection, Filled, Phase, Spare, Step, Work};
+use super::connection::{Connection, Filled, Phase, Step};
+use super::work::{Spare, Work};
 use crate::gateway::{Peer, Told};
 use crate::protocol::forwarded::{self, Source, Trusted};
 use crate::protocol::proxy::{self, Origin, Proxied};

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::clock::{self, after, now};
-use super::connection::{Connection, Filled, Phase, Spare, Step};
+use super::connection::{Connection, Filled, Phase, Step};
 use super::incoming::{Broken, Incoming, SharedBody, Streamed};
 use super::pace::Pace;
+use super::work::Spare;
 use crate::gateway::Body;
 use crate::protocol::Protocol;
 use crate::protocol::body::admit;

@@ -8,10 +8,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::clock::now;
-use super::connection::{Connection, Phase, Spare, Step};
+use super::connection::{Connection, Phase, Step};
 use super::migrate::Letter;
 use super::reactor::Reactor;
 use super::threads::Standby;
+use super::work::Spare;
 use super::{HarakiriLimits, Options, Worker};
 use crate::config::Timeouts;
 use crate::gateway::{Body, Exchange, Local, Payload, Peer, Sent};

@@ -11,6 +11,7 @@
 
 mod api;
 mod apps;
+mod draft;
 mod environ;
 mod errors;
 mod file_wrapper;

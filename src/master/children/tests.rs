@@ -1,6 +1,8 @@
 //! What `children` decides, told as little histories of deaths, reloads and stops; nothing forks here.
 
+use super::decide::YOUNG_MERCY;
 use super::*;
+use crate::scoreboard::LANES;
 
 /// What workers have by default to retire.
 const MERCY: Millis = 60_000;

@@ -8,13 +8,15 @@ use std::sync::{Arc, PoisonError};
 use mio::Registry;
 use mio::unix::SourceFd;
 
-use super::Worker;
-use super::clock::now;
-use super::connection::{Connection, Phase, Spare};
-use super::migrate::{Letter, MAX_HOPS, Packed};
-use super::reactor::{Event, MAILBOX, Reactor, What};
+use super::Reactor;
+use super::state::{Event, MAILBOX, What};
 use crate::mailbox::{ENCLOSED, MAX_LETTER};
 use crate::net::stream::Stream;
+use crate::worker::Worker;
+use crate::worker::clock::now;
+use crate::worker::connection::{Connection, Phase};
+use crate::worker::migrate::{Letter, MAX_HOPS, Packed};
+use crate::worker::work::Spare;
 
 /// A connection that did not go, and why.
 pub(super) enum Stays {
@@ -47,7 +49,7 @@ impl Reactor {
     }
 
     /// Requests that wait for an app thread go to other workers as those become idle.
-    pub(super) fn relieve(&self, worker: &Arc<Worker>) {
+    pub(in crate::worker) fn relieve(&self, worker: &Arc<Worker>) {
         let mut kept = 0;
         loop {
             let mut state = self.lock();

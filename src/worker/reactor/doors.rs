@@ -8,15 +8,17 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::Worker;
-use super::clock::{Millis, now};
-use super::connection::{Connection, Spare};
-use super::reactor::{Event, LISTENERS, MAILBOX, Reactor, State, What};
+use super::Reactor;
+use super::state::{Event, LISTENERS, MAILBOX, State, What};
 use crate::gateway::Peer;
 use crate::net::address::Address;
 use crate::net::listener::Listener;
 use crate::net::stream::{Stream, peer_names};
 use crate::sys;
+use crate::worker::Worker;
+use crate::worker::clock::{Millis, now};
+use crate::worker::connection::Connection;
+use crate::worker::work::Spare;
 
 /// How long accepting pauses when descriptors have run out.
 const ACCEPT_PAUSE: Millis = 100;
@@ -76,7 +78,7 @@ impl Reactor {
     }
 
     /// Requests that wait in any worker, and connections that nobody has accepted (the kernel tells of TCP alone).
-    pub(super) fn queue(&self, worker: &Worker) -> u64 {
+    pub(in crate::worker) fn queue(&self, worker: &Worker) -> u64 {
         let board = &worker.scoreboard;
         let in_workers: u64 = (1..=board.workers() as u32).map(|id| board.worker(id).waiting()).sum();
         let state = self.lock();
