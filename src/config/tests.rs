@@ -109,6 +109,7 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("protocol", "http", |s| s.inherited_protocol == Protocol::Http),
     ("listen", "1024", |s| s.listen == 1024),
     ("disable-sendfile", "true", |s| !s.sendfile),
+    ("wsgi-disable-file-wrapper", "true", |s| !s.file_wrapper),
     ("no-defer-accept", "true", |s| !s.defer_accept),
     ("chmod-socket", "660", |s| s.chmod_socket == Some(0o660)),
     ("chown-socket", "web:www", |s| s.chown_socket == Some(Owner { uid: Some(33), gid: Some(44) })),

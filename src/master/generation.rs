@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use super::Master;
 use super::desk::Door;
-use super::watch::Module;
+
 use crate::config::Settings;
+use crate::control::Imported;
 use crate::logging::relay::Plan;
 use crate::mailbox::Mailboxes;
 use crate::net::listener::Listener;
@@ -27,7 +28,7 @@ pub(super) struct Generation {
     /// How long the import took.
     pub(super) import_ms: u64,
     /// Files of the application that are watched for changes.
-    pub(super) modules: Vec<Module>,
+    pub(super) modules: Vec<Imported>,
     /// Numbers of the workers that have been ready.
     pub(super) have_served: HashSet<u32>,
     /// What the relay does once this generation serves.

@@ -20,6 +20,22 @@ fn variables_reach_the_application() {
 }
 
 #[test]
+fn rfc3875_6_3_there_is_one_status() {
+    differs(
+        "A Status header of the application is dropped over FastCGI and SCGI, where it would be a second status.",
+        || {
+            let server = Setup::scgi("responses").start();
+            let mut client = server.connect();
+            client.send(request("GET", "/status-field", b"", &[("PATH_INFO", "/status-field")]));
+            let response = client.response().expect(200);
+            assert_eq!((response.field("Status"), response.field("X-Mine")), (None, Some("1")));
+            assert_eq!(response.text(), "one status");
+            assert_eq!(server.log().matches("the application's Status header is not passed on").count(), 1);
+        },
+    );
+}
+
+#[test]
 fn the_response_begins_with_a_status_field_and_ends_with_the_connection() {
     let server = Setup::scgi("basic").start();
     let mut client = server.connect();

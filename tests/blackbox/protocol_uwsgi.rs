@@ -103,6 +103,24 @@ fn modifier_30_takes_the_script_name_off_the_path() {
 }
 
 #[test]
+fn a_slash_between_script_name_and_path_info_is_there_once() {
+    differs(
+        "A SCRIPT_NAME with a slash at its end, before a PATH_INFO with one at its begin, loses it: Apache sends such.",
+        || {
+            let server = Setup::uwsgi("basic").start();
+            let paths = |script_name: &str, path_info: &str| {
+                let vars = [("SCRIPT_NAME", script_name), ("HTTP_X", "1")];
+                let page = exchange(server.endpoint(), "GET", path_info, b"", &vars).expect(200).json();
+                (page["SCRIPT_NAME"].clone(), page["PATH_INFO"].clone())
+            };
+            assert_eq!(paths("/app/", "/environ"), ("/app".into(), "/environ".into()));
+            assert_eq!(paths("/", "/environ"), ("".into(), "/environ".into()));
+            assert_eq!(paths("/app", "/environ"), ("/app".into(), "/environ".into()));
+        },
+    );
+}
+
+#[test]
 fn other_modifiers_are_refused() {
     differs("A uwsgi packet with a modifier that is not served gets a 501, and a log line.", || {
         let server = Setup::uwsgi("basic").start();
@@ -229,7 +247,7 @@ fn content_type_and_length_come_from_their_own_variables() {
 
 #[test]
 fn head_has_no_body() {
-    differs("Responses to HEAD, and those with status 204 or 304, are sent without a body.", || {
+    differs("Responses to HEAD, and those with status 204, 205 or 304, are sent without a body.", || {
         let server = Setup::uwsgi("responses").start();
         let mut client = server.connect();
         client.send(request("HEAD", "/one", &[]));

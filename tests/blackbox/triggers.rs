@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::harness::http::get;
 use crate::harness::server::{Server, Setup, says};
-use crate::harness::{Subject, differs, subject, wait_until};
+use crate::harness::{Subject, differs, rsgis, subject, wait_until};
 
 /// Gives a file another modification time, whatever the clock's resolution.
 fn touch(path: &Path) {
@@ -17,12 +17,14 @@ fn touch(path: &Path) {
     file.set_modified(before + Duration::from_secs(5)).expect("its time");
 }
 
-/// Writes a file whose time is another one than before.
+/// Puts a file in the place of one, whose time is another one than before. Nobody imports half of it, however late it is written.
 fn write(path: &Path, text: &str) {
     let before = fs::metadata(path).and_then(|found| found.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-    fs::write(path, text).expect("the file");
-    let file = fs::OpenOptions::new().append(true).open(path).expect("the file");
+    let new = path.with_extension("new");
+    fs::write(&new, text).expect("the file");
+    let file = fs::OpenOptions::new().append(true).open(&new).expect("the file");
     file.set_modified(before + Duration::from_secs(5)).expect("its time");
+    fs::rename(&new, path).expect("in its place");
 }
 
 #[track_caller]
@@ -126,6 +128,28 @@ fn a_changed_module_reloads() {
             write(&server.path("served.py"), &says("one"));
             wait_for_answer(&server, "one");
         }
+    });
+}
+
+#[test]
+fn a_change_is_seen_that_comes_before_the_master_knows_the_module() {
+    rsgis(|| {
+        let setup = Setup::with_file().file("part.py", "TEXT = b'old'\n").file(
+            "served.py",
+            "import os, time, part\nopen('inside', 'w').close()\nwhile not os.path.exists('go'): time.sleep(0.005)\n\
+             def application(environ, start_response):\n    start_response('200 OK', [('Content-Length', '3')])\n    return [part.TEXT]\n",
+        );
+        let folder = setup.path("").display().to_string();
+        let setup = setup.set("py-autoreload", "1").set("lazy-apps", "true").set("pythonpath", folder);
+        let server = setup.unasked().start();
+        wait_until("the import has begun", || server.path("inside").exists());
+        // The worker tells what it has imported and serves; the master reads that when the file is another one.
+        server.signal(Signal::SIGSTOP);
+        fs::write(server.path("go"), "").expect("the file");
+        assert_eq!(server.get("/").text(), "old");
+        write(&server.path("part.py"), "TEXT = b'new'\n");
+        server.signal(Signal::SIGCONT);
+        wait_for_answer(&server, "new");
     });
 }
 
