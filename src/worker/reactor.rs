@@ -33,8 +33,7 @@ use crate::control::FromWorker;
 use crate::net::listener::Listener;
 use crate::sys;
 
-use doors::Door;
-use state::{CONTROL, Driver, Event, LISTENERS, MAILBOX, Parked, Pick, SIGNALS, Slot, State, WAKER, What};
+use state::{CONTROL, Door, Driver, Event, LISTENERS, MAILBOX, Parked, Pick, SIGNALS, Slot, State, WAKER, What};
 
 /// Events fetched by one epoll_wait.
 const BATCH: usize = 256;
