@@ -22,7 +22,7 @@ use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use super::http::{Client, Endpoint, Response, get};
-use super::{Subject, apps, fastcgi, patience, program, scgi, subject, trouble, uwsgi, wait_until};
+use super::{HANGS_BY, Subject, apps, fastcgi, patience, program, scgi, subject, trouble, uwsgi, wait_until};
 
 /// The first descriptor handed over; the ones below are left to whoever starts the server.
 const FIRST_FD: i32 = 7;
@@ -496,8 +496,10 @@ impl Server {
     /// Waits for its end.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
-        let end = Instant::now() + patience();
-        let mut asked_again = self.stopping.then(|| Instant::now() + patience() / 3);
+        // uWSGI overlooks stops.
+        let patience = if self.stopping && subject() == Subject::Uwsgi { HANGS_BY } else { patience() };
+        let end = Instant::now() + patience;
+        let mut asked_again = self.stopping.then(|| Instant::now() + HANGS_BY / 3);
         loop {
             if let Some(status) = self.try_wait() {
                 return status;
