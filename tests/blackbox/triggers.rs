@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::harness::http::get;
 use crate::harness::server::{Server, Setup, Speaks};
-use crate::harness::{Subject, differs, rsgis, subject, wait_until};
+use crate::harness::{Subject, differs, rsgis, subject, touch_until, wait_until};
 
 /// An application of one file that answers with this text.
 fn says(text: &str) -> String {
@@ -25,13 +25,6 @@ fn with_file() -> Setup {
     setup.listen("http-socket", Speaks::Http).set("chdir", folder.display().to_string()).set("wsgi-file", "served.py")
 }
 
-/// Gives a file another modification time, whatever the clock's resolution.
-fn touch(path: &Path) {
-    let file = fs::OpenOptions::new().create(true).append(true).open(path).expect("the file");
-    let before = file.metadata().and_then(|found| found.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-    file.set_modified(before + Duration::from_secs(5)).expect("its time");
-}
-
 /// Puts a file in the place of one, whose time is another one than before. Nobody imports half of it, however late it is written.
 fn write(path: &Path, text: &str) {
     let before = fs::metadata(path).and_then(|found| found.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
@@ -44,7 +37,11 @@ fn write(path: &Path, text: &str) {
 
 #[track_caller]
 fn wait_for_answer(server: &Server, text: &str) {
-    wait_until(&format!("{text} is answered"), || server.poll("/").is_some_and(|answer| answer.text() == text));
+    wait_until(&format!("{text} is answered"), || answers(server, text));
+}
+
+fn answers(server: &Server, text: &str) -> bool {
+    server.poll("/").is_some_and(|answer| answer.text() == text)
 }
 
 fn command(server: &Server, letters: &str) {
@@ -69,8 +66,7 @@ fn a_touched_file_reloads() {
         let server = setup.set(option, flag.display().to_string()).set("processes", "2").start();
         assert_eq!(server.get("/").text(), "old");
         write(&server.path("served.py"), &says("new"));
-        touch(&flag);
-        wait_for_answer(&server, "new");
+        touch_until(&flag, "new is answered", || answers(&server, "new"));
         if subject() == Subject::Rsgi {
             server.wait_for_log(&["reload done"]);
             // The old workers finish what they accepted.
@@ -84,8 +80,7 @@ fn a_file_that_is_created_counts_as_touched() {
     let setup = with_file();
     let server = setup.set("touch-reload", "flag").start();
     write(&server.path("served.py"), &says("new"));
-    touch(&server.path("flag"));
-    wait_for_answer(&server, "new");
+    touch_until(&server.path("flag"), "new is answered", || answers(&server, "new"));
 }
 
 #[test]
@@ -110,8 +105,7 @@ fn the_workers_are_replaced_by_a_touch() {
     let flag = setup.path("flag");
     let server = setup.set("touch-workers-reload", flag.display().to_string()).set("processes", "2").start();
     let old = pid(&server);
-    touch(&flag);
-    wait_until("others serve", || {
+    touch_until(&flag, "others serve", || {
         let now: Vec<_> = (0..4).filter_map(|_| Some(server.poll("/pid")?.text())).collect();
         now.len() == 4 && !now.contains(&old.to_string())
     });
@@ -122,8 +116,7 @@ fn a_change_in_a_folder_reloads() {
     let setup = with_file().file("kept/x", "");
     let server = setup.set("fs-reload", "kept").start();
     write(&server.path("served.py"), &says("new"));
-    fs::write(server.path("kept/y"), "").expect("a file");
-    wait_for_answer(&server, "new");
+    touch_until(&server.path("kept/y"), "new is answered", || answers(&server, "new"));
 }
 
 #[test]

@@ -13,8 +13,9 @@ pub mod server;
 pub mod uwsgi;
 
 use std::cell::Cell;
+use std::fs::OpenOptions;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -72,6 +73,28 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
         // The pace of asking, not a guess of how long it takes.
         std::thread::park_timeout(Duration::from_millis(5));
     }
+}
+
+/// Gives a file a later modification time, or makes it, and waits until that has had its effect. uWSGI takes the time that it finds
+/// at its first look for the old one, and workers may serve before that: it gets further ones.
+#[track_caller]
+pub fn touch_until(path: &Path, what: &str, mut done: impl FnMut() -> bool) {
+    touch(path);
+    let mut touched = Instant::now();
+    wait_until(what, || {
+        if subject() == Subject::Uwsgi && touched.elapsed() > HANGS_BY {
+            touch(path);
+            touched = Instant::now();
+        }
+        done()
+    });
+}
+
+/// Gives a file another modification time, whatever the clock's resolution, or makes it.
+pub fn touch(path: &Path) {
+    let file = OpenOptions::new().create(true).append(true).open(path).expect("the file");
+    let before = file.metadata().and_then(|found| found.modified()).expect("its time");
+    file.set_modified(before + Duration::from_secs(5)).expect("its time");
 }
 
 thread_local! {
