@@ -42,6 +42,7 @@ pub(super) fn identity(settings: &Settings) -> Identity {
 /// pid files to be written later: those stand outside of it, as in uWSGI.
 pub(super) fn change_root(settings: &Settings, made: &mut Made) -> Result<(bool, Vec<File>), String> {
     hooks::run(&settings.hooks, Phase::Asap)?;
+    hooks::run(&settings.hooks, Phase::Files)?;
     hooks::run(&settings.hooks, Phase::PreJail)?;
     let mut safe = Vec::new();
     if let Some(folder) = &settings.privileges.chroot {
@@ -67,7 +68,9 @@ pub(super) fn settle(settings: &Settings, made: &mut Made, moved: bool, safe: &m
     if let Some(doubt) = user::is_root().then(|| doubt_of_user(settings)).flatten() {
         log::warn!("{doubt}");
     }
-    identity(settings).take().map_err(|error| format!("{}: {error}", place_of_user(settings)))?;
+    if settings.privileges.given_up_at_once() {
+        identity(settings).take().map_err(|error| format!("{}: {error}", place_of_user(settings)))?;
+    }
     made.add(settings, "pidfile2", settings.pidfiles.second.as_ref())?;
     safe.extend(made.add_empty(settings, "safe-pidfile2", settings.pidfiles.safe_second.as_ref())?);
     Ok(())

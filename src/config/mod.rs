@@ -16,6 +16,7 @@ pub mod ini;
 mod lifecycle;
 mod load;
 pub mod logs;
+pub mod mounts;
 pub mod options;
 mod privileges;
 mod reports;

@@ -24,6 +24,8 @@ pub(super) struct Generation {
     pub(super) doors: Vec<Door>,
     pub(super) mailboxes: Arc<Mailboxes>,
     pub(super) scoreboard: Arc<Scoreboard>,
+    /// Its workers are on another scoreboard, of the program before, which this one cannot read.
+    pub(super) apart: bool,
     pub(super) zygote: Option<Zygote>,
     /// How long the import took.
     pub(super) import_ms: u64,
@@ -52,6 +54,17 @@ impl Master {
 
     pub(super) fn board(&self, number: u32) -> Option<Arc<Scoreboard>> {
         self.generations.iter().find(|generation| generation.number == number).map(|g| Arc::clone(&g.scoreboard))
+    }
+
+    /// Whether workers of a generation see nothing of those that serve on their scoreboard.
+    pub(super) fn is_elsewhere(&self, number: u32) -> bool {
+        let of = |number| self.generations.iter().find(|generation| generation.number == number);
+        match (of(number), of(self.children.serving())) {
+            (Some(one), Some(serving)) => {
+                one.number != serving.number && (one.apart || !Arc::ptr_eq(&one.scoreboard, &serving.scoreboard))
+            }
+            _ => false,
+        }
     }
 
     /// Forgets generations of which nothing is left.

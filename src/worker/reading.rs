@@ -70,7 +70,7 @@ impl Connection {
         match parsed {
             Parsed::Complete => {
                 if timed {
-                    work.started = clock::micros();
+                    work.started = clock::micros_lately();
                 }
                 if self.worker.options.trusted.is_some() {
                     let told = self.hear_proxies(self.work());

@@ -4,25 +4,13 @@ use crate::harness::differs;
 use crate::harness::http::Framing;
 use crate::harness::server::Setup;
 use crate::harness::uwsgi::{exchange, packet, ping, request};
+use crate::harness::variables::SEEN;
 
 #[test]
 fn variables_reach_the_application() {
     let server = Setup::uwsgi("basic").start();
     let page = server.get_uwsgi("/environ?a=%20b").expect(200).json();
-    for (name, value) in [
-        ("REQUEST_METHOD", "GET"),
-        ("PATH_INFO", "/environ"),
-        ("QUERY_STRING", "a=%20b"),
-        ("REQUEST_URI", "/environ?a=%20b"),
-        ("SERVER_PROTOCOL", "HTTP/1.1"),
-        ("REMOTE_ADDR", "192.0.2.7"),
-        ("REMOTE_PORT", "4711"),
-        ("SERVER_NAME", "front.example"),
-        ("SERVER_PORT", "80"),
-        ("HTTP_HOST", "front.example"),
-        ("DOCUMENT_ROOT", "/srv/www"),
-        ("wsgi.url_scheme", "http"),
-    ] {
+    for (name, value) in SEEN {
         assert_eq!(page[name], value, "{name}");
     }
 }

@@ -38,10 +38,17 @@ fn requests() -> Vec<Fake> {
         fake
     };
     let uwsgi = |vars: &[(&str, &str)]| Fake::uwsgi(vars);
-    let client = |port: &str, vars: &[(&str, &str)]| {
-        let mut fake = uwsgi(&[&[("REQUEST_METHOD", "GET"), ("REMOTE_ADDR", "proxy")], vars].concat());
+    let client = |port: &str| {
+        let mut fake = uwsgi(&[("REQUEST_METHOD", "GET"), ("REMOTE_ADDR", "proxy"), ("REMOTE_PORT", "9")]);
         let client = Peer { addr: "192.0.2.3".into(), port: port.into() };
         fake.told = Some(Told { client: Some(client), scheme: Some("https"), host: None });
+        fake
+    };
+    // The same without a port of the proxy's own.
+    let behind = |port: &str| {
+        let mut fake = uwsgi(&[("REQUEST_METHOD", "GET"), ("REMOTE_ADDR", "proxy")]);
+        let client = Peer { addr: "192.0.2.3".into(), port: port.into() };
+        fake.told = Some(Told { client: Some(client), scheme: None, host: None });
         fake
     };
     vec![
@@ -71,9 +78,10 @@ fn requests() -> Vec<Fake> {
         uwsgi(&[("REQUEST_METHOD", "GET"), ("REMOTE_ADDR", "a"), ("HTTP_HOST", "h"), ("HTTP_HOST", "i")]),
         uwsgi(&[("UWSGI_SCHEME", "https"), ("SCRIPT_NAME", "/s"), ("PATH_INFO", "/s/p"), ("HTTP_COOKIE", "secret")]),
         uwsgi(&[("REQUEST_METHOD", "GET"), ("SCRIPT_NAME", "/s/"), ("PATH_INFO", "/")]),
-        client("7", &[("REMOTE_PORT", "9")]),
-        client("", &[("REMOTE_PORT", "9")]),
-        client("", &[]),
+        client("7"),
+        client(""),
+        behind("8"),
+        behind(""),
     ]
 }
 
