@@ -96,6 +96,8 @@ impl Imported {
 pub enum Retire {
     /// Others go on serving the listeners: stop accepting, finish what is in flight, exit.
     Replaced,
+    /// The same, by workers on a scoreboard of their own.
+    ReplacedElsewhere,
     /// The whole server stops: serve what waits in the listen queue too, then exit.
     Stop,
 }
@@ -233,6 +235,7 @@ impl ToWorker {
     pub fn encode(self) -> Vec<u8> {
         match self {
             ToWorker::Retire { how: Retire::Replaced, heirs } => number(b'r', &[heirs], ""),
+            ToWorker::Retire { how: Retire::ReplacedElsewhere, heirs } => number(b'e', &[heirs], ""),
             ToWorker::Retire { how: Retire::Stop, heirs } => number(b's', &[heirs], ""),
             ToWorker::Log => vec![b'l'],
             ToWorker::Ping => vec![b'p'],
@@ -246,6 +249,7 @@ impl ToWorker {
     pub fn decode(bytes: &[u8]) -> Option<ToWorker> {
         let how = match bytes.first()? {
             b'r' => Retire::Replaced,
+            b'e' => Retire::ReplacedElsewhere,
             b's' => Retire::Stop,
             b'l' => return Some(ToWorker::Log),
             b'p' => return Some(ToWorker::Ping),
@@ -321,7 +325,7 @@ mod tests {
         for limit in [Limit::Requests(1), Limit::Resident(2), Limit::AddressSpace(u32::MAX)] {
             assert_eq!(FromWorker::decode(&FromWorker::Reached(limit).encode()), Some(FromWorker::Reached(limit)));
         }
-        for how in [Retire::Replaced, Retire::Stop] {
+        for how in [Retire::Replaced, Retire::ReplacedElsewhere, Retire::Stop] {
             let message = ToWorker::Retire { how, heirs: 12 };
             assert_eq!(ToWorker::decode(&message.encode()), Some(message));
         }

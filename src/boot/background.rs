@@ -4,6 +4,8 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 
+use super::complain;
+use crate::config::{Background, Settings};
 use crate::sys::process::{self, Fork};
 use crate::sys::{self, fd};
 
@@ -30,7 +32,7 @@ pub(super) enum Side {
 ///
 /// # Errors
 /// The system's.
-pub(super) fn enter(fork: fn() -> io::Result<Fork>) -> io::Result<Side> {
+fn enter(fork: fn() -> io::Result<Fork>) -> io::Result<Side> {
     let (reader, writer) = fd::pipe()?;
     match fork()? {
         Fork::Parent(between) => {
@@ -56,5 +58,27 @@ pub(super) fn enter(fork: fn() -> io::Result<Fork>) -> io::Result<Side> {
             fd::replace(0, File::open("/dev/null")?)?;
             Ok(Side::Server(Herald(File::from(writer))))
         }
+    }
+}
+
+/// Forks when the configuration asks for it. None: it does not, and this process goes on.
+pub(super) fn go_into_background(settings: &Settings, fork: fn() -> io::Result<Fork>) -> Result<Side, Option<String>> {
+    let Some(kind) = settings.background else { return Err(None) };
+    let option = option_of(kind);
+    let side = enter(fork).map_err(|error| {
+        Some(format!("{}: cannot go into the background: {}", settings.place(option), sys::describe(&error)))
+    })?;
+    if let Side::Starter(code @ 1..) = side {
+        let log = settings.logto.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+        complain(&format!("error: {}: the server did not start; what it says is in {log}", settings.place(option)));
+        return Ok(Side::Starter(code));
+    }
+    Ok(side)
+}
+
+pub(super) fn option_of(kind: Background) -> &'static str {
+    match kind {
+        Background::WhenBound => "daemonize",
+        Background::WhenReady => "daemonize2",
     }
 }

@@ -66,6 +66,16 @@ impl Made {
         Ok(Some(file))
     }
 
+    /// Makes those that are wanted before privileges are given up; to `safe` goes what is written later.
+    ///
+    /// # Errors
+    /// See [`Made::add`].
+    pub(super) fn make_pidfiles(&mut self, settings: &Settings, safe: &mut Vec<File>) -> Result<(), String> {
+        self.add(settings, "pidfile", settings.pidfile.as_ref())?;
+        safe.extend(self.add_empty(settings, "safe-pidfile", settings.pidfiles.safe.as_ref())?);
+        Ok(())
+    }
+
     /// Removes what was made, and these sockets.
     pub(super) fn remove(&self, files: &[SocketFile]) {
         if process::own_id() != self.pid {

@@ -9,7 +9,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{complain, complete, environment_changes, facts, home, load_spec, set_up_process};
+use super::complain;
+use super::facts::{complete, facts};
+use super::privileges::{identity, place_of_user};
+use super::setup::set_up_process;
+use super::zygote::{environment_changes, home, load_spec};
 use crate::cgi::{Limits, Once, Streams};
 use crate::config::hooks::Phase;
 use crate::config::{self, Argument, Facts, Settings};
@@ -102,15 +106,17 @@ fn answer(
         buffering: settings.post_buffering,
     };
     let Some(taken) = streams.take() else { return Ok(exit::ERROR) };
-    let once = Once::receive(request, head, taken, limits).map_err(|(returned, refusal)| {
-        *streams = Some(returned);
-        refused(refusal)
-    })?;
+    let once =
+        Once::receive(request, head, taken, limits, &settings.trusted_proxies).map_err(|(returned, refusal)| {
+            *streams = Some(returned);
+            refused(refusal)
+        })?;
     let options = wsgi::Options {
         threads: 1,
         processes: 1,
         manage_script_name: settings.manage_script_name,
         fastcgi_stderr: false,
+        file_wrapper: settings.file_wrapper,
         run_once: true,
     };
     let done = wsgi::with_app_thread(&apps, &options, 0, |thread| thread.serve(Box::new(once)));
@@ -123,11 +129,11 @@ fn answer(
 /// What of the configuration is for this process.
 fn prepare(settings: &Settings, start_dir: &Path) -> Result<(), String> {
     set_up_process(settings)?;
-    let identity = super::identity(settings);
+    let identity = identity(settings);
     identity
         .may_be_taken()
         .and_then(|()| identity.take())
-        .map_err(|error| format!("{}: {error}", super::place_of_user(settings)))?;
+        .map_err(|error| format!("{}: {error}", place_of_user(settings)))?;
     master::enter(settings, start_dir)?;
     for (name, value) in &settings.env {
         process::set_variable(name, value);

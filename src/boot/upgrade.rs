@@ -5,7 +5,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::{Made, complete, configuration_errors, facts, reader, rename};
+use super::facts::{complete, configuration_errors, facts, reader, remember_stdin, stdin_so_far};
+use super::files::Made;
+use super::setup::open_log;
+use super::titles::{self, entitle_relay, rename, title};
+use super::zygote::{environment_changes, home, import_timeout, load_spec, run_zygote};
 use crate::cli::{self, Command};
 use crate::config::hooks::Phase;
 use crate::config::{self, Argument, Facts, Loaded, Settings};
@@ -74,7 +78,7 @@ fn load(arguments: &[OsString], handoff: &Handoff) -> Result<(Vec<Argument>, Fac
         Err(errors) => return Err(configuration_errors(&errors)),
     };
     if let Some(bytes) = &handoff.stdin {
-        super::remember_stdin(bytes.clone());
+        remember_stdin(bytes.clone());
     }
     let facts = facts(handoff.start_dir.clone(), !handoff.passed.is_empty());
     let loaded = config::load(&arguments, &facts).map_err(|errors| configuration_errors(&errors))?;
@@ -132,17 +136,17 @@ fn import(settings: Settings, handoff: &Handoff, control: OwnedFd, scoreboard: S
         control,
         master: handoff.master,
         scoreboard: Arc::new(scoreboard),
-        interpreter: interpreter::Spec { home: super::home(&settings) },
-        apps: super::load_spec(&settings),
+        interpreter: interpreter::Spec { home: home(&settings) },
+        apps: load_spec(&settings),
         // Workers that import for themselves are not to find out that it cannot be done.
         lazy: false,
         before_import: Box::new(move || hooks::run(&before.hooks, Phase::PreApp)),
         after_import: Box::new(|| Ok(())),
         watched: None,
-        import_timeout: super::import_timeout(&settings, handoff.next_generation()),
+        import_timeout: import_timeout(&settings, handoff.next_generation()),
         use_log: logging::use_file,
         at_exit: !settings.skip_atexit,
-        environment: super::environment_changes(&settings),
+        environment: environment_changes(&settings),
     };
     zygote::run(zygote, |_, _| exit::ERROR)
 }
@@ -165,12 +169,12 @@ pub(super) fn succeed(arguments: &[OsString], handoff: Handoff, fork: fn() -> io
     logging::set_style(master::style(&settings));
     // What was said before stays. A relay of the program before goes on for the old workers.
     let truncate = std::mem::take(&mut settings.logs.truncate);
-    let log = super::open_log(&settings, &handoff.start_dir).unwrap_or_else(|errors| {
+    let log = open_log(&settings, &handoff.start_dir).unwrap_or_else(|errors| {
         errors.iter().for_each(|error| log::error!("{error}"));
         None
     });
     settings.logs.truncate = truncate;
-    let entitle = |settings: &Settings| rename(super::title(&settings.process_names, &super::Role::Master));
+    let entitle = |settings: &Settings| rename(title(&settings.process_names, &titles::Role::Master));
     entitle(&settings);
     let start_dir = handoff.start_dir.clone();
     let home_dir = start_dir.clone();
@@ -179,13 +183,13 @@ pub(super) fn succeed(arguments: &[OsString], handoff: Handoff, fork: fn() -> io
         fork,
         deed: crate::hooks::carry_out,
         entitle,
-        entitle_relay: super::entitle_relay,
-        zygote: Box::new(move |task: Task| super::run_zygote(task, &home_dir)),
-        ready: None,
+        entitle_relay,
+        zygote: Box::new(move |task: Task| run_zygote(task, &home_dir)),
+        ready: super::later::after_apps(&settings),
     };
     let program = program.map(|program| program.named(&handoff.name));
     let (manager, pidfiles) = (handoff.manager.clone(), handoff.pidfiles.clone());
-    let origin = Origin { program, manager, pidfiles, stdin: super::stdin_so_far };
+    let origin = Origin { program, manager, pidfiles, stdin: stdin_so_far };
     let (sockets, passed, settings_now) = (Sockets::default(), handoff.passed.clone(), settings.clone());
     match master::resume(Start { settings: settings_now, sockets, passed, start_dir, log, hooks, origin }, handoff) {
         Ok(outcome) => super::finish(&made, &settings.hooks, outcome),

@@ -5,16 +5,21 @@
 //! is not printable ASCII), so that nobody forges a line, a field or a terminal sequence.
 //! Pure: time, memory and counters come in with the [`Record`]. Writing is done elsewhere.
 
+mod format;
+mod time;
+
 use std::io::Write;
 
-use jiff::Timestamp;
-use jiff::civil::DateTime;
-use jiff::tz::{Offset, TimeZone};
+use jiff::tz::TimeZone;
 
 use super::json;
 use crate::config::logs::{Also, Logs};
 use crate::gateway::{Local, Peer, Told};
 use crate::protocol::request::{BodyLength, Request};
+
+use time::offset_with_colon;
+
+pub use format::{Format, Known, Part};
 
 /// What is known of a request when its response is finished.
 #[derive(Clone, Copy, Debug)]
@@ -121,130 +126,6 @@ impl Access {
 
 /// [`Record::via`] of a response that `wsgi.file_wrapper` made of a file.
 pub const SENDFILE: &str = "sendfile";
-
-/// How a line looks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// uWSGI's line.
-    Line {
-        /// `log-micros`: the duration in microseconds.
-        micros: bool,
-        /// `memory-report`: address space and resident memory in front.
-        memory: bool,
-    },
-    /// `log-format`.
-    Template(Vec<Part>),
-    /// `log-format = json`: an object.
-    Json,
-}
-
-/// A piece of a `log-format`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// Text as it stands.
-    Text(String),
-    /// One of the variables known by name.
-    Known(Known),
-    /// Begin of the request in a format for strftime.
-    Date(String),
-    /// `%(var.NAME)`: a request variable.
-    Var(String),
-    /// Any other name: a variable that the application sets while it serves; `-` when it has not.
-    LogVar(String),
-}
-
-/// Declares the variables of `log-format` once: the name in the format and the variant.
-macro_rules! known {
-    ($($name:literal $variant:ident),* $(,)?) => {
-        /// A variable of `log-format`.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Known {
-            $(#[doc = concat!("`%(", $name, ")`")] $variant),*
-        }
-
-        impl Known {
-            /// Every variable.
-            pub const ALL: &'static [Known] = &[$(Known::$variant),*];
-
-            /// Its name in a format.
-            pub fn name(self) -> &'static str {
-                match self { $(Known::$variant => $name),* }
-            }
-        }
-    };
-}
-
-known! {
-    "uri" Uri, "method" Method, "user" User, "addr" Addr, "host" Host, "proto" Proto, "uagent" UserAgent,
-    "referer" Referer, "status" Status, "rsize" BodySize, "hsize" HeadSize, "size" Size, "cl" ContentLength,
-    "micros" Micros, "msecs" Millis, "secs" Seconds, "time" Time, "tmsecs" TimeMillis, "tmicros" TimeMicros,
-    "ltime" LogTime, "ftime" FormattedTime, "ctime" CTime, "epoch" Epoch, "pid" Pid, "wid" Worker, "core" Core,
-    "switches" Switches, "vars" Vars, "pktsize" PacketSize, "modifier1" Modifier1, "modifier2" Modifier2,
-    "headers" Headers, "vsz" Vsz, "rss" Rss, "vszM" VszMegabytes, "rssM" RssMegabytes, "werr" WriteErrors,
-    "rerr" ReadErrors, "ioerr" IoErrors,
-}
-
-impl Default for Format {
-    fn default() -> Format {
-        Format::Line { micros: false, memory: false }
-    }
-}
-
-impl Format {
-    /// Parses a `log-format`. An opening `%(` without its `)` is text, as in uWSGI.
-    ///
-    /// # Errors
-    /// What was expected, when a variable has no name.
-    pub fn parse(text: &str) -> Result<Format, String> {
-        if text == "json" {
-            return Ok(Format::Json);
-        }
-        let mut parts = Vec::new();
-        let mut rest = text;
-        while let Some((before, after)) = rest.split_once("%(") {
-            let Some((name, behind)) = after.split_once(')') else { break };
-            if name.is_empty() || name == "var." {
-                return Err(format!("the name of a variable in \"%({name})\""));
-            }
-            if !before.is_empty() {
-                parts.push(Part::Text(before.to_owned()));
-            }
-            let known = Known::ALL.iter().find(|known| known.name() == name);
-            parts.push(match (known, name.strip_prefix("var.")) {
-                (Some(&known), _) => Part::Known(known),
-                (None, Some(var)) => Part::Var(var.to_owned()),
-                // As in uWSGI where there is no such metric.
-                (None, None) if name.starts_with("metric.") => Part::Text("0".into()),
-                (None, None) => Part::LogVar(name.to_owned()),
-            });
-            rest = behind;
-        }
-        if !rest.is_empty() {
-            parts.push(Part::Text(rest.to_owned()));
-        }
-        Ok(Format::Template(parts))
-    }
-
-    /// Appends the line for `record`, line end included.
-    pub fn render(&self, record: &Record<'_>, out: &mut Vec<u8>) {
-        match self {
-            Format::Line { micros, memory } => record.line(*micros, *memory, out),
-            Format::Json => record.json(out),
-            Format::Template(parts) => {
-                for part in parts {
-                    match part {
-                        Part::Text(text) => out.extend_from_slice(text.as_bytes()),
-                        Part::Known(known) => record.known(*known, out),
-                        Part::Date(format) => record.date(format, out),
-                        Part::Var(name) => text_or_dash(record.var(name), out),
-                        Part::LogVar(_) => out.push(b'-'),
-                    }
-                }
-                out.push(b'\n');
-            }
-        }
-    }
-}
 
 /// A variable's value: bytes of the request, or text of ours.
 type Value<'a> = Option<&'a [u8]>;
@@ -490,65 +371,6 @@ impl<'a> Record<'a> {
         }
         ((OURS.len() + fields.len()) * 2, bytes)
     }
-
-    /// Begin of the request in the zone of the log.
-    fn local_time(&self) -> (DateTime, Offset) {
-        let time = Timestamp::from_second((self.started / 1_000_000) as i64).unwrap_or_default();
-        let offset = self.zone.to_offset(time);
-        (offset.to_datetime(time), offset)
-    }
-
-    /// `Sun Nov 22 12:13:33 2026`
-    fn ctime(&self, out: &mut Vec<u8>) {
-        const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
-        let (time, _) = self.local_time();
-        out.extend_from_slice(DAYS[time.weekday().to_monday_zero_offset() as usize].as_bytes());
-        out.push(b' ');
-        out.extend_from_slice(month(time));
-        out.push(b' ');
-        if time.day() < 10 {
-            out.push(b' ');
-        }
-        number(time.day(), out);
-        out.push(b' ');
-        clock(time, out);
-        out.push(b' ');
-        number(time.year(), out);
-    }
-
-    /// In a format that was tried when the configuration was read.
-    fn date(&self, format: &str, out: &mut Vec<u8>) {
-        let time = Timestamp::from_microsecond(self.started as i64).unwrap_or_default().to_zoned(self.zone.clone());
-        out.extend_from_slice(jiff::fmt::strtime::format(format, &time).unwrap_or_default().as_bytes());
-    }
-
-    /// `22/Nov/2026:12:31:57 +0000`
-    fn log_time(&self, out: &mut Vec<u8>) {
-        let (time, offset) = self.local_time();
-        padded(time.day() as u64, 2, out);
-        out.push(b'/');
-        out.extend_from_slice(month(time));
-        out.push(b'/');
-        number(time.year(), out);
-        out.push(b':');
-        clock(time, out);
-        out.push(b' ');
-        let seconds = offset.seconds();
-        out.push(if seconds < 0 { b'-' } else { b'+' });
-        let minutes = u64::from(seconds.unsigned_abs()) / 60;
-        padded(minutes / 60, 2, out);
-        padded(minutes % 60, 2, out);
-    }
-}
-
-/// `+00:00`
-fn offset_with_colon(offset: Offset, out: &mut Vec<u8>) {
-    let seconds = offset.seconds();
-    out.push(if seconds < 0 { b'-' } else { b'+' });
-    let minutes = u64::from(seconds.unsigned_abs()) / 60;
-    padded(minutes / 60, 2, out);
-    out.push(b':');
-    padded(minutes % 60, 2, out);
 }
 
 /// The value of a CGI variable that trusted proxies tell.
@@ -559,21 +381,6 @@ fn told_var<'a>(told: &'a Told, name: &str) -> Value<'a> {
         "HTTP_HOST" => told.host.as_deref(),
         _ => None,
     }
-}
-
-/// The month's English abbreviation.
-fn month(time: DateTime) -> &'static [u8] {
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    MONTHS[time.month() as usize - 1].as_bytes()
-}
-
-/// `12:13:33`
-fn clock(time: DateTime, out: &mut Vec<u8>) {
-    padded(time.hour() as u64, 2, out);
-    out.push(b':');
-    padded(time.minute() as u64, 2, out);
-    out.push(b':');
-    padded(time.second() as u64, 2, out);
 }
 
 fn number(value: impl itoa::Integer, out: &mut Vec<u8>) {

@@ -51,7 +51,16 @@ const fn fingerprint(mark: &[u8; MARK], sources: &[&[u8]]) -> [u8; MARK + 16] {
     text
 }
 
-static LAYOUT: [u8; MARK + 16] = fingerprint(b"rsgi layout ", &[include_bytes!("../scoreboard.rs")]);
+static LAYOUT: [u8; MARK + 16] = fingerprint(
+    b"rsgi layout ",
+    &[
+        include_bytes!("../scoreboard.rs"),
+        include_bytes!("../scoreboard/layout.rs"),
+        include_bytes!("../scoreboard/promises.rs"),
+        include_bytes!("../scoreboard/thread.rs"),
+        include_bytes!("../scoreboard/worker.rs"),
+    ],
+);
 static WORDS: [u8; MARK + 16] =
     fingerprint(b"rsgi words  ", &[include_bytes!("../control.rs"), include_bytes!("../worker/migrate.rs")]);
 
@@ -254,8 +263,7 @@ impl Door {
     }
 
     pub(super) fn adopt_report(&self) -> Result<(Report, Listener), String> {
-        let known =
-            [Report::Stats, Report::Metrics].into_iter().find(|known| Some(known.option()) == self.report.as_deref());
+        let known = Report::ALL.into_iter().find(|known| Some(known.option()) == self.report.as_deref());
         Ok((known.ok_or_else(|| format!("{:?} is not known", self.report))?, self.adopt()?))
     }
 }

@@ -3,12 +3,13 @@
 //! One thread waits for signals and for the words of its children, tells them to [`children`], and carries
 //! out what is decided there. It blocks nowhere else. What a child runs is a function given by `boot`.
 
-mod attempts;
+mod actions;
 pub mod children;
 pub mod command;
 mod daemons;
 mod desk;
 mod fifo;
+mod generation;
 pub mod handoff;
 mod hear;
 mod logs;
@@ -18,45 +19,45 @@ mod operator;
 mod reload;
 mod resize;
 mod scaling;
+mod sockets;
 mod survey;
 mod triggers;
 mod upgrade;
 mod watch;
 mod words;
 
+pub use actions::Task;
 pub use logs::{log_file, making, plan, style};
-pub use reload::{bind_options, enter, open};
+pub use reload::enter;
+pub use sockets::{Sockets, bind_options, open};
 pub use upgrade::Origin;
 pub use words::listens;
 
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::Settings;
 use crate::config::hooks::Hook;
-use crate::config::{Report, Settings};
-use crate::control::{Imported, Retire, ToWorker, ToZygote};
 use crate::exit;
 use crate::logging::relay::{Channel, Plan, Relay};
 use crate::mailbox::Mailboxes;
-use crate::net::address::Address;
 use crate::net::listener::{Listener, SocketFile};
-use crate::scoreboard::{Scoreboard, State};
+use crate::scoreboard::Scoreboard;
 use crate::stats::Reloads;
 use crate::sys::clock::monotonic_ms;
 use crate::sys::fd;
 use crate::sys::process::{self, End, Fork};
-use crate::sys::signal::{Blocked, Signal};
-use crate::sys::socket::somebody_connects_to;
+use crate::sys::signal::Blocked;
 
 use children::{Action, Children};
 use daemons::Daemons;
-use desk::{Desk, Door};
+use desk::Desk;
 use fifo::Fifos;
+use generation::{Generation, Zygote};
 use handoff::Handoff;
 use logs::Log;
 use notify::Notifier;
@@ -65,24 +66,6 @@ use resize::Resize;
 use triggers::Planned;
 use upgrade::Trial;
 use watch::Watch;
-
-/// What a new zygote is given; it runs in a child of the master.
-pub struct Task {
-    /// Generation of the application, from 1.
-    pub generation: u32,
-    /// Control socket to the master; its end of file is the master's.
-    pub control: OwnedFd,
-    /// Process id of the master.
-    pub master: i32,
-    /// The configuration of the generation.
-    pub settings: Arc<Settings>,
-    /// Its sockets.
-    pub listeners: Vec<Listener>,
-    /// Where workers give connections to each other.
-    pub mailboxes: Arc<Mailboxes>,
-    /// Shared by all processes.
-    pub scoreboard: Arc<Scoreboard>,
-}
 
 /// What the master is told to run, as it knows nothing of it.
 pub struct Hooks {
@@ -102,23 +85,6 @@ pub struct Hooks {
     pub ready: Option<Box<dyn FnOnce()>>,
 }
 
-/// The sockets of a configuration.
-#[derive(Default)]
-pub struct Sockets {
-    /// Those of the application.
-    pub listeners: Vec<Listener>,
-    /// Those of the master itself: `stats`, `metrics-socket`, `control-socket`.
-    pub doors: Vec<(Report, Listener)>,
-}
-
-impl Sockets {
-    /// The files to remove when they are given up.
-    pub fn files(self) -> Vec<SocketFile> {
-        let doors = self.doors.into_iter().map(|(_, listener)| listener);
-        self.listeners.into_iter().chain(doors).filter_map(|listener| listener.unlink).collect()
-    }
-}
-
 /// What the master begins with.
 pub struct Start {
     /// The configuration.
@@ -135,36 +101,6 @@ pub struct Start {
     pub hooks: Hooks,
     /// For upgrades.
     pub origin: Origin,
-}
-
-/// A configuration with its sockets and its zygote.
-struct Generation {
-    number: u32,
-    settings: Arc<Settings>,
-    listeners: Vec<Listener>,
-    /// Sockets of the master itself.
-    doors: Vec<Door>,
-    mailboxes: Arc<Mailboxes>,
-    scoreboard: Arc<Scoreboard>,
-    zygote: Option<Zygote>,
-    /// How long the import took.
-    import_ms: u64,
-    /// Files of the application that are watched for changes.
-    modules: Vec<Imported>,
-    /// Numbers of the workers that have been ready.
-    have_served: HashSet<u32>,
-    /// What the relay does once this generation serves.
-    plan: Option<Plan>,
-    began: u64,
-}
-
-struct Zygote {
-    pid: i32,
-    /// None: it closed its end, and its death is awaited.
-    control: Option<OwnedFd>,
-    ready: bool,
-    /// It said why it ends.
-    told: bool,
 }
 
 struct Master {
@@ -213,10 +149,6 @@ struct Master {
     code: Option<u8>,
 }
 
-/// How long a stop waits for clients whose connections are being made, and how often it looks.
-const HANDSHAKE: u64 = 1_500;
-const HANDSHAKE_TICK: u64 = 20;
-
 /// How the server ended.
 pub struct Outcome {
     /// Exit code.
@@ -263,6 +195,7 @@ pub fn run(start: Start) -> Outcome {
         zygote: None,
         import_ms: 0,
         modules: Vec::new(),
+        apart: false,
         have_served: HashSet::new(),
         plan: None,
         began: monotonic_ms(),
@@ -483,222 +416,5 @@ impl Master {
         }
         self.reap();
         Ok(())
-    }
-
-    fn perform(&mut self, action: Action) {
-        match action {
-            Action::SpawnZygote { generation } => {
-                if let Err(error) = self.spawn_zygote(generation) {
-                    let text = format!("the zygote of generation {generation} cannot be forked: {error}");
-                    self.children.zygote_not_spawned(generation, monotonic_ms());
-                    if !self.generation_failed(generation, &text) {
-                        log::error!("{text}");
-                    }
-                }
-            }
-            Action::KillZygote { generation } => {
-                if let Some(zygote) = self.generation(generation).and_then(|generation| generation.zygote.as_ref()) {
-                    process::send_signal(zygote.pid, Signal::SIGKILL);
-                }
-            }
-            Action::Fork { generation, key, id, lane } => {
-                if let Err(error) = self.ask_for_worker(generation, key, id, lane) {
-                    log::error!("the zygote of generation {generation} cannot be asked for worker {id}: {error}");
-                    self.children.fork_failed(generation, id, monotonic_ms());
-                }
-            }
-            Action::Replace { key, why } => {
-                if let Some(worker) = self.children.worker(key) {
-                    log::info!("worker {} (pid {}) is replaced: {why}", worker.id, worker.pid);
-                }
-            }
-            Action::Retire { key, how } => {
-                if let Some(worker) = self.children.worker(key) {
-                    log::debug!("worker {} (pid {}) is to retire: {}", worker.id, worker.pid, words::reason(how));
-                    if let Some(board) = self.board(worker.generation) {
-                        board.slot(worker.id, worker.lane).set_state(State::Retiring);
-                    }
-                }
-                if let Some((_, control)) = self.controls.iter().find(|(known, _)| *known == key) {
-                    // One that cannot hear it is dying, or is killed when its time is over.
-                    let generation = self.children.worker(key).map(|worker| worker.generation);
-                    let foreign = generation.is_some_and(|number| self.foreign.contains(&number));
-                    let heirs = if foreign { 0 } else { self.heirs(how) };
-                    let _ = fd::send(control, &ToWorker::Retire { how, heirs }.encode(), None);
-                }
-            }
-            Action::Kill { key, overdue } => {
-                if let Some(worker) = self.children.worker(key) {
-                    if overdue {
-                        log::warn!("worker {} (pid {}) takes too long to retire: killed", worker.id, worker.pid);
-                    }
-                    process::send_signal(worker.pid, Signal::SIGKILL);
-                }
-            }
-            Action::Complete { generation } => {
-                if let Some(ready) = self.hooks.ready.take() {
-                    ready();
-                }
-                if let Some(generation) = self.generations.iter().find(|known| known.number == generation) {
-                    let took = words::duration(monotonic_ms() - generation.began);
-                    match self.children.target() {
-                        0 => log::info!("ready after {took}; the first connection starts the workers (cheap)"),
-                        target => log::info!("{} ready after {took}", words::count(target.into(), "worker")),
-                    }
-                }
-            }
-            Action::Chained { generation, id } => {
-                log::info!("chain reload: worker {id} of generation {generation} serves, the old one retires");
-            }
-            Action::GiveUp { generation, limit } => {
-                let limit = words::duration(limit);
-                let text = format!("the import takes longer than {limit} (reload-import-timeout)");
-                self.generation_failed(generation, &text);
-            }
-            Action::Promote { generation } => self.promote(generation),
-            Action::Finished => {}
-        }
-    }
-
-    fn spawn_zygote(&mut self, number: u32) -> io::Result<()> {
-        let (ours, theirs) = fd::message_pair()?;
-        let generation = self
-            .generations
-            .iter_mut()
-            .find(|generation| generation.number == number)
-            .ok_or_else(|| io::Error::other("no such generation"))?;
-        // The rule for every process that forks here: what another thread holds locked stays locked in the child. Only where
-        // we are guests of an interpreter can there be others.
-        if process::thread_count() != 1 {
-            log::warn!("the master forks with other threads beside it: {}", process::other_thread_names().join(", "));
-        }
-        let master = process::own_id();
-        match (self.hooks.fork)()? {
-            Fork::Parent(pid) => {
-                log::debug!("the zygote of generation {number} is process {pid}");
-                generation.zygote = Some(Zygote { pid, control: Some(ours), ready: false, told: false });
-                self.children.zygote_spawned(number, monotonic_ms());
-                Ok(())
-            }
-            Fork::Child => {
-                drop(ours);
-                let task = Task {
-                    generation: number,
-                    control: theirs,
-                    master,
-                    settings: Arc::clone(&generation.settings),
-                    listeners: std::mem::take(&mut generation.listeners),
-                    mailboxes: Arc::clone(&generation.mailboxes),
-                    scoreboard: Arc::clone(&generation.scoreboard),
-                };
-                self.forget();
-                // It holds no requests, and an import that hangs does not see that the master is gone. What it forks is not
-                // meant: the setting is not inherited.
-                if let Err(error) = process::die_with_parent(master) {
-                    log::warn!("the zygote may outlive the master: {error}");
-                }
-                // A panic must not unwind into the master's own work.
-                let outcome = catch_unwind(AssertUnwindSafe(|| (self.hooks.zygote)(task)));
-                process::exit_now(outcome.unwrap_or(exit::ERROR));
-            }
-        }
-    }
-
-    /// The list of what a child of the master forgets. A sibling's control socket above all: held open here it would
-    /// never come to its end.
-    fn forget(&mut self) {
-        for generation in &mut self.generations {
-            generation.zygote = None;
-            generation.listeners.clear();
-            generation.doors.clear();
-            generation.plan = None;
-        }
-        self.controls.clear();
-        self.parked.clear();
-        self.fifos.forget();
-        self.trial = None;
-        self.desk = Desk::default();
-        self.watch = Watch::default();
-        self.log = Log::default();
-        self.hooks.ready = None;
-        self.notifier = Notifier::default();
-        self.operator = Operator::default();
-        self.signals = None;
-    }
-
-    /// When all clients that had asked for a connection have it, the workers can stop. Gives when to look again.
-    fn look_at_handshakes(&mut self) -> Option<u64> {
-        if !self.opening.iter().any(|port| somebody_connects_to(*port)) {
-            self.opening.clear();
-            self.children.serve_until(0);
-            return None;
-        }
-        Some(monotonic_ms() + HANDSHAKE_TICK)
-    }
-
-    /// From now on the workers alone have the listeners, and each closes its own when it finds nobody there any more. A
-    /// client that came then and met a queue which is only held open would be reset with its request.
-    fn close_listeners(&mut self) {
-        for listener in self.generations.iter_mut().flat_map(|generation| generation.listeners.drain(..)) {
-            // Nobody finds it any more: what is in its queue now is all, and is answered.
-            listener.turn_newcomers_away();
-            if listener.is_own_tcp()
-                && let Address::Tcp { port, .. } = listener.address
-            {
-                // But for who is connecting just now.
-                self.opening.push(port);
-                self.children.serve_until(monotonic_ms() + HANDSHAKE);
-            }
-            listener.remove_file();
-        }
-        self.parked.clear();
-    }
-
-    fn ask_for_worker(&mut self, number: u32, key: u32, id: u32, lane: u32) -> io::Result<()> {
-        let (ours, theirs) = fd::message_pair()?;
-        let generation = self.generations.iter().find(|generation| generation.number == number);
-        let first = generation.is_some_and(|generation| !generation.have_served.contains(&id));
-        let (zygote, board) = generation
-            .and_then(|generation| Some((generation.zygote.as_ref()?.control.as_ref()?, &generation.scoreboard)))
-            .ok_or_else(|| io::Error::other("there is none"))?;
-        board.slot(id, lane).reset(0, number);
-        fd::send(zygote, &ToZygote::Fork { id, lane, first }.encode(), Some(theirs.as_fd()))?;
-        if self.paused {
-            // Waiting there, it is the first that the worker hears.
-            fd::send(&ours, &ToWorker::Pause.encode(), None)?;
-        }
-        self.controls.push((key, ours));
-        Ok(())
-    }
-
-    fn generation(&mut self, number: u32) -> Option<&mut Generation> {
-        self.generations.iter_mut().find(|generation| generation.number == number)
-    }
-
-    /// How many workers can take over the idle connections of one that retires.
-    fn heirs(&self, how: Retire) -> u32 {
-        let serving = self.children.serving();
-        match how {
-            Retire::Stop => 0,
-            Retire::Replaced => {
-                let known = self.generations.iter().any(|known| known.number == serving);
-                if known { self.children.target() } else { 0 }
-            }
-        }
-    }
-
-    fn board(&self, number: u32) -> Option<Arc<Scoreboard>> {
-        self.generations.iter().find(|generation| generation.number == number).map(|g| Arc::clone(&g.scoreboard))
-    }
-
-    /// Forgets generations of which nothing is left.
-    fn tidy(&mut self) {
-        let current = [Some(self.children.serving()), self.children.incoming()];
-        let workers = self.children.workers();
-        self.generations.retain(|generation| {
-            current.contains(&Some(generation.number))
-                || generation.zygote.is_some()
-                || workers.iter().any(|worker| worker.generation == generation.number)
-        });
     }
 }

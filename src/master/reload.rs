@@ -2,66 +2,18 @@
 //! on the way leaves the old one as it is.
 
 use std::io;
-use std::os::fd::RawFd;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::desk::Door;
-use super::{Generation, Master, Sockets, words};
-use crate::config::{Privileges, Report, Settings};
-use crate::net::address::Address;
-use crate::net::listener::{self, BindOptions, Listener};
+use super::sockets::{Sockets, bind_options, open, same_file};
+use super::{Generation, Master, words};
+use crate::config::{Privileges, Settings};
+use crate::net::listener::Listener;
 use crate::scoreboard::Scoreboard;
 use crate::sys;
 use crate::sys::clock::monotonic_ms;
 use crate::sys::process;
-
-/// How the sockets of a configuration are bound; a warning when the queue is shorter than asked.
-pub fn bind_options(settings: &Settings) -> (BindOptions, Option<String>) {
-    let (backlog, warning) = listener::backlog(settings.listen);
-    let options = BindOptions {
-        backlog,
-        mode: settings.chmod_socket,
-        chown: settings.chown_socket.as_ref().map(|owner| (owner.uid, owner.gid)),
-        runs_as: (settings.uid, settings.gid),
-        v6_only: false,
-    };
-    (options, warning)
-}
-
-/// Binds the sockets of a configuration; those of `existing` that are wanted again are cloned.
-///
-/// # Errors
-/// All that went wrong, one line each; nothing is bound then.
-pub fn open(
-    settings: &Settings,
-    passed: &[RawFd],
-    existing: &[Listener],
-    options: &BindOptions,
-) -> Result<Sockets, Vec<String>> {
-    let reports = settings.report_sockets();
-    let own = reports.iter().map(|(_, socket)| socket.clone());
-    let wanted: Vec<_> = settings.sockets.iter().cloned().chain(own).collect();
-    let wanted =
-        listener::with_systemd(&wanted, passed, settings.inherited_protocol, settings.inherited_proxy_protocol);
-    let mut listeners = listener::open(&wanted, existing, options)?;
-    let at = settings.sockets.len();
-    let doors = listeners.drain(at..at + reports.len());
-    let doors: Vec<Door> = reports.iter().map(|(report, _)| *report).zip(doors).collect();
-    doors.iter().filter(|(report, _)| *report == Report::Control).for_each(|(_, listener)| keep_private(listener));
-    listeners.iter().for_each(|listener| listener.defer_accept(settings.defer_accept));
-    Ok(Sockets { listeners, doors })
-}
-
-/// For its owner alone, whatever `chmod-socket` says. (Whoever gets by that is asked who he is all the same.)
-fn keep_private(listener: &Listener) {
-    if let Address::Unix(path) = &listener.address
-        && let Err(error) = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
-    {
-        log::warn!("control-socket: the mode of {} cannot be set: {}", path.display(), sys::describe(&error));
-    }
-}
 
 /// Goes to the directory of a configuration: `chdir`, else where rsgi was started.
 ///
@@ -115,10 +67,6 @@ fn kept(old: &Settings, new: &Settings) -> Vec<&'static str> {
     .into_iter()
     .filter_map(|(name, changed)| changed.then_some(name))
     .collect()
-}
-
-fn same_file(one: &Listener, other: &Listener) -> bool {
-    one.asked == other.asked && one.address == other.address
 }
 
 /// How the workers of the new generation take the places of the old ones.
@@ -219,6 +167,7 @@ impl Master {
             zygote: None,
             import_ms: 0,
             modules: Vec::new(),
+            apart: false,
             have_served: std::collections::HashSet::new(),
             plan,
             began: monotonic_ms(),
@@ -301,29 +250,6 @@ impl Master {
         self.want_daemons(true);
         self.reload_daemons();
     }
-
-    /// A generation that was prepared is given up: what was bound for it alone is closed and removed, an inherited
-    /// socket is kept for a later one.
-    pub(super) fn drop_sockets(&mut self, number: u32) {
-        let serving = self.children.serving();
-        let sockets = self.generation(number).map(|generation| {
-            let doors = std::mem::take(&mut generation.doors).into_iter().map(|(_, listener)| listener);
-            std::mem::take(&mut generation.listeners).into_iter().chain(doors).collect::<Vec<_>>()
-        });
-        let Some(old) = self.generations.iter().find(|generation| generation.number == serving) else { return };
-        for listener in sockets.into_iter().flatten() {
-            let doors = old.doors.iter().map(|(_, listener)| listener);
-            if old.listeners.iter().chain(doors).chain(&self.parked).any(|kept| same_file(kept, &listener)) {
-                continue;
-            }
-            if listener.inherited {
-                self.parked.push(listener);
-            } else {
-                listener.remove_file();
-            }
-        }
-        self.go_home();
-    }
 }
 
 #[cfg(test)]
@@ -336,12 +262,5 @@ mod tests {
         let new = Settings { uid: Some(1), pidfile: Some("/run/x.pid".into()), processes: 4, ..Settings::default() };
         assert_eq!(kept(&old, &new), ["pidfile", "uid"]);
         assert!(kept(&old, &old).is_empty());
-    }
-
-    #[test]
-    fn unix_sockets_belong_to_whom_the_workers_run_as() {
-        let settings = Settings { uid: Some(33), gid: Some(34), ..Settings::default() };
-        let (options, _) = bind_options(&settings);
-        assert_eq!((options.runs_as, options.chown), ((Some(33), Some(34)), None));
     }
 }

@@ -13,8 +13,10 @@ use crate::config::hooks::Deed;
 use crate::config::{Settings, Touch};
 use crate::control::{Imported, ToWorker};
 use crate::logging::relay::Renewal;
+use crate::sys;
 use crate::sys::clock::monotonic_ms;
 use crate::sys::fd;
+use crate::sys::process::{self, End, Spawn};
 
 /// A deployment changes many files: the reload waits until so long nothing has changed,
 const QUIET: u64 = 200;
@@ -105,6 +107,26 @@ impl Master {
                 }
             }
         }
+    }
+
+    /// Starts a program that nobody waits for.
+    fn run_command(&mut self, command: &str) {
+        match fd::with_original_limit(|| process::spawn_shell(command, Spawn { attached: true, ..Spawn::default() })).0
+        {
+            Ok(pid) => self.commands.push((pid, command.to_owned())),
+            Err(error) => log::error!("{command:?} cannot be started: {}", sys::describe(&error)),
+        }
+    }
+
+    /// A process ended: true when it was one of those programs.
+    pub(super) fn bury_command(&mut self, pid: i32, end: End) -> bool {
+        let Some(at) = self.commands.iter().position(|(known, _)| *known == pid) else { return false };
+        let (_, command) = self.commands.swap_remove(at);
+        match end {
+            End::Code(0) => log::info!("{command:?} (pid {pid}) is done"),
+            _ => log::warn!("{command:?} (pid {pid}) {end}"),
+        }
+        true
     }
 
     /// A file has changed: a reload follows when it's quiet.

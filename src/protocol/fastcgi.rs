@@ -10,11 +10,12 @@
 //!   nothing behind them can be trusted.
 //! - A body longer or shorter than CONTENT_LENGTH is refused (section 6.2 asks to compare the two).
 
-use super::cgi::Vars;
-use super::request::{BodyLength, Refusal, Request, Span};
-use record::*;
-
+mod pairs;
 mod record;
+
+use super::request::{BodyLength, Refusal, Request};
+use pairs::{pair, variables};
+use record::*;
 
 pub use record::{
     Ended, HEADER, MAX_CONTENT, Place, StdoutFrame, render_end, render_finish, render_stderr, render_stderr_end,
@@ -459,56 +460,9 @@ fn refused(id: u16, status: u16, reason: &'static str) -> Event<'static> {
     Event::Refused { id, refusal: Refusal::new(status, reason) }
 }
 
-/// Reads all variables of a request, and what they say about it.
-fn variables(params: &[u8], out: &mut Request) -> Result<(), Refusal> {
-    let mut vars = Vars::begin(params.len(), out);
-    let mut at = 0;
-    while at < params.len() {
-        let (name, value) =
-            pair(params, at).ok_or(Refusal::new(400, "FastCGI variable runs over the end of PARAMS"))?;
-        at = value.end as usize;
-        vars.take(params, name, value, out)?;
-    }
-    vars.finish(params, out)?;
-    // Whatever the client's framing was: here STDIN is the body, and ends it.
-    if !matches!(out.body, BodyLength::Length(_)) {
-        out.body = BodyLength::UntilEnd;
-    }
-    Ok(())
-}
-
-/// The name and the value at `at` (section 3.4): two lengths, then two texts.
-#[inline]
-fn pair(bytes: &[u8], at: usize) -> Option<(Span, Span)> {
-    let (name_len, at) = length(bytes, at)?;
-    let (value_len, at) = length(bytes, at)?;
-    let middle = at.checked_add(name_len)?;
-    let end = middle.checked_add(value_len)?;
-    (end <= bytes.len()).then(|| (Span::new(at, middle), Span::new(middle, end)))
-}
-
-/// A length of one byte, or of four with the first bit set; and the place behind it.
-#[inline]
-fn length(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
-    match bytes.get(at..)? {
-        [short @ 0..=0x7f, ..] => Some((usize::from(*short), at + 1)),
-        [a, b, c, d, ..] => Some((u32::from_be_bytes([a & 0x7f, *b, *c, *d]) as usize, at + 4)),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lengths_of_one_and_of_four_bytes() {
-        assert_eq!(length(b"\x7f", 0), Some((127, 1)));
-        assert_eq!(length(b"\x80\0\0\x80", 0), Some((128, 4)));
-        assert_eq!(length(b"\xff\xff\xff\xff", 0), Some((0x7fff_ffff, 4)));
-        assert_eq!(length(b"\x80\0\0", 0), None);
-        assert_eq!(length(b"", 0), None);
-    }
 
     #[test]
     fn a_request_that_ends_in_the_midst_of_a_record_leaves_the_next_ones_alone() {

@@ -4,11 +4,18 @@
 //! them. Nothing reaches the wire unchecked: no field can carry a line end, and framing is ours alone
 //! (an application's Connection, Transfer-Encoding and the like are dropped).
 
+mod field;
+mod reason;
+
 use std::fmt;
 
 use super::bytes;
 use super::request::Version;
 use super::{Protocol, Style};
+use field::{Meaning, push_field};
+
+pub use field::{Prepared, PreparedStatus};
+pub use reason::reason;
 
 /// What every head begins with, until [`Head::finish`] knows better.
 const STATUS_LINE: &[u8; 9] = b"HTTP/1.1 ";
@@ -74,7 +81,7 @@ pub struct Facts<'a> {
 /// How the body goes onto the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyFraming {
-    /// There is none (HEAD, 204, 304): bytes of the application are discarded.
+    /// There is none (HEAD, 204, 205, 304): bytes of the application are discarded.
     Nothing,
     /// Exactly so many bytes; what the application has beyond them is not sent.
     Length(u64),
@@ -103,6 +110,7 @@ pub struct Head {
     fields: u32,
     length: Option<Length>,
     has_date: bool,
+    has_status: bool,
     close: bool,
     dropped: Option<&'static str>,
 }
@@ -111,7 +119,7 @@ pub struct Head {
 #[derive(Clone, Copy, Debug)]
 struct Length {
     value: u64,
-    /// Where its line stands in the head: 204 must not carry it.
+    /// Where its line stands in the head: 204 and 205 must not carry it.
     start: usize,
     end: usize,
 }
@@ -175,6 +183,7 @@ impl Head {
             Meaning::Length(value) => self.add_length(value)?,
             meaning => {
                 self.has_date |= meaning == Meaning::Date;
+                self.has_status |= meaning == Meaning::Status;
                 push_field(&mut self.bytes, name, value);
                 self.fields += 1;
             }
@@ -192,6 +201,7 @@ impl Head {
             return self.add_length(value);
         }
         self.has_date |= field.meaning == Meaning::Date;
+        self.has_status |= field.meaning == Meaning::Status;
         self.add(&field.line);
         Ok(())
     }
@@ -264,8 +274,11 @@ impl Head {
         {
             status.copy_from_slice(STATUS_FIELD);
             self.start = 1;
+            if self.has_status {
+                self.drop_status_fields();
+            }
         }
-        let bodiless = facts.head_request || matches!(self.status, 204 | 304);
+        let bodiless = facts.head_request || matches!(self.status, 204 | 205 | 304);
         let mut keep_alive = http && facts.keep_alive && !self.close;
         let body = if bodiless {
             self.finish_bodiless(facts);
@@ -300,16 +313,37 @@ impl Head {
     }
 
     /// A head without a body: RFC 9110 section 8.6 forbids Content-Length with 204; with HEAD and 304 it
-    /// tells what GET would give, so a length of 0 that only means "nothing came" is not stated.
+    /// tells what GET would give, so a length of 0 that only means "nothing came" is not stated. 205 has no content either
+    /// (section 15.3.6), but clients look for its end as for that of any other response.
     fn finish_bodiless(&mut self, facts: &Facts<'_>) {
+        if let (204 | 205, Some(length)) = (self.status, self.length) {
+            self.bytes.drain(length.start..length.end);
+            self.fields -= 1;
+        }
         match (self.status, self.length, facts.total) {
-            (204, Some(length), _) => {
-                self.bytes.drain(length.start..length.end);
-                self.fields -= 1;
-            }
+            (205, ..) => self.add_number(b"Content-Length: ", 0),
             (204 | 304, ..) | (_, Some(_), _) => {}
             (_, None, Some(total)) if total > 0 => self.add_number(b"Content-Length: ", total),
             _ => {}
+        }
+    }
+
+    /// Where the status is a field, one of the application's would be a second status (RFC 3875 section 6.3: each field once).
+    fn drop_status_fields(&mut self) {
+        let mut at = memchr::memmem::find(&self.bytes, b"\r\n").map_or(self.bytes.len(), |end| end + 2);
+        while at < self.bytes.len() {
+            let end = memchr::memmem::find(&self.bytes[at..], b"\r\n").map_or(self.bytes.len(), |len| at + len + 2);
+            if !self.bytes[at..end].get(..7).is_some_and(|name| name.eq_ignore_ascii_case(b"status:")) {
+                at = end;
+                continue;
+            }
+            self.bytes.drain(at..end);
+            self.fields -= 1;
+            self.dropped.get_or_insert("Status");
+            if let Some(length) = self.length.as_mut().filter(|length| length.start >= end) {
+                length.start -= end - at;
+                length.end -= end - at;
+            }
         }
     }
 
@@ -322,119 +356,6 @@ impl Head {
         push_number_field(&mut self.bytes, name, value);
         self.fields += 1;
     }
-}
-
-/// A field of the application that is checked and rendered once and sent again and again.
-#[derive(Debug)]
-pub struct Prepared {
-    line: Box<[u8]>,
-    meaning: Meaning,
-}
-
-impl Prepared {
-    /// Checks and renders a field; `None` for one that concerns the connection and so stands in no head.
-    ///
-    /// # Errors
-    /// As for [`Head::field`].
-    pub fn new(name: &[u8], value: &[u8]) -> Result<Option<Prepared>, HeadError> {
-        let meaning = Meaning::of(name, value)?;
-        if matches!(meaning, Meaning::Close | Meaning::Nothing | Meaning::HopByHop(_)) {
-            return Ok(None);
-        }
-        let mut line = Vec::with_capacity(name.len() + value.len() + 4);
-        push_field(&mut line, name, value);
-        Ok(Some(Prepared { line: line.into_boxed_slice(), meaning }))
-    }
-}
-
-/// A status line that is checked and rendered once.
-#[derive(Debug)]
-pub struct PreparedStatus {
-    line: Box<[u8]>,
-    code: u16,
-}
-
-/// What a field of the application means for the head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Meaning {
-    Plain,
-    Date,
-    Length(u64),
-    /// `Connection: close`.
-    Close,
-    /// `Connection: keep-alive`: the server decides.
-    Nothing,
-    /// Belongs to the connection, which is the server's.
-    HopByHop(&'static str),
-}
-
-impl Meaning {
-    fn of(name: &[u8], value: &[u8]) -> Result<Meaning, HeadError> {
-        if !bytes::is_token(name) {
-            return Err(HeadError::InvalidName);
-        }
-        if bytes::value_len(value) != value.len() {
-            return Err(HeadError::InvalidValue);
-        }
-        Ok(match Known::of(name) {
-            None => Meaning::Plain,
-            Some(Known::Date) => Meaning::Date,
-            Some(Known::HopByHop(name)) => Meaning::HopByHop(name),
-            Some(Known::ContentLength) => {
-                Meaning::Length(bytes::decimal(bytes::trim(value)).ok_or(HeadError::InvalidLength)?)
-            }
-            Some(Known::Connection) => {
-                let is = |option: &[u8], word: &str| option.eq_ignore_ascii_case(word.as_bytes());
-                if bytes::list(value).any(|option| is(option, "close")) {
-                    Meaning::Close
-                } else if bytes::list(value).all(|option| is(option, "keep-alive")) {
-                    Meaning::Nothing
-                } else {
-                    Meaning::HopByHop("Connection")
-                }
-            }
-        })
-    }
-}
-
-/// A field name that means something for the framing.
-enum Known {
-    Connection,
-    ContentLength,
-    Date,
-    HopByHop(&'static str),
-}
-
-impl Known {
-    /// Most names are told apart by their length alone.
-    #[inline]
-    fn of(name: &[u8]) -> Option<Known> {
-        let is = |known: &'static str| name.eq_ignore_ascii_case(known.as_bytes());
-        let hop = |known: &'static str| is(known).then_some(Known::HopByHop(known));
-        match name.len() {
-            2 => hop("TE"),
-            4 if is("Date") => Some(Known::Date),
-            7 => hop("Upgrade").or_else(|| hop("Trailer")),
-            8 => hop("Trailers"),
-            10 if is("Connection") => Some(Known::Connection),
-            10 => hop("Keep-Alive"),
-            14 if is("Content-Length") => Some(Known::ContentLength),
-            16 => hop("Proxy-Connection"),
-            17 => hop("Transfer-Encoding"),
-            18 => hop("Proxy-Authenticate"),
-            19 => hop("Proxy-Authorization"),
-            _ => None,
-        }
-    }
-}
-
-/// `name: value`, CRLF.
-fn push_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    out.reserve(name.len() + value.len() + 4);
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
 }
 
 /// `name`, `value`, CRLF.
@@ -503,75 +424,6 @@ pub fn plain_error(status: u16, facts: &Facts<'_>, out: &mut Vec<u8>) {
     if !facts.head_request {
         out.extend_from_slice(text.as_bytes());
         out.push(b'\n');
-    }
-}
-
-/// The standard reason of a status code (RFC 9110 section 15 and the IANA registry), `Unknown` for others.
-pub fn reason(status: u16) -> &'static str {
-    match status {
-        100 => "Continue",
-        101 => "Switching Protocols",
-        102 => "Processing",
-        103 => "Early Hints",
-        200 => "OK",
-        201 => "Created",
-        202 => "Accepted",
-        203 => "Non-Authoritative Information",
-        204 => "No Content",
-        205 => "Reset Content",
-        206 => "Partial Content",
-        207 => "Multi-Status",
-        208 => "Already Reported",
-        226 => "IM Used",
-        300 => "Multiple Choices",
-        301 => "Moved Permanently",
-        302 => "Found",
-        303 => "See Other",
-        304 => "Not Modified",
-        305 => "Use Proxy",
-        307 => "Temporary Redirect",
-        308 => "Permanent Redirect",
-        400 => "Bad Request",
-        401 => "Unauthorized",
-        402 => "Payment Required",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        406 => "Not Acceptable",
-        407 => "Proxy Authentication Required",
-        408 => "Request Timeout",
-        409 => "Conflict",
-        410 => "Gone",
-        411 => "Length Required",
-        412 => "Precondition Failed",
-        413 => "Content Too Large",
-        414 => "URI Too Long",
-        415 => "Unsupported Media Type",
-        416 => "Range Not Satisfiable",
-        417 => "Expectation Failed",
-        418 => "I'm a teapot",
-        421 => "Misdirected Request",
-        422 => "Unprocessable Content",
-        423 => "Locked",
-        424 => "Failed Dependency",
-        425 => "Too Early",
-        426 => "Upgrade Required",
-        428 => "Precondition Required",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        451 => "Unavailable For Legal Reasons",
-        500 => "Internal Server Error",
-        501 => "Not Implemented",
-        502 => "Bad Gateway",
-        503 => "Service Unavailable",
-        504 => "Gateway Timeout",
-        505 => "HTTP Version Not Supported",
-        506 => "Variant Also Negotiates",
-        507 => "Insufficient Storage",
-        508 => "Loop Detected",
-        510 => "Not Extended",
-        511 => "Network Authentication Required",
-        _ => "Unknown",
     }
 }
 

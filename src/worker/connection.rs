@@ -2,31 +2,21 @@
 //!
 //! A connection is a value that exactly one party owns: the reactor while it waits for the client, an
 //! application thread while a request of it runs. Nothing here blocks, and nothing here knows Python.
-//! The response side is `exchange.rs`.
+//! The response side is `exchange.rs`, the buffers are in `work.rs`; `packing` is for its way to another worker.
 
-use std::fs::File;
-use std::io::{self, Seek, Write};
+mod packing;
+
+use std::io;
 use std::sync::Arc;
 
 use super::Worker;
 use super::clock::{Millis, NEVER, after, now};
-use super::exchange::Response;
-use super::incoming::{Incoming, SharedBody};
-use super::migrate::{self, Carried, Letter, Packed};
 use super::mux::{Branch, Mux};
 use super::output::Io;
-use super::pace::Pace;
-use crate::gateway::{Body, Local, Peer, Told};
-use crate::mailbox::MAX_LETTER;
+use super::work::{READ, SLACK, Spare, Work};
+use crate::gateway::{Local, Peer};
 use crate::net::stream::Stream;
 use crate::protocol::Protocol;
-use crate::protocol::request::{BodyLength, Request};
-
-/// Bytes read at once; a request that fits is read with one system call.
-const READ: usize = 32 * 1024;
-
-/// A waiting connection keeps no more input buffer than this beyond what it holds.
-const SLACK: usize = 1024;
 
 /// How long a connection that is closed with unread input is drained, so that the client can read the
 /// answer before a reset destroys it (RFC 9112 section 9.6): without a byte, and in all.
@@ -78,108 +68,6 @@ pub(super) enum Filled {
     End,
     /// The client is gone.
     Gone,
-}
-
-/// The buffers of a request that is being read or run. Idle connections have none; threads keep spares.
-pub(super) struct Work {
-    /// Bytes received; `filled` of them are valid.
-    pub(super) input: Vec<u8>,
-    pub(super) filled: usize,
-    /// Bytes that the parser has seen without finding the end of the head.
-    pub(super) scanned: usize,
-    pub(super) request: Request,
-    pub(super) incoming: Option<Incoming>,
-    pub(super) body: Option<Body>,
-    /// The whole body, which came from another worker: of this request only the head is to be read.
-    pub(super) arrived: Option<Body>,
-    pub(super) pace: Pace,
-    pub(super) streamed: Option<SharedBody>,
-    /// What trusted proxies say of the request.
-    pub(super) told: Option<Box<Told>>,
-    pub(super) response: Response,
-    /// App thread that runs the request.
-    pub(super) core: usize,
-    /// When the head was complete, in microseconds.
-    pub(super) started: u64,
-    /// Since when the complete request waits for an app thread, on the same clock; 0: it did not wait.
-    pub(super) queued: u64,
-}
-
-impl Work {
-    fn new() -> Box<Work> {
-        Work::with(vec![0; READ])
-    }
-
-    /// Buffers for a request whose head comes in a buffer of its own.
-    pub(super) fn bare() -> Box<Work> {
-        Work::with(Vec::new())
-    }
-
-    fn with(input: Vec<u8>) -> Box<Work> {
-        Box::new(Work {
-            input,
-            filled: 0,
-            scanned: 0,
-            request: Request::default(),
-            incoming: None,
-            body: None,
-            arrived: None,
-            pace: Pace::default(),
-            streamed: None,
-            told: None,
-            response: Response::default(),
-            core: 0,
-            started: 0,
-            queued: 0,
-        })
-    }
-
-    /// Nothing of one client may be seen by the next.
-    fn forget(&mut self) {
-        self.filled = 0;
-        self.scanned = 0;
-        self.request.clear();
-        self.incoming = None;
-        self.body = None;
-        self.arrived = None;
-        self.streamed = None;
-        self.told = None;
-    }
-
-    /// The bytes that the request's spans refer to.
-    pub(super) fn head(&self) -> &[u8] {
-        &self.input[..self.request.head_len]
-    }
-}
-
-/// Buffers that a thread keeps for the next request.
-#[derive(Default)]
-pub(super) struct Spare {
-    #[expect(clippy::vec_box, reason = "boxes go to and fro between connections and this list, as they are")]
-    works: Vec<Box<Work>>,
-    /// The thread has the interpreter just now: nothing may wait for a disk.
-    pub(super) attached: bool,
-}
-
-impl Spare {
-    fn take(&mut self) -> Box<Work> {
-        self.works.pop().unwrap_or_else(Work::new)
-    }
-
-    fn give(&mut self, mut work: Box<Work>) {
-        work.forget();
-        if self.works.len() < 4 && work.input.len() == READ {
-            self.works.push(work);
-        }
-    }
-}
-
-/// A body that is too long for a letter, in a file.
-fn spool(content: &[u8]) -> Option<File> {
-    let mut file = tempfile::tempfile().ok()?;
-    file.write_all(content).ok()?;
-    file.rewind().ok()?;
-    Some(file)
 }
 
 pub(super) struct Connection {
@@ -257,102 +145,6 @@ impl Connection {
         }
     }
 
-    /// A connection that another worker gave away; `file` came with the letter.
-    pub(super) fn adopt(
-        worker: &Arc<Worker>,
-        stream: Stream,
-        listener: usize,
-        letter: &Letter<'_>,
-        file: Option<File>,
-    ) -> Box<Connection> {
-        let peer = Peer { addr: letter.peer_addr.into(), port: letter.peer_port.into() };
-        let mut connection = Connection::new(worker, stream, listener, peer);
-        connection.hops = letter.hops;
-        connection.half_closed = letter.half_closed;
-        connection.phase = if letter.awaits_preface { Phase::Preface } else { Phase::Idle };
-        if letter.bytes.is_empty() {
-            if !letter.awaits_preface {
-                connection.deadline = after(now(), worker.options.timeouts.keep_alive);
-            }
-            return connection;
-        }
-        let mut work = Work::new();
-        let mut bytes = letter.bytes;
-        match (letter.body, file) {
-            (Carried::AsSent, _) => {}
-            (Carried::Decoded(len), _) => {
-                let body;
-                (bytes, body) = bytes.split_at(bytes.len() - len as usize);
-                work.arrived = Some(Body::Memory(body.to_vec()));
-            }
-            (Carried::File(len), Some(file)) => work.arrived = Some(Body::File { file, len }),
-            // Cut, and not taken for a request without a body.
-            (Carried::File(_), None) => bytes = &[],
-        }
-        work.input.resize(READ.max(bytes.len() + SLACK), 0);
-        work.input[..bytes.len()].copy_from_slice(bytes);
-        work.filled = bytes.len();
-        connection.work = Some(work);
-        if !letter.awaits_preface {
-            connection.phase = Phase::Head;
-        }
-        connection
-    }
-
-    /// What takes this connection to another worker; none when it can't move.
-    pub(super) fn pack(&self, hops: u8) -> Option<Packed> {
-        if !migrate::may_move(self.phase) || self.io.queue().len() > 0 {
-            return None;
-        }
-        // A connection that several requests share moves only while there is none of them.
-        if self.branch.is_some() || self.mux.as_ref().is_some_and(|mux| !mux.is_idle()) {
-            return None;
-        }
-        let (mut bytes, mut body, mut file) = (Vec::new(), Carried::AsSent, None);
-        let mut tail: &[u8] = &[];
-        if let Some(work) = &self.work {
-            let end_of_head = if self.phase == Phase::Application { work.request.head_len } else { work.filled };
-            bytes.extend_from_slice(&work.input[..end_of_head]);
-            match (&work.body, work.request.body) {
-                (None | Some(Body::Empty), _) => {}
-                (Some(Body::Memory(content)), _) if bytes.len() + content.len() > MAX_LETTER / 2 => {
-                    file = Some(spool(content)?);
-                    body = Carried::File(content.len() as u64);
-                }
-                (Some(Body::Memory(content)), BodyLength::Length(_)) => bytes.extend_from_slice(content),
-                // Its framing is gone.
-                (Some(Body::Memory(content)), _) => {
-                    body = Carried::Decoded(content.len() as u32);
-                    tail = content;
-                }
-                (Some(Body::File { len, .. }), _) => body = Carried::File(*len),
-                (Some(Body::Stream(_)), _) => bytes.extend_from_slice(&work.streamed.as_ref()?.untouched()?),
-            }
-            bytes.extend_from_slice(&work.input[end_of_head..work.filled]);
-        }
-        bytes.extend_from_slice(tail);
-        let letter = Letter {
-            protocol: self.protocol(),
-            hops,
-            half_closed: self.half_closed,
-            awaits_preface: self.awaits_preface(),
-            listener: &self.worker.addresses[self.listener],
-            peer_addr: &self.peer.addr,
-            peer_port: &self.peer.port,
-            body,
-            bytes: &bytes,
-        };
-        Some(Packed { letter: letter.encode()?, spooled: file })
-    }
-
-    /// The file that the body of a complete request lies in.
-    pub(super) fn body_file(&self) -> Option<&File> {
-        match &self.work.as_ref()?.body {
-            Some(Body::File { file, .. }) => Some(file),
-            _ => None,
-        }
-    }
-
     pub(super) fn local(&self) -> &Local {
         &self.worker.locals[self.listener]
     }
@@ -423,6 +215,11 @@ impl Connection {
     fn expire(&mut self, spare: &mut Spare) -> Step {
         match self.phase {
             Phase::Idle if self.is_trunk() => self.expire_mux(spare),
+            // Its request came in time, and nobody had time to look.
+            Phase::Idle if self.io.stream.has_bytes() => {
+                self.readable = true;
+                self.step(spare)
+            }
             Phase::Head | Phase::Body if self.phase == Phase::Body || self.protocol() == Protocol::Http => {
                 let what = if self.phase == Phase::Head { "head" } else { "body" };
                 log::info!("{}: the request's {what} did not arrive in time, answered with 408", self.who());

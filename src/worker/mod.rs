@@ -1,9 +1,9 @@
 //! The worker process: it owns connections, runs requests on its app threads, and retires when told.
 //!
-//! - `reactor`: who waits for whom; the connections, the events, the deadlines. `doors`: the listening sockets. `moves` and
-//!   `migrate`: connections that go to other workers.
-//! - `connection`, `reading`, `incoming`: a client's bytes become requests. `exchange`, `output`, `segment`: responses become
-//!   bytes.
+//! - `reactor`: who waits for whom; the connections, the events, the deadlines; in it the listening sockets, the orders of the
+//!   master, and the end. `migrate`: what goes along with a connection to another worker.
+//! - `connection`, `work` (its buffers), `reading`, `incoming`: a client's bytes become requests. `exchange`, `output`,
+//!   `segment`: responses become bytes.
 //! - `pace`: how slow a body may be.
 //! - `believe`: what proxies say about where a connection or a request comes from.
 //! - `mux`: FastCGI connections, which carry several requests at once. `pipe`: their bodies when they are streamed.
@@ -18,12 +18,10 @@ mod access;
 mod believe;
 mod clock;
 mod connection;
-mod doors;
 mod exchange;
 mod harakiri;
 mod incoming;
 mod migrate;
-mod moves;
 mod mux;
 mod output;
 mod pace;
@@ -34,6 +32,7 @@ mod reading;
 mod segment;
 mod stacks;
 mod threads;
+mod work;
 
 #[cfg(test)]
 mod tests;
@@ -56,6 +55,7 @@ use crate::protocol::http::head::Limits;
 use crate::scoreboard::{Scoreboard, State, WorkerSlot};
 use crate::{sys, wsgi};
 
+pub use believe::hear;
 use harakiri::Harakiri;
 pub use harakiri::Limits as HarakiriLimits;
 pub(crate) use incoming::{Broken, Incoming};

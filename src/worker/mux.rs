@@ -5,24 +5,28 @@
 //! reactor, that shares the trunk's socket and output queue. Records are queued whole under the queue's lock, so they
 //! never mix. When a branch is over, its END_REQUEST is queued and the trunk is told by an event.
 
+mod branch;
+
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::clock::{self, NEVER, after, now};
-use super::connection::{Connection, Filled, Phase, Spare, Step, Work};
+use super::connection::{Connection, Filled, Phase, Step};
 use super::incoming::{Broken, Incoming};
 use super::pace::Pace;
 use super::pipe::Pipe;
+use super::work::{Spare, Work};
 use crate::gateway::Body;
 use crate::protocol::body::admit;
-use crate::protocol::fastcgi::{
-    self, Demux, Ended, Event, render_end, render_finish, render_stderr, render_stderr_end, render_stdout,
-    stdout_header,
-};
+use crate::protocol::fastcgi::{self, Demux, Ended, Event, render_end, render_finish, render_stdout};
 use crate::protocol::request::{BodyLength, Refusal, Version};
 use crate::protocol::{Protocol, response};
+
+use branch::lock;
+
+pub(super) use branch::{Branch, Family};
 
 /// Requests at a time on one connection.
 const MAX_REQUESTS: usize = 64;
@@ -30,43 +34,8 @@ const MAX_REQUESTS: usize = 64;
 /// What GET_VALUES is told of connections: more than any web server opens to one address.
 const MAX_CONNECTIONS: u32 = 10_000;
 
-/// The longest content of a record.
-const MAX_CONTENT: usize = 65_535;
-
 /// Pieces read in one turn, so that one front end does not keep the thread from the others.
 const READS_A_TURN: usize = 32;
-
-/// What a trunk and its branches share.
-#[derive(Default)]
-pub(super) struct Family {
-    /// The trunk's place in the reactor.
-    token: AtomicUsize,
-    running: Mutex<Vec<Running>>,
-    /// Requests whose END_REQUEST is queued.
-    ended: Mutex<Vec<u16>>,
-    /// A response of unknown length failed midway: only the end of the connection tells that it is not whole.
-    broken: AtomicBool,
-}
-
-impl Family {
-    /// The trunk's place in the reactor.
-    pub(super) fn token(&self) -> usize {
-        self.token.load(Ordering::Relaxed)
-    }
-}
-
-struct Running {
-    id: u16,
-    aborted: Arc<AtomicBool>,
-    /// STDERR records were sent: the stream must be ended.
-    erred: bool,
-    /// The end of the request is made.
-    over: bool,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A trunk's state.
 pub(super) struct Mux {
@@ -87,103 +56,22 @@ pub(super) struct Mux {
     unread: bool,
 }
 
-/// What makes a connection value one request of a trunk.
-#[derive(Clone)]
-pub(super) struct Branch {
-    pub(super) id: u16,
-    family: Arc<Family>,
-    aborted: Arc<AtomicBool>,
-    /// Its body, if that is streamed.
-    body: Option<Arc<Pipe>>,
-}
-
-impl Branch {
-    /// Whether the web server no longer wants the response.
-    pub(super) fn is_aborted(&self) -> bool {
-        self.aborted.load(Ordering::Relaxed)
-    }
-
-    /// The trunk's place in the reactor: it must be told when this is over.
-    pub(super) fn trunk(&self) -> usize {
-        self.family.token()
-    }
-
-    /// `first` and `piece` as STDOUT records.
-    pub(super) fn stdout(&self, first: &[u8], piece: &[u8]) -> Vec<u8> {
-        let len = first.len() + piece.len();
-        let mut out = Vec::with_capacity(len + 64);
-        if (1..=MAX_CONTENT).contains(&len) {
-            out.extend_from_slice(&stdout_header(self.id, len));
-            out.extend_from_slice(first);
-            out.extend_from_slice(piece);
-        } else {
-            render_stdout(self.id, first, &mut out);
-            render_stdout(self.id, piece, &mut out);
-        }
-        out
-    }
-
-    /// `text` as STDERR records; nothing when the request is over. To be called under the queue's lock, so that the end of the
-    /// request can't come before them.
-    pub(super) fn stderr(&self, text: &[u8]) -> Vec<u8> {
-        let mut out = Vec::new();
-        if let Some(running) = lock(&self.family.running).iter_mut().find(|running| self.is(running) && !running.over) {
-            running.erred = true;
-            render_stderr(self.id, text, &mut out);
-        }
-        out
-    }
-
-    fn is(&self, running: &Running) -> bool {
-        // The id may be another's by now.
-        Arc::ptr_eq(&running.aborted, &self.aborted)
-    }
-
-    /// The records that end the request; [`Branch::settle`] must follow when they are queued. `cut`: the response is not whole.
-    pub(super) fn finish(&self, cut: bool) -> Vec<u8> {
-        if let Some(body) = &self.body {
-            body.close();
-        }
-        let mut erred = false;
-        if let Some(running) = lock(&self.family.running).iter_mut().find(|running| self.is(running)) {
-            running.over = true;
-            erred = running.erred;
-        }
-        // Before they can be sent: the web server may use the id again as soon as it has them.
-        lock(&self.family.ended).push(self.id);
-        let mut out = Vec::with_capacity(32);
-        if erred && !cut {
-            render_stderr_end(self.id, &mut out);
-        }
-        if cut {
-            self.family.broken.store(true, Ordering::Relaxed);
-        } else if self.is_aborted() {
-            render_end(self.id, 1, Ended::RequestComplete, &mut out);
-        } else {
-            render_finish(self.id, 0, &mut out);
-        }
-        out
-    }
-
-    /// Everything of the request is queued: not before may the trunk be closed, or be given away.
-    pub(super) fn settle(&self) {
-        lock(&self.family.running).retain(|running| !self.is(running));
-    }
-}
-
 impl Mux {
-    fn new(connection: &Connection) -> Box<Mux> {
+    fn of(connection: &Connection) -> Box<Mux> {
         let options = &connection.worker.options;
         // A body that the application reads holds up all that stands behind it on the connection.
         let max_requests = if options.post_buffering.is_none() { 1 } else { MAX_REQUESTS };
-        let demux = Demux::new(fastcgi::Options {
+        Box::new(Mux::with(fastcgi::Options {
             max_params: options.limits.max_head,
             max_requests,
             server_connections: MAX_CONNECTIONS,
             server_requests: options.threads * options.processes.max(1),
-        });
-        Box::new(Mux {
-            demux,
+        }))
+    }
+
+    fn with(options: fastcgi::Options) -> Mux {
+        Mux {
+            demux: Demux::new(options),
             coming: Vec::new(),
             stream: None,
             opening: None,
@@ -192,7 +80,7 @@ impl Mux {
             born: VecDeque::new(),
             ended: false,
             unread: false,
-        })
+        }
     }
 
     /// Requests whose end is on its way to the web server: their ids may come again.
@@ -275,7 +163,7 @@ impl Mux {
 impl Connection {
     /// A trunk goes as far as the web server's bytes allow.
     pub(super) fn step_mux(&mut self, spare: &mut Spare) -> Step {
-        let mut mux = self.mux.take().unwrap_or_else(|| Mux::new(self));
+        let mut mux = self.mux.take().unwrap_or_else(|| Mux::of(self));
         let step = self.serve_mux(&mut mux, spare);
         if step == Step::Close {
             mux.abort_all();
@@ -386,7 +274,7 @@ impl Connection {
                 mux.demux.take(&mut work.input, &mut work.request);
                 work.filled = work.input.len();
                 if options.is_timed() {
-                    work.started = clock::micros();
+                    work.started = clock::micros_lately();
                 }
                 work.told = self.hear_proxies(&work);
                 let limit = options.body_limit();
@@ -505,12 +393,9 @@ impl Connection {
 
     /// A complete request as a connection value of its own.
     fn branch(&self, mux: &Mux, id: u16, work: Box<Work>) -> Box<Connection> {
-        let aborted = Arc::new(AtomicBool::new(false));
-        lock(&mux.family.running).push(Running { id, aborted: Arc::clone(&aborted), erred: false, over: false });
-        let branch = Branch { id, family: Arc::clone(&mux.family), aborted, body: None };
         let mut connection = self.twin();
         connection.work = Some(work);
-        connection.branch = Some(branch);
+        connection.branch = Some(mux.family.begin(id));
         connection.phase = Phase::Application;
         connection
     }
@@ -535,35 +420,19 @@ impl Connection {
 mod tests {
     use super::*;
 
-    fn begin(mux: &Mux, id: u16) -> Branch {
-        let aborted = Arc::new(AtomicBool::new(false));
-        lock(&mux.family.running).push(Running { id, aborted: Arc::clone(&aborted), erred: false, over: false });
-        Branch { id, family: Arc::clone(&mux.family), aborted, body: None }
-    }
-
     #[test]
     fn a_request_counts_until_its_last_records_are_queued() {
         let options = fastcgi::Options { max_params: 100, max_requests: 2, server_connections: 1, server_requests: 2 };
-        let mut mux = Mux {
-            demux: Demux::new(options),
-            coming: Vec::new(),
-            stream: None,
-            opening: None,
-            family: Arc::default(),
-            answers: Vec::new(),
-            born: VecDeque::new(),
-            ended: false,
-            unread: false,
-        };
+        let mut mux = Mux::with(options);
         assert!(mux.is_idle());
-        let first = begin(&mux, 1);
+        let first = mux.family.begin(1);
         assert!(mux.is_busy() && !first.stderr(b"text").is_empty());
         let end = first.finish(false);
         assert!(!end.is_empty() && first.stderr(b"late").is_empty());
         assert_eq!(*lock(&mux.family.ended), [1], "the id is free before the web server can know");
         assert!(mux.is_busy(), "closed or given away now, the end would be lost");
         mux.forget_ended();
-        let second = begin(&mux, 1);
+        let second = mux.family.begin(1);
         first.settle();
         assert!(mux.is_busy(), "the next request with that id is another one");
         second.finish(false);

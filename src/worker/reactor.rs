@@ -4,141 +4,42 @@
 //! It is a value that one thread at a time drives. Only *waiting* for events needs the driver's role; whatever
 //! is known already may be taken by any thread, and whoever adds to it takes from it before it
 //! sleeps. epoll_wait runs outside the lock, reading and parsing too: under the lock there are only moves.
-//! `doors` accepts, `moves` gives connections to other workers.
+//! `state` is what is known, `doors` accepts, `moves` gives connections to other workers, `orders` hears the master, and
+//! `retirement` is the end.
 //! No Python reference is ever dropped under it (connections are dropped by the thread that took them).
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+mod doors;
+mod moves;
+mod orders;
+mod retirement;
+mod state;
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
-use slab::Slab;
 
 use super::Worker;
-use super::clock::{self, Millis, NEVER, now};
-use super::connection::{Connection, Phase, Spare, Step};
-use super::doors::Door;
-use super::stacks;
-use crate::control::{FromWorker, MAX_MESSAGE, Retire, ToWorker};
-use crate::logging;
+use super::clock::{self, NEVER, now};
+use super::connection::{Connection, Step};
+use super::work::Spare;
+use crate::control::FromWorker;
 use crate::net::listener::Listener;
 use crate::sys;
-use crate::sys::fd::Received;
 
-const CONTROL: usize = usize::MAX - 1;
-const SIGNALS: usize = usize::MAX - 2;
-const WAKER: usize = usize::MAX - 3;
-pub(super) const MAILBOX: usize = usize::MAX - 4;
-/// Listener `n` has the token `LISTENERS - n`.
-pub(super) const LISTENERS: usize = usize::MAX - 1024;
+use state::{CONTROL, Door, Driver, Event, LISTENERS, MAILBOX, Parked, Pick, SIGNALS, Slot, State, WAKER, What};
 
 /// Events fetched by one epoll_wait.
 const BATCH: usize = 256;
 
 /// How soon a request that waits for an app thread is offered to other workers again.
 const RELIEF: Duration = Duration::from_millis(1);
-
-/// Connections that a worker accepts at most from a listener that others go on serving, when it retires.
-const DRAINED_FOR_OTHERS: u32 = 4096;
-
-/// How long a worker that is done waits for a connection that somebody promised and did not send (he may be dead), and
-/// how often it looks.
-const PROMISE_MERCY: Millis = 200;
-const SEAL_TICK: Millis = 2;
-
-/// Who waits for events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Driver {
-    Nobody,
-    Thread,
-    Standby,
-}
-
-/// Something happened to what `token` names.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Event {
-    pub(super) token: usize,
-    pub(super) what: What,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum What {
-    /// Bytes came, or there is room for some. `half_closed`: nothing more will come.
-    Ready { half_closed: bool },
-    /// A deadline passed.
-    Expired,
-    /// A request of this connection is over.
-    Ended,
-}
-
-impl What {
-    /// Lets the connection do what comes of it.
-    fn meet(self, connection: &mut Connection, spare: &mut Spare) -> Step {
-        match self {
-            What::Ready { half_closed } => connection.meet(Some(half_closed), spare),
-            What::Expired => connection.meet(None, spare),
-            What::Ended => connection.step(spare),
-        }
-    }
-
-    /// This and what happened before it, for a connection that was away.
-    fn after(self, before: Option<What>) -> What {
-        match (before, self) {
-            (Some(What::Ready { half_closed: true }), What::Ready { .. } | What::Ended) => {
-                What::Ready { half_closed: true }
-            }
-            (Some(before), What::Ended) => before,
-            (_, what) => what,
-        }
-    }
-}
-
-pub(super) struct Slot {
-    /// Here while it waits; away while a thread has it.
-    connection: Option<Box<Connection>>,
-    /// It became ready while it was away.
-    missed: Option<What>,
-    /// The earliest entry in the timer heap, `NEVER` for none.
-    timer: Millis,
-}
-
-pub(super) struct State {
-    pub(super) slots: Slab<Slot>,
-    pub(super) events: VecDeque<Event>,
-    /// Connections that have more to do and let others go first: their turn is after the next look for events.
-    again: Vec<usize>,
-    /// Complete requests that wait for an app thread.
-    pub(super) requests: VecDeque<Box<Connection>>,
-    timers: BinaryHeap<Reverse<(Millis, usize)>>,
-    driver: Driver,
-    /// When the driver that waits now wakes at the latest.
-    wakes_at: Millis,
-    /// App threads asleep on the condition variable.
-    pub(super) asleep: usize,
-    /// Open connections, those that no slot knows included.
-    pub(super) live: usize,
-    retiring: Option<Retire>,
-    /// Workers 1 to this number take over connections that wait here.
-    pub(super) heirs: u32,
-    /// False when a successor reads the mailbox instead.
-    reads_mailbox: bool,
-    /// Listeners whose queue is served to its end before they are closed, or so many more connections of it.
-    pub(super) draining: VecDeque<(usize, u32)>,
-    pub(super) doors: Vec<Door>,
-    /// When listeners that were left out for want of descriptors are watched again.
-    pub(super) pause: Option<Millis>,
-    /// When the log may be told of it again.
-    pub(super) complain_at: Millis,
-    /// Nothing is left to do, and nobody puts anything into the mailbox any more.
-    sealed: bool,
-    /// Until then whoever promised a connection may still send it.
-    seal_by: Option<Millis>,
-}
 
 struct Poller {
     poll: Poll,
@@ -147,16 +48,16 @@ struct Poller {
 
 pub(super) struct Reactor {
     poller: Mutex<Poller>,
-    pub(super) registry: Registry,
-    pub(super) epoll: RawFd,
+    registry: Registry,
+    epoll: RawFd,
     waker: mio::Waker,
     state: Mutex<State>,
-    pub(super) wake: Condvar,
+    wake: Condvar,
     signals: Mutex<Option<OwnedFd>>,
     /// No descriptors are left: each response ends its connection.
     pub(super) crowded: AtomicBool,
     /// Descriptors that are kept free for those that come with a letter.
-    pub(super) room: Mutex<Vec<Registry>>,
+    room: Mutex<Vec<Registry>>,
 }
 
 /// What a thread brings back to the reactor.
@@ -175,57 +76,18 @@ pub(super) enum Patience {
     Wait,
 }
 
-/// What came of letting a connection wait.
-enum Parked {
-    Asleep,
-    /// The driver waits already, for longer than this connection can.
-    TooLate,
-    /// Something happened to it while it was away.
-    Missed(Box<Connection>, What),
-}
-
-enum Pick {
-    Request(Box<Connection>),
-    Connection(Box<Connection>, What),
-    Listener(usize),
-    Control,
-    Signals,
-    Mailbox,
-    Nothing,
-}
-
 impl Reactor {
     pub(super) fn new() -> io::Result<Reactor> {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
         let epoll = poll.as_raw_fd();
         let waker = mio::Waker::new(&registry, Token(WAKER))?;
-        let state = State {
-            slots: Slab::new(),
-            events: VecDeque::with_capacity(BATCH),
-            again: Vec::new(),
-            requests: VecDeque::new(),
-            timers: BinaryHeap::new(),
-            driver: Driver::Nobody,
-            wakes_at: NEVER,
-            asleep: 0,
-            live: 0,
-            retiring: None,
-            heirs: 0,
-            reads_mailbox: true,
-            draining: VecDeque::new(),
-            doors: Vec::new(),
-            pause: None,
-            complain_at: 0,
-            sealed: false,
-            seal_by: None,
-        };
         Ok(Reactor {
             poller: Mutex::new(Poller { poll, events: Events::with_capacity(BATCH) }),
             registry,
             epoll,
             waker,
-            state: Mutex::new(state),
+            state: Mutex::new(State::new()),
             wake: Condvar::new(),
             signals: Mutex::new(None),
             crowded: AtomicBool::new(false),
@@ -256,7 +118,7 @@ impl Reactor {
         Ok(())
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -299,6 +161,7 @@ impl Reactor {
                     state.asleep += 1;
                     state.tell_idle(worker);
                     let mut state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    clock::has_waited();
                     state.asleep -= 1;
                     state.tell_idle(worker);
                 }
@@ -373,6 +236,7 @@ impl Reactor {
     /// The standby thread's turn as driver: does all I/O that is known, hands complete requests to sleeping app
     /// threads, then waits for events, at most `limit`. False: another thread drives.
     pub(super) fn drive(&self, worker: &Arc<Worker>, spare: &mut Spare, limit: Option<Duration>) -> bool {
+        clock::has_waited();
         loop {
             let mut state = self.lock();
             if state.driver == Driver::Thread {
@@ -420,17 +284,6 @@ impl Reactor {
         }
     }
 
-    /// Whether a retiring worker has nothing left to do.
-    pub(super) fn is_done(&self) -> bool {
-        self.lock().is_done()
-    }
-
-    /// Whether a retiring worker has nothing left but so many connections.
-    pub(super) fn has_only(&self, connections: usize) -> bool {
-        let state = self.lock();
-        state.live <= connections && state.draining.is_empty()
-    }
-
     /// Ends a wait for events at once.
     pub(super) fn interrupt(&self) {
         // A waker fails only when its eventfd is full of wake-ups: then the wait ends as well.
@@ -446,6 +299,7 @@ impl Reactor {
         {
             log::error!("waiting for events failed: {error}");
         }
+        clock::has_waited();
         let now = now();
         let mut state = self.lock();
         for event in events.iter() {
@@ -495,7 +349,7 @@ impl Reactor {
     }
 
     /// Puts a connection where its step says; gives it back when it is a complete request.
-    pub(super) fn settle(&self, mut connection: Box<Connection>, mut step: Step) -> Option<Box<Connection>> {
+    fn settle(&self, mut connection: Box<Connection>, mut step: Step) -> Option<Box<Connection>> {
         loop {
             match step {
                 Step::Request => return Some(connection),
@@ -580,7 +434,7 @@ impl Reactor {
         }
     }
 
-    pub(super) fn close(&self, connection: Box<Connection>) {
+    fn close(&self, connection: Box<Connection>) {
         let token = connection.token;
         if Arc::strong_count(&connection.io) > 1 {
             // The application keeps a streamed body: the descriptor stays open, the connection must not.
@@ -600,266 +454,14 @@ impl Reactor {
     }
 
     /// One connection less.
-    pub(super) fn closed(&self, worker: &Worker, mut state: MutexGuard<'_, State>) {
+    fn closed(&self, worker: &Worker, mut state: MutexGuard<'_, State>) {
         state.live -= 1;
         worker.slot().set_connections(state.live);
         self.finish_if_done(state);
     }
 
-    pub(super) fn finish_if_done(&self, state: MutexGuard<'_, State>) {
-        if state.has_nothing() {
-            drop(state);
-            self.finish();
-        }
-    }
-
-    /// The worker is done: everybody who waits must see it.
-    fn finish(&self) {
-        self.wake.notify_all();
-        self.interrupt();
-    }
-
-    fn read_control(&self, worker: &Arc<Worker>) {
-        let mut buffer = [0u8; MAX_MESSAGE];
-        loop {
-            match sys::fd::receive(&worker.control, &mut buffer, false) {
-                Ok(Received::Message(len, descriptor)) => match (ToWorker::decode(&buffer[..len]), descriptor) {
-                    (Some(ToWorker::Retire { how, heirs }), _) => self.retire(worker, how, heirs, false),
-                    (Some(ToWorker::Log), Some(file)) => logging::use_file(file),
-                    (Some(ToWorker::Ping), _) => worker.tell(&FromWorker::Pong),
-                    (Some(ToWorker::Pause), _) => self.pause(worker),
-                    (Some(ToWorker::Resume), _) => self.resume(worker),
-                    (Some(ToWorker::Stacks), Some(out)) => stacks::write(worker, out),
-                    _ => log::warn!("worker {}: the master said something unknown", worker.id),
-                },
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Ok(Received::End) | Err(_) => return self.retire(worker, Retire::Replaced, 0, true),
-            }
-        }
-    }
-
-    /// Accepts nothing and begins no request; what is read meanwhile waits.
-    fn pause(&self, worker: &Worker) {
-        let mut state = self.lock();
-        if state.retiring.is_some() {
-            return;
-        }
-        worker.paused.store(true, Ordering::Relaxed);
-        worker.slot().set_idle(false);
-        state.pause = None;
-        for index in 0..state.doors.len() {
-            self.watch_door(&mut state, index, false);
-        }
-    }
-
-    fn resume(&self, worker: &Worker) {
-        let mut state = self.lock();
-        if !worker.paused.swap(false, Ordering::Relaxed) {
-            return;
-        }
-        if state.retiring.is_none() {
-            self.resume_accepting(&mut state);
-        }
-        drop(state);
-        self.wake.notify_all();
-    }
-
-    fn retire(&self, worker: &Arc<Worker>, how: Retire, heirs: u32, orphaned: bool) {
-        // Its requests are answered before it goes.
-        self.resume(worker);
-        let mut state = self.lock();
-        if orphaned && state.retiring != Some(Retire::Stop) {
-            if nix::unistd::getppid() == worker.parent {
-                log::info!("worker {} is not wanted any more; it exits", worker.id);
-            } else {
-                log::error!("worker {}: the master is gone; requests in flight are finished, then it exits", worker.id);
-            }
-            // Nobody else would end one that is stuck. Whoever the parent is: a dying master's sockets are closed before its
-            // children are given away.
-            sys::process::end_in(worker.options.mercy.as_secs() as u32);
-        }
-        for index in 0..state.doors.len() {
-            let Some(listener) = &state.doors[index].listener else { continue };
-            if orphaned || how == Retire::Stop && listener.inherited {
-                // A new master may want to bind the addresses of a dead one right away. And what waits in a queue that others
-                // have as well is for the next server.
-                self.close_door(&mut state, index);
-                state.draining.retain(|(draining, _)| *draining != index);
-            } else if !state.draining.iter().any(|(draining, _)| *draining == index) {
-                // An exclusive wake-up that came to this worker came to no other: whoever is in the queue now is accepted
-                // here, also when others go on serving the listener. They need no end to be found: who comes later wakes them.
-                let at_most = if how == Retire::Stop { u32::MAX } else { DRAINED_FOR_OTHERS };
-                self.watch_door(&mut state, index, false);
-                state.draining.push_back((index, at_most));
-            }
-        }
-        state.heirs = if orphaned || how == Retire::Stop { 0 } else { heirs };
-        state.reads_mailbox = worker.id > state.heirs;
-        if state.heirs == 0 {
-            worker.closing.store(true, Ordering::Relaxed);
-        }
-        if state.retiring.is_none() {
-            state.retiring = Some(how);
-            worker.slot().set_state(crate::scoreboard::State::Retiring);
-            worker.retiring.store(true, Ordering::Relaxed);
-        }
-        let waiting = state.take_waiting();
-        drop(state);
-        // Each is given to another worker, or hurried where there is none.
-        for connection in waiting {
-            self.settle(connection, Step::Wait);
-        }
-        self.finish_if_done(self.lock());
-    }
-
     /// Whether an app thread waits for events right now.
     pub(super) fn thread_drives(&self) -> bool {
         self.lock().driver == Driver::Thread
-    }
-}
-
-impl State {
-    /// While the standby thread drives, the worker can take requests of others when an app thread sleeps. (While an app thread
-    /// drives it can, and says so itself.)
-    fn tell_idle(&self, worker: &Worker) {
-        if self.driver == Driver::Standby {
-            worker.slot().set_idle(self.retiring.is_none() && !worker.is_paused() && self.asleep > self.requests.len());
-        }
-    }
-
-    /// Lets a connection wait in its slot until something happens to it.
-    fn park(&mut self, connection: Box<Connection>, token: usize) -> Parked {
-        let slot = &mut self.slots[token];
-        if let Some(what) = slot.missed.take() {
-            return Parked::Missed(connection, what);
-        }
-        let deadline = connection.deadline;
-        slot.connection = Some(connection);
-        if deadline >= slot.timer {
-            return Parked::Asleep;
-        }
-        slot.timer = deadline;
-        self.timers.push(Reverse((deadline, token)));
-        if deadline < self.wakes_at && self.driver != Driver::Nobody { Parked::TooLate } else { Parked::Asleep }
-    }
-
-    /// A complete request waits for an app thread.
-    pub(super) fn queue(&mut self, worker: &Worker, mut connection: Box<Connection>) {
-        let work = connection.work_mut();
-        if worker.options.keeps_time && work.queued == 0 {
-            work.queued = clock::micros();
-        }
-        self.requests.push_back(connection);
-    }
-
-    fn pick(&mut self, worker: &Worker) -> Pick {
-        if !worker.is_paused()
-            && let Some(connection) = self.requests.pop_front()
-        {
-            return Pick::Request(connection);
-        }
-        self.pick_io()
-    }
-
-    fn pick_io(&mut self) -> Pick {
-        while let Some(Event { token, what }) = self.events.pop_front() {
-            if token == CONTROL {
-                return Pick::Control;
-            }
-            if token == SIGNALS {
-                return Pick::Signals;
-            }
-            if token == MAILBOX {
-                if self.reads_mailbox {
-                    return Pick::Mailbox;
-                }
-                continue;
-            }
-            if token > LISTENERS - 1024 {
-                let index = LISTENERS - token;
-                if self.doors.get(index).is_some_and(|door| door.watched) {
-                    return Pick::Listener(index);
-                }
-                continue;
-            }
-            let Some(slot) = self.slots.get_mut(token) else { continue };
-            match (slot.connection.take(), what) {
-                // It was served in the meantime: the deadline has moved.
-                (Some(connection), What::Expired) if connection.deadline > now() => slot.connection = Some(connection),
-                (Some(connection), what) => return Pick::Connection(connection, what),
-                (None, What::Expired) => {}
-                (None, what) => slot.missed = Some(what.after(slot.missed)),
-            }
-        }
-        match self.draining.front() {
-            Some(&(index, _)) if self.pause.is_none() => Pick::Listener(index),
-            _ => Pick::Nothing,
-        }
-    }
-
-    /// How long the driver may wait.
-    fn timeout(&mut self) -> Option<Duration> {
-        let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-        let sealing = if self.has_nothing() { self.seal_by.map(|_| now() + SEAL_TICK) } else { None };
-        let next = [timer, self.pause, sealing].into_iter().flatten().min();
-        self.wakes_at = next.unwrap_or(NEVER);
-        if !self.again.is_empty() {
-            return Some(Duration::ZERO);
-        }
-        Some(Duration::from_millis(next?.saturating_sub(now()).max(1)))
-    }
-
-    /// Turns deadlines that have passed into events. Timers are lazy: an entry may be older than the connection's
-    /// deadline, which moves with every request; then it is entered anew.
-    fn expire(&mut self, now: Millis) {
-        while let Some(&Reverse((at, token))) = self.timers.peek() {
-            if at > now {
-                return;
-            }
-            self.timers.pop();
-            let Some(slot) = self.slots.get_mut(token) else { continue };
-            if slot.timer != at {
-                continue;
-            }
-            slot.timer = NEVER;
-            let Some(connection) = &mut slot.connection else { continue };
-            if connection.deadline > now {
-                slot.timer = connection.deadline;
-                self.timers.push(Reverse((connection.deadline, token)));
-            } else {
-                self.events.push_back(Event { token, what: What::Expired });
-            }
-        }
-    }
-
-    /// Takes the connections that wait for a request of their clients.
-    #[expect(clippy::vec_box, reason = "connections live in boxes wherever they are kept")]
-    fn take_waiting(&mut self) -> Vec<Box<Connection>> {
-        let idle =
-            |connection: &mut Box<Connection>| matches!(connection.phase, Phase::Preface | Phase::Idle | Phase::Head);
-        self.slots.iter_mut().filter_map(|(_, slot)| slot.connection.take_if(idle)).collect()
-    }
-
-    /// A retiring worker has neither connections nor listeners.
-    fn has_nothing(&self) -> bool {
-        self.retiring.is_some() && self.live == 0 && self.draining.is_empty()
-    }
-
-    pub(super) fn is_done(&self) -> bool {
-        self.sealed
-    }
-
-    /// Whether there is nothing left to do. A worker that reads its mailbox waits for what was promised to it: with
-    /// it a connection would be lost.
-    fn seal(&mut self, worker: &Worker) -> bool {
-        if self.sealed || !self.has_nothing() {
-            return self.sealed;
-        }
-        let by = *self.seal_by.get_or_insert(now() + PROMISE_MERCY);
-        self.sealed = !self.reads_mailbox || worker.slot().seal() || now() > by;
-        if self.sealed {
-            worker.slot().seal_now();
-        }
-        self.sealed
     }
 }

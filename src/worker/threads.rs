@@ -11,8 +11,9 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use super::connection::{Connection, Spare};
+use super::connection::Connection;
 use super::reactor::{Back, Patience};
+use super::work::Spare;
 use super::{Worker, access, clock};
 use crate::control::FromWorker;
 use crate::gateway::Exchange;
@@ -238,7 +239,7 @@ fn serve(
         slot.add_wait(clock::micros().saturating_sub(queued));
     }
     let thread = slot.thread(core);
-    let began = clock::now();
+    let began = clock::lately();
     {
         let (request, head) = connection.request();
         let peer = connection.client().addr.as_bytes();

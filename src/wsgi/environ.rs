@@ -1,6 +1,6 @@
-//! The environ dict of a request: a copy of its listener's template, and what the request says.
+//! The environ dict of a request: its listener's template, and what the request says.
 //!
-//! Every request gets a fresh dict. Text is latin-1 (PEP 3333, "Unicode Issues"). Over HTTP the keys are made from the
+//! No request finds anything of another one in it (see `draft`). Text is latin-1 (PEP 3333, "Unicode Issues"). Over HTTP the keys are made from the
 //! header fields; over uwsgi they are what the front end sent, and only what is missing is added.
 
 use pyo3::prelude::*;
@@ -8,10 +8,11 @@ use pyo3::types::{PyBytes, PyDict, PyString};
 
 use super::Options;
 use super::apps::{Apps, Found, is_prefix};
+use super::draft::{Draft, Last, Origin};
 use super::errors;
 use super::file_wrapper::FileWrapper;
 use super::input::Input;
-use super::names::{Key, Kind, Names};
+use super::names::{Kind, Known, Names};
 use super::raw::latin1;
 use crate::gateway::{Body, Exchange, Local, Told};
 use crate::protocol::Protocol;
@@ -25,26 +26,12 @@ pub(super) struct Environs {
     templates: Vec<Option<Py<PyDict>>>,
     headers: Names,
     vars: Names,
-    keys: Keys,
-    /// Values of repeated names, with the index of their key.
-    joined: Vec<(usize, Vec<u8>)>,
+    last: Last,
+    joined: Joined,
 }
 
-/// The keys that are set by name.
-struct Keys {
-    request_method: Key,
-    script_name: Key,
-    path_info: Key,
-    query_string: Key,
-    request_uri: Key,
-    server_protocol: Key,
-    remote_addr: Key,
-    remote_port: Key,
-    http_host: Key,
-    content_length: Key,
-    url_scheme: Key,
-    input: Key,
-}
+/// Values of repeated names, with the index of their key.
+type Joined = Vec<(usize, Vec<u8>)>;
 
 /// What the fields of a request meant beside being in the environ.
 #[derive(Default)]
@@ -57,27 +44,13 @@ struct Seen {
 
 impl Environs {
     pub(super) fn new(py: Python<'_>, options: &Options, core: u32) -> Environs {
-        let key = |name| Key::new(py, name, Kind::Last);
         Environs {
             options: options.clone(),
             core,
             templates: Vec::new(),
-            headers: Names::new(false),
-            vars: Names::new(true),
-            keys: Keys {
-                request_method: key("REQUEST_METHOD"),
-                script_name: key("SCRIPT_NAME"),
-                path_info: key("PATH_INFO"),
-                query_string: key("QUERY_STRING"),
-                request_uri: key("REQUEST_URI"),
-                server_protocol: key("SERVER_PROTOCOL"),
-                remote_addr: key("REMOTE_ADDR"),
-                remote_port: key("REMOTE_PORT"),
-                http_host: key("HTTP_HOST"),
-                content_length: key("CONTENT_LENGTH"),
-                url_scheme: key("wsgi.url_scheme"),
-                input: key("wsgi.input"),
-            },
+            headers: Names::new(py, false),
+            vars: Names::new(py, true),
+            last: Last::default(),
             joined: Vec::new(),
         }
     }
@@ -91,7 +64,12 @@ impl Environs {
     ) -> PyResult<(Bound<'py, PyDict>, Option<usize>)> {
         let body = exchange.take_body();
         let (request, head) = exchange.request();
-        let environ = self.template(py, exchange.local())?.bind(py).copy()?;
+        let origin = Origin { listener: exchange.local().index, cgi: request.cgi };
+        self.need_template(py, exchange.local())?;
+        let Environs { options, templates, headers, vars, last, joined, .. } = self;
+        let Some(Some(template)) = templates.get(origin.listener) else { unreachable!("made right above") };
+        let template = template.bind(py);
+        let mut draft = last.begin(if origin.cgi { vars } else { headers }, template, origin)?;
 
         let length = match request.body {
             BodyLength::Chunked => body.known_len(),
@@ -99,121 +77,38 @@ impl Environs {
             BodyLength::Absent | BodyLength::Length(_) => None,
         };
         if !matches!(body, Body::Empty) {
-            environ.set_item(self.keys.input.text.bind(py), Bound::new(py, Input::new(body))?)?;
+            draft.set_input(Bound::new(py, Input::new(body))?.into_any())?;
         }
         let app = if request.cgi {
-            self.add_vars(&environ, apps, request, head)?
+            add_vars(&mut draft, options, joined, apps, request, head)?
         } else {
-            let app = self.add_request_line(&environ, apps, request, head)?;
+            let app = add_request_line(&mut draft, options, joined, apps, request, head)?;
             let peer = exchange.peer();
-            set(&environ, &mut self.keys.remote_addr, peer.addr.as_bytes())?;
+            draft.set(Known::RemoteAddr, peer.addr.as_bytes())?;
             if !peer.port.is_empty() {
-                set(&environ, &mut self.keys.remote_port, peer.port.as_bytes())?;
+                draft.set(Known::RemotePort, peer.port.as_bytes())?;
             }
             app
         };
         if let Some(told) = exchange.told() {
-            self.add_told(&environ, told, request.cgi)?;
+            add_told(&mut draft, told, request.cgi)?;
         }
         if let Some(length) = length {
             // Frameworks read nothing without it, and by now it is known.
-            set(&environ, &mut self.keys.content_length, length.to_string().as_bytes())?;
+            draft.set(Known::ContentLength, length.to_string().as_bytes())?;
         }
-        Ok((environ, app))
+        Ok((draft.finish(template)?, app))
     }
 
-    /// Over HTTP.
-    fn add_request_line(
-        &mut self,
-        environ: &Bound<'_, PyDict>,
-        apps: &Apps,
-        request: &Request,
-        head: &[u8],
-    ) -> PyResult<Option<usize>> {
-        add_fields(environ, &mut self.headers, &mut self.joined, request, head)?;
-        let keys = &mut self.keys;
-        // The template holds the usual values.
-        if request.method.of(head) != USUAL_METHOD {
-            set(environ, &mut keys.request_method, request.method.of(head))?;
+    /// Takes back what [`Environs::build`] gave, once the request is over. Nothing of it must be needed any more.
+    #[inline]
+    pub(super) fn keep(&mut self, environ: Bound<'_, PyDict>) {
+        let Some(origin) = self.last.origin() else { return };
+        let names = if origin.cgi { &mut self.vars } else { &mut self.headers };
+        if let Some(Some(template)) = self.templates.get(origin.listener) {
+            let py = environ.py();
+            self.last.keep(environ, names, template.bind(py));
         }
-        set(environ, &mut keys.request_uri, request.target.of(head))?;
-        if !request.query.is_empty() {
-            set(environ, &mut keys.query_string, request.query.of(head))?;
-        }
-        if request.version != Version::Http11 {
-            set(environ, &mut keys.server_protocol, request.version.name().as_bytes())?;
-        }
-        if let Some(host) = request.host {
-            set(environ, &mut keys.http_host, host.of(head))?;
-        }
-        let Found { app, strip } = apps.find(&request.path, b"", self.options.manage_script_name);
-        if strip > 0 {
-            set(environ, &mut keys.script_name, &request.path[..strip])?;
-        }
-        set(environ, &mut keys.path_info, &request.path[strip..])?;
-        Ok(app)
-    }
-
-    /// Over uwsgi, FastCGI and SCGI.
-    fn add_vars(
-        &mut self,
-        environ: &Bound<'_, PyDict>,
-        apps: &Apps,
-        request: &Request,
-        head: &[u8],
-    ) -> PyResult<Option<usize>> {
-        let seen = add_fields(environ, &mut self.vars, &mut self.joined, request, head)?;
-        let keys = &mut self.keys;
-        // The variable of its own for the scheme comes before HTTPS, as in uWSGI; what clients can send (X-Forwarded-Proto)
-        // means nothing.
-        let https = match seen.scheme.map(|scheme| scheme.of(head)) {
-            Some(scheme) if scheme.eq_ignore_ascii_case(b"https") => true,
-            Some(scheme) if scheme.eq_ignore_ascii_case(b"http") => false,
-            _ => seen.https,
-        };
-        if https {
-            set(environ, &mut keys.url_scheme, b"https")?;
-        }
-        let script_name = seen.script_name.map_or(&b""[..], |span| span.of(head));
-        let path = seen.path_info.map_or(&request.path[..], |span| span.of(head));
-        // Where the front end did not say what SCRIPT_NAME is, the mount points are all there is to tell.
-        let manage = self.options.manage_script_name || request.path_derived;
-        let Found { app, strip } = apps.find(path, script_name, manage);
-        if strip > 0 {
-            if self.options.run_once {
-                set(environ, &mut keys.script_name, &[script_name, &path[..strip]].concat())?;
-            } else {
-                set(environ, &mut keys.script_name, &path[..strip])?;
-            }
-            set(environ, &mut keys.path_info, &path[strip..])?;
-        } else if request.modifier1 == MANAGE_PATH_INFO && !script_name.is_empty() && is_prefix(script_name, path) {
-            set(environ, &mut keys.path_info, &path[script_name.len()..])?;
-        } else if seen.path_info.is_none() {
-            set(environ, &mut keys.path_info, path)?;
-        }
-        Ok(app)
-    }
-
-    /// What trusted proxies say. The client's address is there already, but where a web server sent its own.
-    fn add_told(&mut self, environ: &Bound<'_, PyDict>, told: &Told, cgi: bool) -> PyResult<()> {
-        let keys = &mut self.keys;
-        if let Some(client) = told.client.as_ref().filter(|_| cgi) {
-            set(environ, &mut keys.remote_addr, client.addr.as_bytes())?;
-            let port = keys.remote_port.text.bind(environ.py());
-            if !client.port.is_empty() {
-                set(environ, &mut keys.remote_port, client.port.as_bytes())?;
-            } else if environ.contains(port)? {
-                // The port of the proxy in front of the web server.
-                environ.del_item(port)?;
-            }
-        }
-        if let Some(scheme) = told.scheme {
-            set(environ, &mut keys.url_scheme, scheme.as_bytes())?;
-        }
-        if let Some(host) = &told.host {
-            set(environ, &mut keys.http_host, host)?;
-        }
-        Ok(())
     }
 
     /// Whether `wsgi.errors` goes to the client too.
@@ -221,18 +116,15 @@ impl Environs {
         self.options.fastcgi_stderr && local.protocol == Protocol::FastCgi
     }
 
-    /// What all environs of a listener have in common.
-    fn template(&mut self, py: Python<'_>, local: &Local) -> PyResult<&Py<PyDict>> {
+    /// Makes what all environs of a listener have in common.
+    fn need_template(&mut self, py: Python<'_>, local: &Local) -> PyResult<()> {
         if self.templates.len() <= local.index {
             self.templates.resize_with(local.index + 1, || None);
         }
         if self.templates[local.index].is_none() {
             self.templates[local.index] = Some(self.make_template(py, local)?);
         }
-        match &self.templates[local.index] {
-            Some(template) => Ok(template),
-            None => unreachable!("set right above"),
-        }
+        Ok(())
     }
 
     fn make_template(&self, py: Python<'_>, local: &Local) -> PyResult<Py<PyDict>> {
@@ -259,7 +151,9 @@ impl Environs {
         set("wsgi.input", Bound::new(py, Input::new(Body::Empty))?.into_any())?;
         set("wsgi.input_terminated", truth(true)?)?;
         set("wsgi.errors", errors::stream(py)?)?;
-        set("wsgi.file_wrapper", py.get_type::<FileWrapper>().into_any())?;
+        if self.options.file_wrapper {
+            set("wsgi.file_wrapper", py.get_type::<FileWrapper>().into_any())?;
+        }
         set("wsgi.multithread", truth(self.options.threads > 1)?)?;
         set("wsgi.multiprocess", truth(self.options.processes > 1 || self.options.run_once)?)?;
         set("wsgi.run_once", truth(self.options.run_once)?)?;
@@ -294,27 +188,112 @@ const ROOMY: usize = 24;
 /// The uwsgi modifier that asks to take SCRIPT_NAME off PATH_INFO.
 const MANAGE_PATH_INFO: u8 = 30;
 
-#[inline]
-fn set(environ: &Bound<'_, PyDict>, key: &mut Key, bytes: &[u8]) -> PyResult<()> {
-    let value = key.value(environ.py(), bytes);
-    environ.set_item(key.text.bind(environ.py()), value)
+/// Over HTTP.
+fn add_request_line(
+    draft: &mut Draft<'_, '_>,
+    options: &Options,
+    joined: &mut Joined,
+    apps: &Apps,
+    request: &Request,
+    head: &[u8],
+) -> PyResult<Option<usize>> {
+    add_fields(draft, joined, request, head)?;
+    // The template holds the usual values.
+    if request.method.of(head) != USUAL_METHOD {
+        draft.set(Known::RequestMethod, request.method.of(head))?;
+    }
+    draft.set(Known::RequestUri, request.target.of(head))?;
+    if !request.query.is_empty() {
+        draft.set(Known::QueryString, request.query.of(head))?;
+    }
+    if request.version != Version::Http11 {
+        draft.set(Known::ServerProtocol, request.version.name().as_bytes())?;
+    }
+    if let Some(host) = request.host {
+        draft.set(Known::HttpHost, host.of(head))?;
+    }
+    let Found { app, strip } = apps.find(&request.path, b"", options.manage_script_name);
+    if strip > 0 {
+        draft.set(Known::ScriptName, &request.path[..strip])?;
+    }
+    draft.set(Known::PathInfo, &request.path[strip..])?;
+    Ok(app)
+}
+
+/// Over uwsgi, FastCGI and SCGI.
+fn add_vars(
+    draft: &mut Draft<'_, '_>,
+    options: &Options,
+    joined: &mut Joined,
+    apps: &Apps,
+    request: &Request,
+    head: &[u8],
+) -> PyResult<Option<usize>> {
+    let seen = add_fields(draft, joined, request, head)?;
+    // The variable of its own for the scheme comes before HTTPS, as in uWSGI; what clients can send (X-Forwarded-Proto)
+    // means nothing.
+    let https = match seen.scheme.map(|scheme| scheme.of(head)) {
+        Some(scheme) if scheme.eq_ignore_ascii_case(b"https") => true,
+        Some(scheme) if scheme.eq_ignore_ascii_case(b"http") => false,
+        _ => seen.https,
+    };
+    if https {
+        draft.set(Known::UrlScheme, b"https")?;
+    }
+    let mut script_name = seen.script_name.map_or(&b""[..], |span| span.of(head));
+    let path = seen.path_info.map_or(&request.path[..], |span| span.of(head));
+    // Apache says `/site/` and `/` over uwsgi. Together they are the path, which has one slash there.
+    if script_name.ends_with(b"/") && path.starts_with(b"/") {
+        script_name = &script_name[..script_name.len() - 1];
+        draft.set(Known::ScriptName, script_name)?;
+    }
+    // Where the front end did not say what SCRIPT_NAME is, the mount points are all there is to tell.
+    let manage = options.manage_script_name || request.path_derived;
+    let Found { app, strip } = apps.find(path, script_name, manage);
+    if strip > 0 {
+        if options.run_once {
+            draft.set(Known::ScriptName, &[script_name, &path[..strip]].concat())?;
+        } else {
+            draft.set(Known::ScriptName, &path[..strip])?;
+        }
+        draft.set(Known::PathInfo, &path[strip..])?;
+    } else if request.modifier1 == MANAGE_PATH_INFO && !script_name.is_empty() && is_prefix(script_name, path) {
+        draft.set(Known::PathInfo, &path[script_name.len()..])?;
+    } else if seen.path_info.is_none() {
+        draft.set(Known::PathInfo, path)?;
+    }
+    Ok(app)
+}
+
+/// What trusted proxies say. The client's address is there already, but where a web server sent its own.
+fn add_told(draft: &mut Draft<'_, '_>, told: &Told, cgi: bool) -> PyResult<()> {
+    if let Some(client) = told.client.as_ref().filter(|_| cgi) {
+        draft.set(Known::RemoteAddr, client.addr.as_bytes())?;
+        if client.port.is_empty() {
+            // The port of the proxy in front of the web server.
+            draft.remove(Known::RemotePort)?;
+        } else {
+            draft.set(Known::RemotePort, client.port.as_bytes())?;
+        }
+    }
+    if let Some(scheme) = told.scheme {
+        draft.set(Known::UrlScheme, scheme.as_bytes())?;
+    }
+    if let Some(host) = &told.host {
+        draft.set(Known::HttpHost, host)?;
+    }
+    Ok(())
 }
 
 /// Sets what the header fields or variables say.
-fn add_fields(
-    environ: &Bound<'_, PyDict>,
-    names: &mut Names,
-    joined: &mut Vec<(usize, Vec<u8>)>,
-    request: &Request,
-    head: &[u8],
-) -> PyResult<Seen> {
-    let py = environ.py();
-    let number = names.begin();
+fn add_fields(draft: &mut Draft<'_, '_>, joined: &mut Joined, request: &Request, head: &[u8]) -> PyResult<Seen> {
+    let py = draft.environ.py();
+    let number = draft.number();
     let mut seen = Seen::default();
     joined.clear();
     for field in &request.fields {
-        let index = names.find(py, field.name.of(head));
-        let key = names.key(index);
+        let index = draft.names.find(py, field.name.of(head));
+        let key = draft.names.key(index);
         let bytes = field.value.of(head);
         match key.kind {
             Kind::Last => {}
@@ -342,10 +321,10 @@ fn add_fields(
             Kind::Https => seen.https = bytes == b"1" || bytes.eq_ignore_ascii_case(b"on"),
             Kind::Scheme => seen.scheme = Some(field.value),
         }
-        set(environ, key, bytes)?;
+        draft.set_key(index, bytes)?;
     }
     for (index, bytes) in joined.drain(..) {
-        environ.set_item(names.key(index).text.bind(py), latin1(py, &bytes))?;
+        draft.set_once(index, &bytes)?;
     }
     Ok(seen)
 }

@@ -40,31 +40,63 @@ pub(super) enum Kind {
     Scheme,
 }
 
+/// Keys that the server sets by name; their index in every [`Names`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(super) enum Known {
+    RequestMethod,
+    ScriptName,
+    PathInfo,
+    QueryString,
+    RequestUri,
+    ServerProtocol,
+    RemoteAddr,
+    RemotePort,
+    HttpHost,
+    ContentLength,
+    UrlScheme,
+    Input,
+}
+
+/// The texts of [`Known`], in its order.
+const KNOWN: [&str; Known::Input as usize + 1] = [
+    "REQUEST_METHOD",
+    "SCRIPT_NAME",
+    "PATH_INFO",
+    "QUERY_STRING",
+    "REQUEST_URI",
+    "SERVER_PROTOCOL",
+    "REMOTE_ADDR",
+    "REMOTE_PORT",
+    "HTTP_HOST",
+    "CONTENT_LENGTH",
+    "wsgi.url_scheme",
+    "wsgi.input",
+];
+
 /// An environ key with the value it had last.
 pub(super) struct Key {
     pub(super) text: Py<PyString>,
     pub(super) kind: Kind,
+    /// The request (see [`Names::begin`]) whose environ got it last.
+    pub(super) written: u64,
     /// The request (see [`Names::begin`]) in which this key was met last, and the value it had first in it.
     pub(super) met: u64,
     pub(super) first: Span,
-    keeps: bool,
+    /// False for secrets, which are not kept beyond their request.
+    pub(super) keeps: bool,
     misses: u8,
     last_bytes: Vec<u8>,
     last: Option<Py<PyString>>,
 }
 
 impl Key {
-    /// A key with a well-known name.
-    pub(super) fn new(py: Python<'_>, name: &str, kind: Kind) -> Key {
-        Key::with(PyString::intern(py, name), name, kind)
-    }
-
     fn with(text: Bound<'_, PyString>, name: &str, kind: Kind) -> Key {
-        // Secrets are not kept beyond their request.
         let keeps = !matches!(name, "HTTP_COOKIE" | "HTTP_AUTHORIZATION" | "HTTP_PROXY_AUTHORIZATION");
         Key {
             text: text.unbind(),
             kind,
+            written: 0,
             met: 0,
             first: Span::default(),
             keeps,
@@ -74,13 +106,22 @@ impl Key {
         }
     }
 
-    /// `bytes` as a `str`.
+    /// Whether the last value was made of these bytes and is still known.
     #[inline]
-    pub(super) fn value<'py>(&mut self, py: Python<'py>, bytes: &[u8]) -> Bound<'py, PyString> {
-        if let Some(last) = &self.last
-            && self.last_bytes == bytes
-        {
+    pub(super) fn repeats(&mut self, bytes: &[u8]) -> bool {
+        let repeats = self.last.is_some() && self.last_bytes == bytes;
+        if repeats {
             self.misses = 0;
+        }
+        repeats
+    }
+
+    /// `bytes` as a `str`, after [`Key::repeats`] was asked for them.
+    #[inline]
+    pub(super) fn value<'py>(&mut self, py: Python<'py>, bytes: &[u8], repeats: bool) -> Bound<'py, PyString> {
+        if let Some(last) = &self.last
+            && repeats
+        {
             return last.bind(py).clone();
         }
         let value = latin1(py, bytes);
@@ -93,6 +134,11 @@ impl Key {
             self.last = None;
         }
         value
+    }
+
+    /// The environ got a value that was not made by [`Key::value`].
+    pub(super) fn forget(&mut self) {
+        self.last = None;
     }
 }
 
@@ -117,29 +163,36 @@ struct Spelling {
 }
 
 impl Names {
-    pub(super) fn new(cgi: bool) -> Names {
+    pub(super) fn new(py: Python<'_>, cgi: bool) -> Names {
+        let kind = |name: &str| match (cgi, name) {
+            (true, name) => variable(name.as_bytes()).1,
+            (false, "HTTP_HOST") => Kind::Host,
+            (false, _) => Kind::Last,
+        };
         Names {
             cgi,
             seed: RandomState::new().hash_one(0),
             table: vec![0; MAX_NAMES * 2],
             spellings: Vec::new(),
-            keys: Vec::new(),
-            by_text: HashMap::new(),
+            keys: KNOWN.iter().map(|name| Key::with(PyString::intern(py, name), name, kind(name))).collect(),
+            by_text: KNOWN.iter().enumerate().map(|(index, name)| ((*name).into(), index as u32)).collect(),
             interned: 0,
             request: 0,
         }
     }
 
-    /// Begins a request and returns its number, to compare [`Key::met`] with.
-    pub(super) fn begin(&mut self) -> u64 {
-        if self.spellings.len() > MAX_NAMES {
-            *self = Names { request: self.request, interned: self.interned, ..Names::new(self.cgi) };
+    /// Begins a request and returns its number, to compare [`Key::met`] and [`Key::written`] with. False: indices of earlier
+    /// requests mean nothing any more.
+    pub(super) fn begin(&mut self, py: Python<'_>) -> (u64, bool) {
+        let full = self.spellings.len() > MAX_NAMES;
+        if full {
+            *self = Names { request: self.request, interned: self.interned, ..Names::new(py, self.cgi) };
         }
         self.request += 1;
-        self.request
+        (self.request, !full)
     }
 
-    /// The key at an index that [`Names::find`] gave in this request.
+    /// The key at an index that [`Names::find`] gave in this request, or [`Known`] has.
     #[inline]
     pub(super) fn key(&mut self, index: usize) -> &mut Key {
         &mut self.keys[index]

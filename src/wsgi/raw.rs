@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyType};
+use pyo3::types::{PyDict, PyString, PyType};
 
 /// A `str` of latin-1 bytes, as PEP 3333 wants every byte string of a request. One pass for what is all ASCII.
 #[inline]
@@ -23,6 +23,28 @@ pub(super) fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> Bound<'py, PyString>
         let text = ffi::PyUnicode_DecodeLatin1(bytes.as_ptr().cast(), bytes.len() as ffi::Py_ssize_t, std::ptr::null());
         Bound::from_owned_ptr(py, text).cast_into_unchecked()
     }
+}
+
+/// A number that no two states of any dicts share, as long as CPython keeps one (to 3.13).
+#[inline]
+#[cfg(not(any(Py_3_14, Py_GIL_DISABLED)))]
+pub(super) fn version(dict: &Bound<'_, PyDict>) -> Option<u64> {
+    #[allow(deprecated, reason = "where it is gone, it is not asked for")]
+    // SAFETY: the object is a dict by its type, alive by the reference given, and this thread is attached.
+    Some(unsafe { (*dict.as_ptr().cast::<ffi::PyDictObject>()).ma_version_tag })
+}
+
+#[inline]
+#[cfg(any(Py_3_14, Py_GIL_DISABLED))]
+pub(super) fn version(_dict: &Bound<'_, PyDict>) -> Option<u64> {
+    None
+}
+
+/// Whether the reference given is the only one to the object.
+#[inline]
+pub(super) fn is_only_ours<T>(object: &Bound<'_, T>) -> bool {
+    // SAFETY: the object is alive by the reference given, and this thread is attached.
+    unsafe { ffi::Py_REFCNT(object.as_ptr()) == 1 }
 }
 
 /// How many references there are to an object.

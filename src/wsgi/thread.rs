@@ -124,10 +124,19 @@ impl AppThread<'_> {
         }
         let built = built.map(|built| if tees { self.tee(built, serial) } else { built });
         // A panic below an application's frame arrives here as one too, and is a fault of rsgi.
-        let end = built.and_then(|built| catch_unwind(AssertUnwindSafe(|| self.run(built)))).unwrap_or_else(|_| {
-            log::error!("rsgi panicked while it served {}", self.describe());
-            End::Failed(500)
+        let run = built.and_then(|built| {
+            catch_unwind(AssertUnwindSafe(|| match built {
+                Ok((environ, app)) => (self.run(&environ, app), Some(environ)),
+                Err(error) => (self.failed(&error), None),
+            }))
         });
+        let (end, environ) = run.unwrap_or_else(|_| {
+            log::error!("rsgi panicked while it served {}", self.describe());
+            (End::Failed(500), None)
+        });
+        if let Some(environ) = environ {
+            self.environs.keep(environ);
+        }
         let mut response = self.callables.shared.take(py);
         let response = &mut *response;
         response.end_errors();
@@ -175,12 +184,8 @@ impl AppThread<'_> {
         self.py.detach(f)
     }
 
-    fn run(&self, built: PyResult<Built<'_>>) -> End {
+    fn run(&self, environ: &Bound<'_, PyDict>, app: Option<usize>) -> End {
         let py = self.py;
-        let (environ, app) = match built {
-            Ok(built) => built,
-            Err(error) => return self.failed(&error),
-        };
         let Some(callable) = app.and_then(|index| self.apps.get(index)) else {
             let mount = app.map_or("", |index| self.apps.mount(index));
             log::error!("{}: no application was loaded for {:?}, see the log of the start", self.describe(), mount);

@@ -41,6 +41,26 @@ fn an_attached_daemon_is_started_again_and_ends_with_the_server() {
 }
 
 #[test]
+fn signals_reach_what_the_server_starts() {
+    let setup = Setup::http("basic");
+    let (daemon, hook) = (stays(&setup, "daemon"), setup.path("hook").display().to_string());
+    let hook = format!("exec grep SigBlk /proc/self/status > {hook}");
+    let mut server = setup.set("attach-daemon", daemon).set("exec-as-user-atexit", hook).start();
+    let pid = wait_for_starts(&server, "daemon", 1);
+    let is_free = |status: String| {
+        let line = status.lines().find(|line| line.starts_with("SigBlk:")).expect("a mask").to_owned();
+        line.ends_with("\t0000000000000000")
+    };
+    assert!(is_free(std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives")));
+    server.signal(Signal::SIGTERM);
+    server.wait();
+    // So it ended by itself, and was not killed.
+    assert!(!server.log().contains("takes too long"), "{}", server.log());
+    assert!(is_free(std::fs::read_to_string(server.path("hook")).expect("its mask")));
+    server.expect_end();
+}
+
+#[test]
 fn daemons_live_over_a_reload() {
     differs("Attached daemons that a reload does not change go on running.", || {
         let setup = Setup::http("basic");

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
-use crate::gateway::{Body, BodySource, Exchange, FilePart, Kept, Local, Payload, Peer, Sent};
+use crate::gateway::{Body, BodySource, Exchange, FilePart, Kept, Local, Payload, Peer, Sent, Told};
 use crate::interpreter;
 use crate::protocol::Protocol;
 use crate::protocol::http::head::{Limits, parse};
@@ -43,6 +43,7 @@ pub(super) struct Fake {
     pub(super) head: Vec<u8>,
     pub(super) local: Local,
     pub(super) peer: Peer,
+    pub(super) told: Option<Told>,
     pub(super) body: Body,
     /// The response head as it went out.
     pub(super) sent_head: Option<String>,
@@ -115,6 +116,7 @@ impl Fake {
             head,
             local: Local { index: 0, protocol, server_name: "box".into(), server_port: "8000".into() },
             peer: Peer { addr: "192.0.2.1".into(), port: "4711".into() },
+            told: None,
             body,
             sent_head: None,
             pieces: Vec::new(),
@@ -177,6 +179,10 @@ impl Exchange for Fake {
 
     fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    fn told(&self) -> Option<&Told> {
+        self.told.as_ref()
     }
 
     fn take_body(&mut self) -> Body {
@@ -264,7 +270,14 @@ impl BodySource for Trickle {
 
 /// Options of one worker with one thread.
 pub(super) fn options() -> Options {
-    Options { threads: 1, processes: 1, manage_script_name: false, fastcgi_stderr: false, run_once: false }
+    Options {
+        threads: 1,
+        processes: 1,
+        manage_script_name: false,
+        fastcgi_stderr: false,
+        file_wrapper: true,
+        run_once: false,
+    }
 }
 
 /// Applications by mount point, each the `application` of its source.

@@ -1,5 +1,6 @@
 //! Behaviour of the application side, with an [`Exchange`](crate::gateway::Exchange) that records.
 
+mod draft;
 mod environ;
 mod failure;
 pub(super) mod fake;
