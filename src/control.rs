@@ -3,6 +3,10 @@
 //! Pure: encoding and decoding only. The end of file on such a socket is a word as well: the other
 //! side is gone, and a worker or zygote that loses its master finishes and exits.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
 /// Longest datagram, in bytes. Texts are cut to fit.
 pub const MAX_MESSAGE: usize = 4096;
 
@@ -29,7 +33,7 @@ pub enum FromZygote {
     Ready,
     /// The application could not be loaded: the cause in one line, and after it the traceback (which is in the log) or its end.
     LoadFailed(String),
-    /// The files of the imported modules; the message carries a descriptor of their list.
+    /// The files of the imported modules; the message carries a descriptor of their list, [`Imported::encode`] one after the other.
     Modules,
     /// The interpreter or the virtualenv is unusable; one line.
     StartFailed(String),
@@ -49,11 +53,51 @@ pub enum FromZygote {
     },
 }
 
+/// A file that was imported. Its time is told by whoever imported it: the master may hear of it when it has changed again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Imported {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its modification time, in seconds and nanoseconds; none: it is gone.
+    pub time: Option<(i64, i64)>,
+}
+
+impl Imported {
+    /// Adds it to a list.
+    pub fn encode(&self, list: &mut Vec<u8>) {
+        if let Some((seconds, nanoseconds)) = self.time {
+            list.extend_from_slice(format!("{seconds}.{nanoseconds}").as_bytes());
+        }
+        list.push(b' ');
+        list.extend_from_slice(self.path.as_os_str().as_bytes());
+        list.push(0);
+    }
+
+    /// The entries of a list, without those that make no sense.
+    pub fn decode_all(list: &[u8]) -> Vec<Imported> {
+        let decode = |entry: &[u8]| {
+            let at = entry.iter().position(|byte| *byte == b' ')?;
+            let path = PathBuf::from(OsStr::from_bytes(entry.get(at + 1..).filter(|path| !path.is_empty())?));
+            let time = match std::str::from_utf8(&entry[..at]).ok()? {
+                "" => None,
+                time => {
+                    let (seconds, nanoseconds) = time.split_once('.')?;
+                    Some((seconds.parse().ok()?, nanoseconds.parse().ok()?))
+                }
+            };
+            Some(Imported { path, time })
+        };
+        list.split(|byte| *byte == 0).filter_map(decode).collect()
+    }
+}
+
 /// Why a worker is asked to retire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retire {
     /// Others go on serving the listeners: stop accepting, finish what is in flight, exit.
     Replaced,
+    /// The same, by workers on a scoreboard of their own.
+    ReplacedElsewhere,
     /// The whole server stops: serve what waits in the listen queue too, then exit.
     Stop,
 }
@@ -191,6 +235,7 @@ impl ToWorker {
     pub fn encode(self) -> Vec<u8> {
         match self {
             ToWorker::Retire { how: Retire::Replaced, heirs } => number(b'r', &[heirs], ""),
+            ToWorker::Retire { how: Retire::ReplacedElsewhere, heirs } => number(b'e', &[heirs], ""),
             ToWorker::Retire { how: Retire::Stop, heirs } => number(b's', &[heirs], ""),
             ToWorker::Log => vec![b'l'],
             ToWorker::Ping => vec![b'p'],
@@ -204,6 +249,7 @@ impl ToWorker {
     pub fn decode(bytes: &[u8]) -> Option<ToWorker> {
         let how = match bytes.first()? {
             b'r' => Retire::Replaced,
+            b'e' => Retire::ReplacedElsewhere,
             b's' => Retire::Stop,
             b'l' => return Some(ToWorker::Log),
             b'p' => return Some(ToWorker::Ping),
@@ -279,7 +325,7 @@ mod tests {
         for limit in [Limit::Requests(1), Limit::Resident(2), Limit::AddressSpace(u32::MAX)] {
             assert_eq!(FromWorker::decode(&FromWorker::Reached(limit).encode()), Some(FromWorker::Reached(limit)));
         }
-        for how in [Retire::Replaced, Retire::Stop] {
+        for how in [Retire::Replaced, Retire::ReplacedElsewhere, Retire::Stop] {
             let message = ToWorker::Retire { how, heirs: 12 };
             assert_eq!(ToWorker::decode(&message.encode()), Some(message));
         }
@@ -293,6 +339,17 @@ mod tests {
         assert_eq!(ToZygote::decode(&ToZygote::Log.encode()), Some(ToZygote::Log));
         assert_eq!(ToWorker::decode(&ToWorker::Log.encode()), Some(ToWorker::Log));
         assert!(FromZygote::LoadFailed(long).encode().len() <= MAX_MESSAGE);
+    }
+
+    #[test]
+    fn lists_of_files_survive_encoding_and_nonsense_does_not() {
+        let files = [("/a b/c.py", Some((-1, 5))), ("/gone", None), ("d", Some((1 << 40, 999_999_999)))];
+        let files = files.map(|(path, time)| Imported { path: path.into(), time });
+        let mut list = Vec::new();
+        files.iter().for_each(|file| file.encode(&mut list));
+        assert_eq!(Imported::decode_all(&list), files);
+        assert_eq!(Imported::decode_all(b"\x00/old\x001 /no-point\x001.x /no-number\x001.1 \x00"), []);
+        assert_eq!(Imported::decode_all(b""), []);
     }
 
     #[test]

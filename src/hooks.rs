@@ -7,7 +7,6 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::config::hooks::{Awaited, Deed, Hook, Phase};
@@ -82,6 +81,9 @@ pub fn carry_out(hook: &Hook) -> Result<(), String> {
             let gid = group.parse().ok().or_else(|| user::group_by_name(group)).ok_or("no such group")?;
             plain(std::os::unix::fs::chown(path, Some(uid), Some(gid)))
         }
+        Deed::Mount(made) => plain(sys::mount::mount(&made.kind, &made.source, &made.folder, made.flags, &made.data)),
+        Deed::Unmount(gone) => plain(sys::mount::unmount(&gone.folder, gone.flags, gone.below)),
+        Deed::Name(name) => plain(sys::mount::set_host_name(name)),
         Deed::Wait(what, name, seconds) => wait_for(*what, name, Duration::from_secs(*seconds)),
         Deed::Enter(path) => plain(std::env::set_current_dir(path)),
         Deed::Set(name, value) => {
@@ -153,8 +155,7 @@ fn is_mount_point(path: &Path) -> bool {
 
 /// Runs a shell command to its end.
 fn execute(command: &str) -> Result<(), String> {
-    let run = || Command::new("/bin/sh").args(["-c", command]).stdin(Stdio::null()).status();
-    let (status, _) = fd::with_original_limit(run);
+    let (status, _) = fd::with_original_limit(|| process::run_shell(command));
     match status {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(match (status.code(), status.signal()) {

@@ -137,11 +137,6 @@ impl Scoreboard {
         (0..LANES).map(|lane| self.slot(id, lane)).find(|slot| slot.state() == State::Ready)
     }
 
-    /// Whether a process is ready as worker `id`.
-    pub fn is_served(&self, id: u32) -> bool {
-        id as usize <= self.workers() && self.ready(id).is_some()
-    }
-
     /// Numbers a request: 1 for the first one of the whole server.
     pub fn count_request(&self) -> u64 {
         self.totals.rows()[0][0].fetch_add(1, Ordering::Relaxed) + 1

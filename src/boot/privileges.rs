@@ -42,6 +42,7 @@ pub(super) fn identity(settings: &Settings) -> Identity {
 /// pid files to be written later: those stand outside of it, as in uWSGI.
 pub(super) fn change_root(settings: &Settings, made: &mut Made) -> Result<(bool, Vec<File>), String> {
     hooks::run(&settings.hooks, Phase::Asap)?;
+    hooks::run(&settings.hooks, Phase::Files)?;
     hooks::run(&settings.hooks, Phase::PreJail)?;
     let mut safe = Vec::new();
     if let Some(folder) = &settings.privileges.chroot {

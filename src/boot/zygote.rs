@@ -67,6 +67,7 @@ pub(super) fn run_zygote(task: Task, start_dir: &Path) -> u8 {
                 processes: settings.processes,
                 manage_script_name: settings.manage_script_name,
                 fastcgi_stderr: settings.fastcgi_stderr,
+                file_wrapper: settings.file_wrapper,
                 run_once: false,
             },
         };

@@ -4,12 +4,15 @@ use std::path::PathBuf;
 
 use super::Touch;
 use super::draft::{Draft, Setting};
+use super::mounts::{Mount, Unmount};
 
 /// A point in the server's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Right after the configuration is read.
     Asap,
+    /// After it: `file-write`.
+    Files,
     /// Before privileges are given up, in this order; there is no jail.
     PreJail,
     /// See above.
@@ -101,6 +104,12 @@ pub enum Deed {
     Set(String, String),
     /// `print`, `log`.
     Print(String),
+    /// `mount`.
+    Mount(Mount),
+    /// `umount`.
+    Unmount(Unmount),
+    /// `hostname`: the machine's name.
+    Name(String),
     /// `wait_for_*`: no longer than so many seconds.
     Wait(Awaited, String, u64),
     /// `unix_signal`: what a signal to the master means from now on.
@@ -125,15 +134,12 @@ const SIGNALS: [i32; 12] = [1, 2, 3, 10, 12, 14, 15, 20, 21, 22, 23, 28];
 pub(super) const WAIT: u64 = 60;
 
 const ACTIONS: &str = "exec, safeexec, write, writen, append, appendn, writefifo, spinningfifo, touch, create, mkdir, unlink, \
-                       rename, chmod, chown, sticky, chdir, putenv, print, wait_for_fs, wait_for_file, wait_for_dir, \
+                       rename, chmod, chown, sticky, chdir, putenv, print, mount, umount, hostname, wait_for_fs, wait_for_file, wait_for_dir, \
                        wait_for_socket or unix_signal, a colon and what it is about";
 
 /// Why an action of uWSGI is none here.
 fn refused(action: &str) -> Option<&'static str> {
     Some(match action {
-        "mount" | "umount" | "hostname" => {
-            "no action that changes the machine: rsgi does not confine itself; use a container, systemd, or exec:"
-        }
         "call" | "callret" | "callint" | "callintret" => {
             "no function of uWSGI's C code; those that stop or reload are known to unix_signal in hook-master-start"
         }
@@ -143,6 +149,10 @@ fn refused(action: &str) -> Option<&'static str> {
         _ => return None,
     })
 }
+
+const MOUNT: &str = "mount: and a type, a source, a folder and, if wanted, flags with commas between and the type's own data, with \
+                     blanks between (as mount:tmpfs none /run/x nodev,nosuid size=1m)";
+const UNMOUNT: &str = "umount: and a folder and, if wanted, force, detach, rec";
 
 /// The deed of a hook.
 ///
@@ -194,6 +204,9 @@ fn parse(text: &str) -> Result<Deed, &'static str> {
         }
         "sticky" => Ok(Deed::Sticky(argument.into())),
         "cd" | "chdir" => Ok(Deed::Enter(argument.into())),
+        "mount" => Mount::parse(argument).map(Deed::Mount).ok_or(MOUNT),
+        "umount" => Unmount::parse(argument).map(Deed::Unmount).ok_or(UNMOUNT),
+        "hostname" => Ok(Deed::Name(argument.into())),
         "putenv" => {
             let (name, value) = argument.split_once('=').ok_or("putenv: and NAME=value")?;
             Ok(Deed::Set(name.into(), value.into()))
@@ -310,6 +323,24 @@ impl Draft<'_> {
         }
     }
 
+    /// `mount-PHASE`, `umount-PHASE`: a hook with this action.
+    pub(super) fn deed(&mut self, s: &Setting, phase: Phase, action: &str) {
+        if let Some(argument) = self.text(s) {
+            self.add_hook(s, phase, &format!("{action}:{argument}"), false);
+        }
+    }
+
+    /// `file-write`: `FILE=TEXT`.
+    pub(super) fn file_write(&mut self, s: &Setting) {
+        match s.value.split_once('=') {
+            Some((file, text)) if !file.is_empty() => {
+                let deed = Deed::Write(file.into(), format!("{text}\n"), false);
+                self.settings.hooks.push(Hook { phase: Phase::Files, deed, shown: format!("{} = {}", s.key, s.value) });
+            }
+            _ => self.error(s, "a file, = and the text to write into it"),
+        }
+    }
+
     pub(super) fn exec(&mut self, s: &Setting, phase: Phase) {
         if let Some(command) = self.text(s) {
             let shown = format!("{} = {command}", s.key);
@@ -335,6 +366,9 @@ mod tests {
         assert_eq!(parse("wait_for_dir:/a"), Ok(Deed::Wait(Awaited::Folder, "/a".into(), WAIT)));
         assert_eq!(parse("callret:chdir /"), Ok(Deed::Enter("/".into())));
         assert_eq!(parse("unix_signal:15 gracefully_kill_them_all"), Ok(Deed::Signal(15, Function::Stop)));
+        assert_eq!(parse("hostname:web1"), Ok(Deed::Name("web1".into())));
+        assert!(matches!(parse("mount:none /a /b bind"), Ok(Deed::Mount(_))));
+        assert!(matches!(parse("umount:/b"), Ok(Deed::Unmount(_))));
         assert_eq!(parse("print:"), Ok(Deed::Print(String::new())));
         for wrong in [
             "exec",
@@ -349,6 +383,8 @@ mod tests {
             "exit",
             "putenv:A",
             "unix_signal:15 exit",
+            "mount:tmpfs /a",
+            "umount:/a loudly",
             "unix_signal:9 grace_them_all",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");
@@ -357,14 +393,8 @@ mod tests {
 
     #[test]
     fn actions_of_uwsgi_that_are_none_here_are_refused_with_a_reason() {
-        for (action, reason) in [
-            ("mount:none / bind", "machine"),
-            ("hostname:x", "machine"),
-            ("call:sync", "C code"),
-            ("alarm:x y", "alarm"),
-            ("rpc:x", "rpc"),
-            ("exit:1", "ends"),
-        ] {
+        for (action, reason) in [("call:sync", "C code"), ("alarm:x y", "alarm"), ("rpc:x", "rpc"), ("exit:1", "ends")]
+        {
             assert!(parse(action).is_err_and(|why| why.contains(reason) && why != ACTIONS), "{action}");
         }
     }

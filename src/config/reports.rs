@@ -17,6 +17,9 @@ pub enum Report {
 }
 
 impl Report {
+    /// All of them.
+    pub const ALL: [Report; 3] = [Report::Stats, Report::Metrics, Report::Control];
+
     /// The option that asks for it.
     pub fn option(self) -> &'static str {
         match self {

@@ -109,6 +109,7 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("protocol", "http", |s| s.inherited_protocol == Protocol::Http),
     ("listen", "1024", |s| s.listen == 1024),
     ("disable-sendfile", "true", |s| !s.sendfile),
+    ("wsgi-disable-file-wrapper", "true", |s| !s.file_wrapper),
     ("no-defer-accept", "true", |s| !s.defer_accept),
     ("chmod-socket", "660", |s| s.chmod_socket == Some(0o660)),
     ("chown-socket", "web:www", |s| s.chown_socket == Some(Owner { uid: Some(33), gid: Some(44) })),
@@ -217,6 +218,37 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("hook-accepting1-once", "print:x", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::Accepting1Once)),
     ("hook-touch", "/f print:x", |s| s.triggers.touch == [("/f".into(), Touch::Hook(0))] && s.hooks.len() == 1),
     ("touch-exec", "/f a b", |s| s.hooks.iter().any(|hook| hook.deed == hooks::Deed::Exec("a b".into(), true))),
+    ("mount-asap", "none /a /b bind", |s| {
+        s.hooks.iter().any(|h| h.phase == hooks::Phase::Asap && matches!(h.deed, hooks::Deed::Mount(_)))
+    }),
+    ("mount-pre-jail", "none /a /b bind", |s| {
+        s.hooks.iter().any(|h| h.phase == hooks::Phase::PreJail && matches!(h.deed, hooks::Deed::Mount(_)))
+    }),
+    ("mount-post-jail", "none /a /b bind", |s| {
+        s.hooks.iter().any(|h| h.phase == hooks::Phase::PostJail && matches!(h.deed, hooks::Deed::Mount(_)))
+    }),
+    ("mount-in-jail", "none /a /b bind", |s| {
+        s.hooks.iter().any(|h| h.phase == hooks::Phase::InJail && matches!(h.deed, hooks::Deed::Mount(_)))
+    }),
+    ("mount-as-root", "none /a /b bind", |s| {
+        s.hooks.iter().any(|h| h.phase == hooks::Phase::AsRoot && matches!(h.deed, hooks::Deed::Mount(_)))
+    }),
+    ("umount-asap", "/b rec", |s| {
+        s.hooks.iter().any(|h| h.phase == hooks::Phase::Asap && matches!(h.deed, hooks::Deed::Unmount(_)))
+    }),
+    ("umount-pre-jail", "/b rec", |s| {
+        s.hooks.iter().any(|h| h.phase == hooks::Phase::PreJail && matches!(h.deed, hooks::Deed::Unmount(_)))
+    }),
+    ("umount-post-jail", "/b rec", |s| {
+        s.hooks.iter().any(|h| h.phase == hooks::Phase::PostJail && matches!(h.deed, hooks::Deed::Unmount(_)))
+    }),
+    ("umount-in-jail", "/b rec", |s| {
+        s.hooks.iter().any(|h| h.phase == hooks::Phase::InJail && matches!(h.deed, hooks::Deed::Unmount(_)))
+    }),
+    ("umount-as-root", "/b rec", |s| {
+        s.hooks.iter().any(|h| h.phase == hooks::Phase::AsRoot && matches!(h.deed, hooks::Deed::Unmount(_)))
+    }),
+    ("file-write", "/f=text", |s| s.hooks.iter().any(|hook| hook.phase == hooks::Phase::Files)),
     ("wait-for-fs", "/f", |s| waits(s, Awaited::Path, 60)),
     ("wait-for-file", "/f", |s| waits(s, Awaited::File, 60)),
     ("wait-for-dir", "/f", |s| waits(s, Awaited::Folder, 60)),
@@ -456,7 +488,7 @@ fn bad_values_say_what_would_be_good() {
         ("legion-attach-daemon = l:x", "no legions"),
         ("hook-touch = /f", "a file, a blank"),
         ("hook-touch = /f wait_for_fs:/x", "need not wait"),
-        ("hook-as-user = mount:none / bind", "container"),
+        ("hook-as-user = mount:none /", "a folder"),
         ("mount = here=app", "/path=application"),
         ("mount = /here", "/path=application"),
         ("umask = 9", "octal"),

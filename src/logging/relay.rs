@@ -18,8 +18,9 @@ use super::target::{FileTarget, Target, Usual};
 use crate::config::logs::{Encoder, LogFile, Logs, Pattern, Route};
 use crate::sys::fd::{self, PIECE};
 
-/// Room of the pipe in bytes: each message takes 4096 of them at least.
-const ROOM: i32 = 1 << 20;
+/// Room of the pipe in bytes, if the system allows it: each message takes 4096 of them at least. On a busy machine the relay may
+/// come late.
+const ROOM: i32 = 1 << 23;
 
 /// Messages that are read in a turn before the relay looks at other things.
 const TURN: usize = 512;

@@ -82,6 +82,8 @@ impl Master {
                     let generation = self.children.worker(key).map(|worker| worker.generation);
                     let foreign = generation.is_some_and(|number| self.foreign.contains(&number));
                     let heirs = if foreign { 0 } else { self.heirs(how) };
+                    let elsewhere = heirs > 0 && generation.is_some_and(|number| self.is_elsewhere(number));
+                    let how = if elsewhere { Retire::ReplacedElsewhere } else { how };
                     let _ = fd::send(control, &ToWorker::Retire { how, heirs }.encode(), None);
                 }
             }
@@ -206,7 +208,7 @@ impl Master {
         let serving = self.children.serving();
         match how {
             Retire::Stop => 0,
-            Retire::Replaced => {
+            Retire::Replaced | Retire::ReplacedElsewhere => {
                 let known = self.generations.iter().any(|known| known.number == serving);
                 if known { self.children.target() } else { 0 }
             }

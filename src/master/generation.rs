@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use super::Master;
 use super::desk::Door;
-use super::watch::Module;
+
 use crate::config::Settings;
+use crate::control::Imported;
 use crate::logging::relay::Plan;
 use crate::mailbox::Mailboxes;
 use crate::net::listener::Listener;
@@ -23,11 +24,13 @@ pub(super) struct Generation {
     pub(super) doors: Vec<Door>,
     pub(super) mailboxes: Arc<Mailboxes>,
     pub(super) scoreboard: Arc<Scoreboard>,
+    /// Its workers are on another scoreboard, of the program before, which this one cannot read.
+    pub(super) apart: bool,
     pub(super) zygote: Option<Zygote>,
     /// How long the import took.
     pub(super) import_ms: u64,
     /// Files of the application that are watched for changes.
-    pub(super) modules: Vec<Module>,
+    pub(super) modules: Vec<Imported>,
     /// Numbers of the workers that have been ready.
     pub(super) have_served: HashSet<u32>,
     /// What the relay does once this generation serves.
@@ -51,6 +54,17 @@ impl Master {
 
     pub(super) fn board(&self, number: u32) -> Option<Arc<Scoreboard>> {
         self.generations.iter().find(|generation| generation.number == number).map(|g| Arc::clone(&g.scoreboard))
+    }
+
+    /// Whether workers of a generation see nothing of those that serve on their scoreboard.
+    pub(super) fn is_elsewhere(&self, number: u32) -> bool {
+        let of = |number| self.generations.iter().find(|generation| generation.number == number);
+        match (of(number), of(self.children.serving())) {
+            (Some(one), Some(serving)) => {
+                one.number != serving.number && (one.apart || !Arc::ptr_eq(&one.scoreboard, &serving.scoreboard))
+            }
+            _ => false,
+        }
     }
 
     /// Forgets generations of which nothing is left.

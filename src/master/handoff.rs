@@ -263,8 +263,7 @@ impl Door {
     }
 
     pub(super) fn adopt_report(&self) -> Result<(Report, Listener), String> {
-        let known =
-            [Report::Stats, Report::Metrics].into_iter().find(|known| Some(known.option()) == self.report.as_deref());
+        let known = Report::ALL.into_iter().find(|known| Some(known.option()) == self.report.as_deref());
         Ok((known.ok_or_else(|| format!("{:?} is not known", self.report))?, self.adopt()?))
     }
 }

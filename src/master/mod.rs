@@ -4,7 +4,6 @@
 //! out what is decided there. It blocks nowhere else. What a child runs is a function given by `boot`.
 
 mod actions;
-mod attempts;
 pub mod children;
 pub mod command;
 mod daemons;
@@ -196,6 +195,7 @@ pub fn run(start: Start) -> Outcome {
         zygote: None,
         import_ms: 0,
         modules: Vec::new(),
+        apart: false,
         have_served: HashSet::new(),
         plan: None,
         began: monotonic_ms(),

@@ -174,6 +174,7 @@ impl Master {
             zygote: None,
             import_ms: 0,
             modules: Vec::new(),
+            apart: false,
             have_served: std::collections::HashSet::new(),
             plan,
             began: monotonic_ms(),

@@ -4,16 +4,14 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use super::Master;
 use super::command::{self, Command};
 use super::reload::How;
-use super::watch::Module;
 use crate::config::hooks::Deed;
 use crate::config::{Settings, Touch};
-use crate::control::ToWorker;
+use crate::control::{Imported, ToWorker};
 use crate::logging::relay::Renewal;
 use crate::sys;
 use crate::sys::clock::monotonic_ms;
@@ -54,15 +52,10 @@ impl Master {
             log::warn!("the modules of generation {number} cannot be read");
             return;
         }
-        let paths: Vec<PathBuf> = bytes
-            .split(|byte| *byte == 0)
-            .filter(|path| !path.is_empty())
-            .map(|path| std::ffi::OsString::from_vec(path.to_vec()).into())
-            .collect();
         let Some(generation) = self.generation(number) else { return };
         let known: HashSet<&Path> = generation.modules.iter().map(|module| module.path.as_path()).collect();
-        let new = paths.into_iter().filter(|path| !known.contains(path.as_path())).map(Module::new);
-        let new: Vec<Module> = new.collect();
+        let mut new = Imported::decode_all(&bytes);
+        new.retain(|file| !known.contains(file.path.as_path()));
         generation.modules.extend(new.iter().cloned());
         if number == self.children.serving() {
             let is_first = self.watch.descriptor().is_none();

@@ -178,8 +178,10 @@ impl Master {
             let limit = words::duration(trial.limit);
             return self.upgrade_failed(&format!("the import takes longer than {limit} (reload-import-timeout)"), "");
         }
-        // A process whose number is only on its way could not be told from a stranger afterwards.
-        if trial.passed && !self.children.expects_births() {
+        // A process whose number is only on its way could not be told from a stranger afterwards; nor could a zygote that has
+        // closed its socket and not ended yet, and a stop would wait for its end for ever.
+        let dying = |known: &Generation| known.zygote.as_ref().is_some_and(|zygote| zygote.control.is_none());
+        if trial.passed && !self.children.expects_births() && !self.generations.iter().any(dying) {
             // It comes back only if nothing has happened.
             let error = self.become_program();
             self.go_home();
@@ -365,6 +367,7 @@ pub(super) fn adopt_generations(
             zygote,
             import_ms: known.import_ms,
             // Those that come are the first of the new program.
+            apart: foreign,
             have_served: std::collections::HashSet::new(),
             modules: Vec::new(),
             plan: None,

@@ -12,6 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::config::Touch;
+use crate::control::Imported;
 use crate::sys;
 use crate::sys::inotify::{self, Watcher};
 
@@ -20,20 +21,6 @@ const MOST_LINKS: usize = 40;
 
 /// Modification time: seconds and nanoseconds.
 type Mtime = (i64, i64);
-
-/// A file of the application, and its time when it was imported.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Module {
-    pub(super) path: PathBuf,
-    seen: Option<Mtime>,
-}
-
-impl Module {
-    /// A module that was just imported.
-    pub(super) fn new(path: PathBuf) -> Module {
-        Module { seen: mtime(&path), path }
-    }
-}
 
 fn mtime(path: &Path) -> Option<Mtime> {
     fs::metadata(path).ok().map(|found| (found.mtime(), found.mtime_nsec()))
@@ -88,7 +75,7 @@ impl Watch {
         &mut self,
         touch: Vec<(PathBuf, Touch)>,
         trees: Vec<PathBuf>,
-        modules: &[Module],
+        modules: &[Imported],
     ) -> Option<PathBuf> {
         let before = std::mem::take(&mut self.touched);
         *self = Watch::default();
@@ -149,7 +136,7 @@ impl Watch {
     }
 
     /// More files of the application. Gives one that has changed since it was imported.
-    pub(super) fn add_modules(&mut self, modules: &[Module]) -> Option<PathBuf> {
+    pub(super) fn add_modules(&mut self, modules: &[Imported]) -> Option<PathBuf> {
         let mut changed = None;
         for module in modules {
             if self.modules.contains_key(&module.path) {
@@ -161,7 +148,7 @@ impl Watch {
                 self.module_folders.insert(folder);
             }
             // Now that it is watched no change is missed.
-            let mut seen = module.seen;
+            let mut seen = module.time;
             if is_new(&mut seen, mtime(&module.path)) {
                 changed.get_or_insert_with(|| module.path.clone());
             }
@@ -352,7 +339,7 @@ mod tests {
         let (module, other) = (folder.join("m.py"), folder.join("new.py"));
         touch(&module, 5);
         let mut watch = Watch::default();
-        let imported = Module::new(module.clone());
+        let imported = Imported { time: mtime(&module), path: module.clone() };
         assert_eq!(watch.set(Vec::new(), Vec::new(), std::slice::from_ref(&imported)), None);
         touch(&other, 5);
         assert_eq!(watch.look(), Seen::default());

@@ -67,7 +67,7 @@ pub fn listens(listener: &Listener) -> String {
 /// Why a worker is told to go.
 pub(super) fn reason(how: Retire) -> &'static str {
     match how {
-        Retire::Replaced => "another one has taken its place",
+        Retire::Replaced | Retire::ReplacedElsewhere => "another one has taken its place",
         Retire::Stop => "the server stops",
     }
 }

@@ -38,6 +38,13 @@ impl Stream {
         }
     }
 
+    /// Whether bytes are there to be read.
+    pub fn has_bytes(&self) -> bool {
+        use nix::sys::socket::{MsgFlags, recv};
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        recv(self.as_raw_fd(), &mut [0], flags).is_ok_and(|count| count > 0)
+    }
+
     /// Writes one piece; returns the bytes taken, 0 when the socket is full.
     ///
     /// # Errors

@@ -57,6 +57,13 @@ impl Scoreboard {
         slot.keep_promise();
         None
     }
+
+    /// A connection has come out of the mailbox of worker `id` that was promised to process `pid`.
+    pub fn keep_promise(&self, id: u32, pid: i32) {
+        if let Some(slot) = (0..LANES).map(|lane| self.slot(id, lane)).find(|slot| slot.pid() == pid) {
+            slot.keep_promise();
+        }
+    }
 }
 
 impl WorkerSlot<'_> {
@@ -135,5 +142,24 @@ mod tests {
         board.worker(1).reset(101, 1);
         board.worker(1).set_state(State::Ready);
         assert!(board.promise(1).is_some());
+    }
+
+    #[test]
+    fn a_letter_to_a_process_of_before_keeps_no_promise_to_the_next() {
+        let board = Scoreboard::create(1, 1).unwrap();
+        for (lane, pid) in [(0, 100), (1, 101)] {
+            board.slot(1, lane).reset(pid, 1);
+            board.slot(1, lane).set_state(State::Ready);
+            assert_eq!(board.promise(1).map(WorkerSlot::pid), Some(pid));
+            if pid == 100 {
+                board.slot(1, lane).set_state(State::Retiring);
+            }
+        }
+        // The mailbox belongs to the number: the second process takes both.
+        board.keep_promise(1, 100);
+        assert!(!board.slot(1, 1).seal(), "its own is on its way");
+        board.keep_promise(1, 101);
+        assert!(board.slot(1, 1).seal());
+        board.keep_promise(1, 102);
     }
 }

@@ -403,17 +403,21 @@ pub fn takes(number: RawFd, millis: i32) -> bool {
     unsafe { libc::poll(&raw mut polled, 1, millis) == 1 && polled.revents & libc::POLLOUT != 0 }
 }
 
-/// A pipe that keeps messages of up to [`PIECE`] bytes apart (`O_DIRECT`), with room for `bytes` if the system allows it;
-/// close-on-exec. Its writing end waits.
+/// A pipe that keeps messages of up to [`PIECE`] bytes apart (`O_DIRECT`), with room for `bytes` or as much of it as the system
+/// allows; close-on-exec. Its writing end waits.
 ///
 /// # Errors
 /// The system's.
 pub fn message_pipe(bytes: i32) -> io::Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_DIRECT)?;
-    // More than a user may have, or than the system allows: the usual size does.
-    let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(bytes));
+    // More than a user may have, or than the system allows: less does, and at last the usual size.
+    let mut sizes = std::iter::successors(Some(bytes), |size| Some(size / 2)).take_while(|size| *size > USUAL_PIPE);
+    sizes.any(|size| fcntl(&writer, FcntlArg::F_SETPIPE_SZ(size)).is_ok());
     Ok((reader, writer))
 }
+
+/// The room of a pipe of which nothing was asked, in bytes.
+const USUAL_PIPE: i32 = 1 << 16;
 
 /// Most bytes that a pipe keeps in one piece (pipe(7): PIPE_BUF, and with O_DIRECT the length of a packet).
 pub const PIECE: usize = libc::PIPE_BUF;

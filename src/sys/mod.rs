@@ -9,6 +9,7 @@ pub mod exec;
 pub mod fd;
 pub mod inotify;
 pub mod memory;
+pub mod mount;
 pub mod privileges;
 pub mod process;
 pub mod signal;

@@ -196,12 +196,27 @@ pub fn spawn_shell(command: &str, how: Spawn<'_>) -> io::Result<i32> {
     how.folder.map(|folder| shell.current_dir(folder));
     let parent = own_id();
     let prepare = move || {
+        // What the master reads one by one would never reach a program that is to end by it.
+        super::signal::unblock_all()?;
         nix::unistd::setsid()?;
         if attached { die_with_parent(parent) } else { Ok(()) }
     };
     // SAFETY: system calls alone, which may be made between fork and exec.
     unsafe { shell.pre_exec(prepare) };
     shell.spawn().map(|child| child.id() as i32)
+}
+
+/// Runs a shell command to its end, with nothing to read.
+///
+/// # Errors
+/// The system's.
+pub fn run_shell(command: &str) -> io::Result<std::process::ExitStatus> {
+    use std::os::unix::process::CommandExt;
+    let mut shell = std::process::Command::new("/bin/sh");
+    shell.args(["-c", command]).stdin(std::process::Stdio::null());
+    // SAFETY: a system call alone, which may be made between fork and exec.
+    unsafe { shell.pre_exec(super::signal::unblock_all) };
+    shell.status()
 }
 
 /// Leaves the session and the terminal of whoever started this process.

@@ -215,6 +215,11 @@ impl Connection {
     fn expire(&mut self, spare: &mut Spare) -> Step {
         match self.phase {
             Phase::Idle if self.is_trunk() => self.expire_mux(spare),
+            // Its request came in time, and nobody had time to look.
+            Phase::Idle if self.io.stream.has_bytes() => {
+                self.readable = true;
+                self.step(spare)
+            }
             Phase::Head | Phase::Body if self.phase == Phase::Body || self.protocol() == Protocol::Http => {
                 let what = if self.phase == Phase::Head { "head" } else { "body" };
                 log::info!("{}: the request's {what} did not arrive in time, answered with 408", self.who());

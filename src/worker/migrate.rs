@@ -47,11 +47,28 @@ pub(super) struct Packed {
     pub(super) spooled: Option<File>,
 }
 
+/// To whom a letter is promised that is not.
+const NOBODY: i32 = 0;
+
+impl Packed {
+    /// Notes the process that waits for it. Another one may take it: mailboxes belong to numbers.
+    pub(super) fn promise_to(&mut self, pid: i32) {
+        self.letter[..4].copy_from_slice(&pid.to_le_bytes());
+    }
+}
+
+/// The process that waits for a letter, if one does.
+pub(super) fn promised_to(message: &[u8]) -> Option<i32> {
+    let pid = i32::from_le_bytes(*message.first_chunk()?);
+    (pid != NOBODY).then_some(pid)
+}
+
 impl<'a> Letter<'a> {
     /// The message; `None` when it is too long to be sent.
     pub(super) fn encode(&self) -> Option<Vec<u8>> {
         let texts = [self.listener, self.peer_addr, self.peer_port];
         let mut out = Vec::with_capacity(64 + self.bytes.len());
+        out.extend_from_slice(&NOBODY.to_le_bytes());
         out.push(match self.protocol {
             Protocol::Http => b'h',
             Protocol::Uwsgi => b'u',
@@ -77,6 +94,7 @@ impl<'a> Letter<'a> {
 
     /// Reads a message; `None` for one that this program does not send.
     pub(super) fn decode(message: &'a [u8]) -> Option<Letter<'a>> {
+        let (_, message) = message.split_first_chunk::<4>()?;
         let (&[protocol, hops, flags], mut rest) = message.split_first_chunk::<3>()?;
         let mut texts = [""; 3];
         for text in &mut texts {
@@ -130,6 +148,10 @@ mod tests {
         };
         let message = letter.encode().unwrap();
         assert_eq!(Letter::decode(&message).as_ref(), Some(&letter));
+        assert_eq!(promised_to(&message), None);
+        let mut packed = Packed { letter: message.clone(), spooled: None };
+        packed.promise_to(4711);
+        assert_eq!((promised_to(&packed.letter), Letter::decode(&packed.letter)), (Some(4711), Some(letter)));
         let letter = Letter { body: Carried::File(1 << 40), ..letter };
         assert_eq!(Letter::decode(&letter.encode().unwrap()), Some(letter));
         for cut in 0..message.len() - b"GET / HTTP/1.1\r\n".len() {

@@ -13,6 +13,8 @@ mod moves;
 mod orders;
 mod retirement;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -31,8 +33,7 @@ use crate::control::FromWorker;
 use crate::net::listener::Listener;
 use crate::sys;
 
-use doors::Door;
-use state::{CONTROL, Driver, Event, LISTENERS, MAILBOX, Parked, Pick, SIGNALS, Slot, State, WAKER, What};
+use state::{CONTROL, Door, Driver, Event, LISTENERS, MAILBOX, Parked, Pick, SIGNALS, Slot, State, WAKER, What};
 
 /// Events fetched by one epoll_wait.
 const BATCH: usize = 256;

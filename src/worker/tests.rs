@@ -23,7 +23,7 @@ use crate::protocol::http::head::Limits;
 use crate::protocol::response::Head;
 use crate::scoreboard::Scoreboard;
 
-fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
+pub(super) fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
     let second = Duration::from_secs(1);
     let mut options = Options {
         threads: 1,
@@ -258,6 +258,17 @@ fn deadlines_answer_408_for_a_slow_head_or_body_and_nothing_when_idle() {
     assert_eq!(idle.respond(b"x"), Step::Wait);
     assert!(idle.connection.work.is_none(), "an idle connection keeps no buffers");
     assert_eq!(idle.connection.meet(None, &mut idle.spare), Step::Close);
+}
+
+#[test]
+fn a_request_that_came_before_the_end_of_its_connection_is_served() {
+    let mut client = Client::new(&worker(|_| ()), 0);
+    client.socket.write_all(b"GET /late HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    // Nobody had looked before the time was over.
+    assert_eq!(client.connection.meet(None, &mut client.spare), Step::Request);
+    assert_eq!(client.target(), "/late");
+    let mut client = Client::new(&worker(|_| ()), 0);
+    assert_eq!(client.connection.meet(None, &mut client.spare), Step::Close);
 }
 
 #[test]

@@ -1,15 +1,17 @@
 //! The files of imported modules, for `py-auto-reload`: the master watches them. A list may be long, so it goes through
-//! a file whose descriptor is sent.
+//! a file whose descriptor is sent. With each file goes its time: a worker serves before the master has read the list, and what
+//! changes in between must not look as if it had been imported.
 
 use std::io::{Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::control::Imported;
 use crate::sys::fd;
 
 /// How modules are watched.
@@ -41,19 +43,22 @@ impl Watched {
     /// Sends the list with `word`, a message of the control protocol. Gives the number of files.
     pub(super) fn announce(&self, control: impl AsFd, word: &[u8]) -> Option<usize> {
         let files = Python::try_attach(|py| self.files(py))?.unwrap_or_default();
+        let count = files.len();
+        let mut list = Vec::new();
+        for path in files {
+            let time = path.metadata().ok().map(|found| (found.mtime(), found.mtime_nsec()));
+            Imported { path, time }.encode(&mut list);
+        }
         let sent = || {
-            let mut list = tempfile::tempfile()?;
-            for file in &files {
-                list.write_all(file.as_os_str().as_bytes())?;
-                list.write_all(b"\0")?;
-            }
-            list.rewind()?;
-            fd::send(control, word, Some(list.as_fd()))
+            let mut file = tempfile::tempfile()?;
+            file.write_all(&list)?;
+            file.rewind()?;
+            fd::send(control, word, Some(file.as_fd()))
         };
         if let Err(error) = sent() {
             log::warn!("the master does not hear which modules to watch: {error}");
         }
-        Some(files.len())
+        Some(count)
     }
 
     /// Goes on looking for new modules in a worker, while it lives.

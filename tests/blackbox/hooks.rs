@@ -1,10 +1,12 @@
 //! What is done at points of the server's life: hook-* and exec-*.
 
+use std::process::Command;
+
 use nix::sys::signal::Signal;
 
 use crate::harness::http::get;
 use crate::harness::server::{Server, Setup};
-use crate::harness::{differs, wait_until};
+use crate::harness::{differs, touch, touch_until, wait_until};
 
 /// In the order in which they come. Those of one line come in the order written.
 const PHASES: &[&[&str]] = &[
@@ -96,13 +98,6 @@ fn a_worker_that_replaces_another_does_not_begin_anew() {
     assert_eq!(notes(&server)[5..], ["hook-post-fork", "hook-accepting", "hook-accepting1"]);
 }
 
-/// Gives a file another time and closes it.
-fn touch(server: &Server, name: &str) {
-    let file = std::fs::OpenOptions::new().append(true).open(server.path(name)).expect("the file");
-    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(5);
-    file.set_modified(later).expect("its time");
-}
-
 #[test]
 fn a_touched_file_does_what_a_hook_says() {
     let setup = Setup::http("basic").file("one", "").file("two", "");
@@ -112,10 +107,8 @@ fn a_touched_file_does_what_a_hook_says() {
         .set("hook-touch", format!("{} appendn:{did} touched", one.display()))
         .set("touch-exec", format!("{two} echo ran >> {did}"))
         .start();
-    touch(&server, "one");
-    wait_until("the hook ran", || notes(&server) == ["touched"]);
-    touch(&server, "two");
-    wait_until("the command ran", || notes(&server) == ["touched", "ran"]);
+    touch_until(&server.path("one"), "the hook ran", || notes(&server) == ["touched"]);
+    touch_until(&server.path("two"), "the command ran", || notes(&server) == ["touched", "ran"]);
 }
 
 #[test]
@@ -125,7 +118,7 @@ fn a_command_for_a_touched_file_keeps_nobody_waiting() {
         let (one, go) = (setup.path("one").display().to_string(), setup.path("go").display().to_string());
         let server =
             setup.set("hook-touch", format!("{one} exec:while [ ! -e {go} ]; do sleep 0.01; done; exit 3")).start();
-        touch(&server, "one");
+        touch(&server.path("one"));
         server.wait_for_log(&["one was touched"]);
         // The master hears signals, and reloads.
         server.signal(Signal::SIGHUP);
@@ -224,20 +217,124 @@ fn what_is_waited_for_in_vain_ends_the_start() {
 }
 
 #[test]
-fn actions_that_rsgi_does_not_take_are_refused_with_a_reason() {
+fn functions_of_uwsgi_are_refused_with_a_reason() {
     differs(
-        "Hook actions that change the machine or call functions of uWSGI's (`mount`, `hostname`, `call`) are refused with a reason.",
+        "Hooks that call functions of uWSGI's (`call`, `call-as-root` and its like) are refused with a reason.",
         || {
-            for (action, reason) in
-                [("hostname:elsewhere", "container"), ("mount:none / bind", "container"), ("call:sync", "unix_signal")]
-            {
-                Setup::http("basic")
-                    .set("hook-asap", action)
-                    .run()
-                    .expect(1, &["app.ini:", "hook-asap", action, reason]);
+            Setup::http("basic")
+                .set("hook-asap", "call:sync")
+                .run()
+                .expect(1, &["app.ini:", "hook-asap", "call:sync", "unix_signal"]);
+            for name in ["call-asap", "call-pre-jail", "call-in-jail", "call-as-root", "call-as-user", "call-pre-app"] {
+                Setup::http("basic").set(name, "sync").run().expect(1, &["app.ini:", name, "C functions", "exec-"]);
             }
         },
     );
+}
+
+/// A server that may mount and be called what it likes: nobody else sees it.
+fn confined(setup: Setup) -> Setup {
+    setup.shell("exec unshare --mount --uts -- \"$@\"")
+}
+
+fn may_confine() -> bool {
+    Command::new("unshare").args(["--mount", "--uts", "true"]).status().is_ok_and(|status| status.success())
+}
+
+#[test]
+fn root_mounts() {
+    if !may_confine() {
+        return;
+    }
+    // uWSGI leaves out what comes after a jail that is not there.
+    differs("Every hook runs once at its point of the server's life.", || {
+        let mut setup = confined(Setup::http("basic"));
+        let (folder, did) = (setup.path("m").display().to_string(), setup.path("did").display().to_string());
+        let names = ["mount-asap", "mount-pre-jail", "mount-post-jail", "mount-in-jail", "mount-as-root"];
+        std::fs::create_dir(&folder).expect("a folder");
+        for (number, name) in names.into_iter().enumerate() {
+            let at = format!("{folder}/{number}");
+            std::fs::create_dir(&at).expect("a folder");
+            setup = setup.set(name, format!("tmpfs none {at} nodev,noexec size=64k"));
+        }
+        let server = setup.set("exec-pre-app", format!("grep ' {folder}/' /proc/self/mounts > {did}")).start();
+        let told = std::fs::read_to_string(&did).expect("what is mounted");
+        for number in 0..names.len() {
+            let mounted = |line: &str| line.contains(&format!("/m/{number} ")) && line.contains("nodev,noexec");
+            assert!(told.lines().any(mounted) && told.contains("size=64k"), "{told}");
+        }
+        server.get("/").expect(200);
+        // Nowhere else.
+        assert!(!std::fs::read_to_string("/proc/self/mounts").expect("mounts").contains(&folder));
+    });
+}
+
+#[test]
+fn what_was_mounted_is_unmounted() {
+    if !may_confine() {
+        return;
+    }
+    differs("Every hook runs once at its point of the server's life.", || {
+        let mut setup = Setup::http("basic");
+        let folder = setup.path("m").display().to_string();
+        let did = setup.path("did").display().to_string();
+        std::fs::create_dir(&folder).expect("a folder");
+        let names = ["umount-asap", "umount-pre-jail", "umount-post-jail", "umount-in-jail", "umount-as-root"];
+        for number in 0..names.len() {
+            let at = format!("{folder}/{number}");
+            std::fs::create_dir(&at).expect("a folder");
+            setup = setup.set("hook-asap", format!("mount:tmpfs none {at}"));
+            // One in the other goes with it.
+            setup =
+                setup.set("hook-asap", format!("mkdir:{at}/in")).set("hook-asap", format!("mount:tmpfs none {at}/in"));
+        }
+        for (number, name) in names.into_iter().enumerate() {
+            setup = setup.set(name, format!("{folder}/{number} rec,detach"));
+        }
+        let look = format!("grep -c ' {folder}/' /proc/self/mounts >> {did} || true");
+        let server = confined(setup)
+            .set("hook-pre-app", format!("exec:{look}"))
+            .set("hook-pre-app", format!("mount:none {folder}/0 {folder}/1 bind"))
+            .set("hook-pre-app", format!("umount:{folder}/1"))
+            .set("hook-pre-app", format!("exec:{look}"))
+            .start();
+        assert_eq!(notes(&server), ["0", "0"]);
+    });
+}
+
+#[test]
+fn a_mount_that_is_refused_ends_the_start() {
+    Setup::http("basic").set("hook-asap", "mount:none /nowhere/at/all /nowhere bind").run().expect(1, &["/nowhere"]);
+    differs("A command of a hook that fails and so ends the start is named in the log.", || {
+        for (action, expected) in [("mount:tmpfs none", "a folder"), ("umount:/a loudly", "detach")] {
+            Setup::http("basic").set("hook-asap", action).run().expect(1, &["app.ini:", action, expected]);
+        }
+    });
+}
+
+#[test]
+fn a_machine_is_given_a_name() {
+    if !may_confine() {
+        return;
+    }
+    let setup = confined(Setup::http("basic"));
+    let did = setup.path("did").display().to_string();
+    let server = setup.set("hook-asap", "hostname:web-1.test").set("exec-pre-app", format!("uname -n > {did}")).start();
+    assert_eq!(notes(&server), ["web-1.test"]);
+}
+
+#[test]
+fn files_are_written_at_the_start() {
+    let setup = Setup::http("basic");
+    let (file, did) = (setup.path("text").display().to_string(), setup.path("did").display().to_string());
+    let server =
+        setup.set("file-write", format!("{file}=one = two")).set("exec-as-root", format!("cat {file} > {did}")).start();
+    assert_eq!(notes(&server), ["one = two"]);
+    assert_eq!(std::fs::read_to_string(file).expect("the file"), "one = two\n");
+    drop(server);
+    differs("A command of a hook that fails and so ends the start is named in the log.", || {
+        Setup::http("basic").set("file-write", "=text").run().expect(1, &["app.ini:", "file-write", "the text"]);
+    });
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod bodies;
 mod cgi;
 mod config;
 mod control;
+mod crossings;
 mod daemons;
 mod edges;
 mod fairness;

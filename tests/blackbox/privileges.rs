@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::harness::http::{Endpoint, get};
 use crate::harness::server::{Server, Setup, Speaks};
-use crate::harness::{Subject, differs, patience, subject, wait_until};
+use crate::harness::{HANGS_BY, Subject, differs, patience, subject, wait_until};
 use crate::listeners::{for_everybody, with_copy, with_library};
 
 const NAMED: &str = "Errors at the start name the socket, file or option they are about.";
@@ -110,6 +110,7 @@ fn root_is_given_up_later_if_that_is_asked_for() {
         std::fs::set_permissions(&users, std::fs::Permissions::from_mode(0o666)).expect("permissions");
         let folder = setup.path("").display().to_string();
         let mut server = setup
+            .unset("module")
             .set("chdir", folder)
             .set("wsgi-file", "who.py")
             .set("uid", "nobody")
@@ -299,7 +300,7 @@ impl Daemon {
             assert!(std::time::Instant::now() < end, "it does not end");
             if std::time::Instant::now() >= again {
                 let _ = kill(self.0, Signal::SIGTERM);
-                again = std::time::Instant::now() + patience() / 3;
+                again = std::time::Instant::now() + HANGS_BY / 3;
             }
             std::thread::park_timeout(std::time::Duration::from_millis(5));
         }

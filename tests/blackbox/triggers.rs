@@ -7,42 +7,26 @@ use std::time::{Duration, SystemTime};
 use nix::sys::signal::Signal;
 
 use crate::harness::http::get;
-use crate::harness::server::{Server, Setup, Speaks};
-use crate::harness::{Subject, differs, subject, wait_until};
+use crate::harness::server::{Server, Setup, says};
+use crate::harness::{Subject, differs, rsgis, subject, touch_until, wait_until};
 
-/// An application of one file that answers with this text.
-fn says(text: &str) -> String {
-    format!(
-        "def application(environ, start_response):\n    start_response('200 OK', [('Content-Length', '{}')])\n    return [b'{text}']\n",
-        text.len()
-    )
-}
-
-/// A server whose application is a file in its folder that tests change.
-fn with_file() -> Setup {
-    let setup = Setup::bare().file("served.py", says("old"));
-    let folder = setup.path("");
-    setup.listen("http-socket", Speaks::Http).set("chdir", folder.display().to_string()).set("wsgi-file", "served.py")
-}
-
-/// Gives a file another modification time, whatever the clock's resolution.
-fn touch(path: &Path) {
-    let file = fs::OpenOptions::new().create(true).append(true).open(path).expect("the file");
-    let before = file.metadata().and_then(|found| found.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-    file.set_modified(before + Duration::from_secs(5)).expect("its time");
-}
-
-/// Writes a file whose time is another one than before.
+/// Puts a file in the place of one, whose time is another one than before. Nobody imports half of it, however late it is written.
 fn write(path: &Path, text: &str) {
     let before = fs::metadata(path).and_then(|found| found.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-    fs::write(path, text).expect("the file");
-    let file = fs::OpenOptions::new().append(true).open(path).expect("the file");
+    let new = path.with_extension("new");
+    fs::write(&new, text).expect("the file");
+    let file = fs::OpenOptions::new().append(true).open(&new).expect("the file");
     file.set_modified(before + Duration::from_secs(5)).expect("its time");
+    fs::rename(&new, path).expect("in its place");
 }
 
 #[track_caller]
 fn wait_for_answer(server: &Server, text: &str) {
-    wait_until(&format!("{text} is answered"), || server.poll("/").is_some_and(|answer| answer.text() == text));
+    wait_until(&format!("{text} is answered"), || answers(server, text));
+}
+
+fn answers(server: &Server, text: &str) -> bool {
+    server.poll("/").is_some_and(|answer| answer.text() == text)
 }
 
 fn command(server: &Server, letters: &str) {
@@ -62,13 +46,12 @@ fn a_touched_file_reloads() {
             // Its workers overlook the stop that comes while they start.
             return;
         }
-        let setup = with_file().file("flag", "").set("lazy-apps", "true");
+        let setup = Setup::with_file().file("flag", "").set("lazy-apps", "true");
         let flag = setup.path("flag");
         let server = setup.set(option, flag.display().to_string()).set("processes", "2").start();
         assert_eq!(server.get("/").text(), "old");
         write(&server.path("served.py"), &says("new"));
-        touch(&flag);
-        wait_for_answer(&server, "new");
+        touch_until(&flag, "new is answered", || answers(&server, "new"));
         if subject() == Subject::Rsgi {
             server.wait_for_log(&["reload done"]);
             // The old workers finish what they accepted.
@@ -79,17 +62,16 @@ fn a_touched_file_reloads() {
 
 #[test]
 fn a_file_that_is_created_counts_as_touched() {
-    let setup = with_file();
+    let setup = Setup::with_file();
     let server = setup.set("touch-reload", "flag").start();
     write(&server.path("served.py"), &says("new"));
-    touch(&server.path("flag"));
-    wait_for_answer(&server, "new");
+    touch_until(&server.path("flag"), "new is answered", || answers(&server, "new"));
 }
 
 #[test]
 fn a_link_to_the_new_release_is_a_touch() {
     differs("`touch-reload` through a symbolic link sees the link turned to a file that is older too.", || {
-        let setup = with_file().file("releases/1/flag", "").file("releases/2/flag", "");
+        let setup = Setup::with_file().file("releases/1/flag", "").file("releases/2/flag", "");
         let current = setup.path("current");
         std::os::unix::fs::symlink("releases/1", &current).expect("a link");
         let old = fs::OpenOptions::new().append(true).open(setup.path("releases/2/flag")).expect("the file");
@@ -108,8 +90,7 @@ fn the_workers_are_replaced_by_a_touch() {
     let flag = setup.path("flag");
     let server = setup.set("touch-workers-reload", flag.display().to_string()).set("processes", "2").start();
     let old = pid(&server);
-    touch(&flag);
-    wait_until("others serve", || {
+    touch_until(&flag, "others serve", || {
         let now: Vec<_> = (0..4).filter_map(|_| Some(server.poll("/pid")?.text())).collect();
         now.len() == 4 && !now.contains(&old.to_string())
     });
@@ -117,11 +98,10 @@ fn the_workers_are_replaced_by_a_touch() {
 
 #[test]
 fn a_change_in_a_folder_reloads() {
-    let setup = with_file().file("kept/x", "");
+    let setup = Setup::with_file().file("kept/x", "");
     let server = setup.set("fs-reload", "kept").start();
     write(&server.path("served.py"), &says("new"));
-    fs::write(server.path("kept/y"), "").expect("a file");
-    wait_for_answer(&server, "new");
+    touch_until(&server.path("kept/y"), "new is answered", || answers(&server, "new"));
 }
 
 #[test]
@@ -129,7 +109,7 @@ fn a_changed_module_reloads() {
     differs("`py-auto-reload` and the `touch-*` options are told of changes by the kernel, at once.", || {
         let names = ["py-auto-reload", "py-autoreload", "python-auto-reload", "python-autoreload"];
         for (option, lazy) in names.into_iter().zip(["false", "true", "false", "true"]) {
-            let setup = with_file().file("part.py", "TEXT = b'old'\n").file(
+            let setup = Setup::with_file().file("part.py", "TEXT = b'old'\n").file(
             "served.py",
             "import part\n\ndef application(environ, start_response):\n    start_response('200 OK', [('Content-Length', '3')])\n    return [part.TEXT]\n",
         );
@@ -145,9 +125,31 @@ fn a_changed_module_reloads() {
 }
 
 #[test]
+fn a_change_is_seen_that_comes_before_the_master_knows_the_module() {
+    rsgis(|| {
+        let setup = Setup::with_file().file("part.py", "TEXT = b'old'\n").file(
+            "served.py",
+            "import os, time, part\nopen('inside', 'w').close()\nwhile not os.path.exists('go'): time.sleep(0.005)\n\
+             def application(environ, start_response):\n    start_response('200 OK', [('Content-Length', '3')])\n    return [part.TEXT]\n",
+        );
+        let folder = setup.path("").display().to_string();
+        let setup = setup.set("py-autoreload", "1").set("lazy-apps", "true").set("pythonpath", folder);
+        let server = setup.unasked().start();
+        wait_until("the import has begun", || server.path("inside").exists());
+        // The worker tells what it has imported and serves; the master reads that when the file is another one.
+        server.signal(Signal::SIGSTOP);
+        fs::write(server.path("go"), "").expect("the file");
+        assert_eq!(server.get("/").text(), "old");
+        write(&server.path("part.py"), "TEXT = b'new'\n");
+        server.signal(Signal::SIGCONT);
+        wait_for_answer(&server, "new");
+    });
+}
+
+#[test]
 fn a_module_that_is_to_be_ignored_is() {
     differs("`py-auto-reload` and the `touch-*` options are told of changes by the kernel, at once.", || {
-        let setup = with_file().file("part.py", "").file("served.py", format!("import part\n{}", says("old")));
+        let setup = Setup::with_file().file("part.py", "").file("served.py", format!("import part\n{}", says("old")));
         let folder = setup.path("").display().to_string();
         let server =
             setup.set("py-auto-reload", "1").set("py-auto-reload-ignore", "part").set("pythonpath", folder).start();
@@ -161,7 +163,7 @@ fn a_module_that_is_to_be_ignored_is() {
 
 #[test]
 fn a_module_that_is_imported_by_a_request_is_watched_too() {
-    let setup = with_file().file("part.py", "TEXT = b'old'\n").file(
+    let setup = Setup::with_file().file("part.py", "TEXT = b'old'\n").file(
         "served.py",
         "def application(environ, start_response):\n    import part\n    start_response('200 OK', [('Content-Length', '3')])\n    return [part.TEXT]\n",
     );
@@ -179,7 +181,7 @@ fn a_module_that_is_imported_by_a_request_is_watched_too() {
 #[test]
 fn a_broken_change_is_mended_by_the_next_one() {
     differs("A reload whose application or configuration is broken leaves the running generation serving.", || {
-        let server = with_file()
+        let server = Setup::with_file()
             .set("py-autoreload", "1")
             .allow("reload failed")
             .allow("cannot be loaded")
@@ -202,7 +204,7 @@ fn a_broken_change_is_mended_by_the_next_one() {
 #[test]
 fn an_import_that_hangs_is_given_up() {
     differs("A reload whose import takes longer than `reload-import-timeout` (60 s) is given up.", || {
-        let setup = with_file().set("reload-import-timeout", "1").allow("reload failed");
+        let setup = Setup::with_file().set("reload-import-timeout", "1").allow("reload failed");
         let server = setup.start();
         write(&server.path("served.py"), "import threading\nthreading.Event().wait()\n");
         server.signal(Signal::SIGHUP);
@@ -218,7 +220,7 @@ fn an_import_that_hangs_is_given_up() {
 
 #[test]
 fn an_import_that_hangs_ends_with_the_master() {
-    let server = with_file().allow("the master is gone").start();
+    let server = Setup::with_file().allow("the master is gone").start();
     write(&server.path("served.py"), "open('inside', 'w').close()\nimport threading\nthreading.Event().wait()\n");
     server.signal(Signal::SIGHUP);
     wait_until("the import hangs", || server.path("inside").exists());
@@ -228,7 +230,7 @@ fn an_import_that_hangs_ends_with_the_master() {
 
 #[test]
 fn letters_in_the_fifo_are_commands() {
-    let mut server = with_file().set("master-fifo", "fifo").start();
+    let mut server = Setup::with_file().set("master-fifo", "fifo").start();
     write(&server.path("served.py"), &says("new"));
     command(&server, "r");
     wait_for_answer(&server, "new");
@@ -249,12 +251,12 @@ fn the_fifo_goes_with_the_server_and_spares_other_files() {
     let line =
         "The master fifo is removed at the end, and a file that is no fifo is never removed to make place for it.";
     differs(line, || {
-        let mut server = with_file().set("master-fifo", "fifo").start();
+        let mut server = Setup::with_file().set("master-fifo", "fifo").start();
         command(&server, "q");
         server.wait();
         assert!(!server.path("fifo").exists());
         server.expect_end();
-        let ended = with_file().file("fifo", "precious").set("master-fifo", "fifo").run();
+        let ended = Setup::with_file().file("fifo", "precious").set("master-fifo", "fifo").run();
         ended.expect(1, &["master-fifo", "no fifo"]);
         assert_eq!(fs::read(ended.path("fifo")).expect("the file"), b"precious");
     });
@@ -293,7 +295,7 @@ fn a_chain_reload_loses_no_request_and_replaces_one_worker_after_the_other() {
     differs(
         "A chain reload reads the configuration and imports the application again, with or without `lazy-apps`.",
         || {
-            let server = with_file().set("master-fifo", "fifo").set("processes", "3").start();
+            let server = Setup::with_file().set("master-fifo", "fifo").set("processes", "3").start();
             write(&server.path("served.py"), &says("new"));
             command(&server, "c");
             wait_until("the chain is at its end", || {
@@ -396,6 +398,6 @@ fn letters_that_mean_nothing_here_say_so() {
         // What was never meant for it does not fill the log.
         command(&server, "zzzz");
         server.wait_for_log(&["z in the master fifo is ignored", "no command"]);
-        server.wait_for_log(&["3 more letters", "ignored"]);
+        server.wait_for_log(&["3 letters more", "ignored"]);
     });
 }

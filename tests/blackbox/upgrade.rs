@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::harness::clients::{Clients, Keeps};
 use crate::harness::held::Held;
 use crate::harness::http::get;
-use crate::harness::server::{Server, Setup, Speaks, listen_tcp, processes_of};
+use crate::harness::server::{Server, Setup, Speaks, listen_tcp, processes_of, says};
 use crate::harness::{apps, differs, program, rsgis, wait_until};
 use crate::listeners::for_everybody;
 use crate::systemd::{Manager, micros};
@@ -97,15 +97,8 @@ fn upgrade(server: &Server) {
     wait_until("the upgrade is done", || (upgrades(server), reloads(server)) == (before.0 + 1, before.1 + 1));
 }
 
-/// An application that answers with this text.
-fn says(text: &str) -> String {
-    format!("def application(environ, start_response):\n    start_response('200 OK', [])\n    return [b'{text}']\n")
-}
-
 fn with_file() -> Setup {
-    let setup = replaceable(Setup::bare().file("served.py", says("old")));
-    let folder = setup.path("").display().to_string();
-    setup.listen("http-socket", Speaks::Http).set("chdir", folder).set("wsgi-file", "served.py")
+    replaceable(Setup::with_file())
 }
 
 /// The file that a process runs, and its name.
@@ -163,7 +156,7 @@ fn an_upgrade_changes_the_program_and_nothing_else() {
 fn the_service_manager_is_told_of_upgrades() {
     rsgis(|| {
         let (manager, setup) = Manager::of(replaceable(Setup::http("basic")).allow("upgrade failed"));
-        let server = setup.env("WATCHDOG_USEC", "2000000").start();
+        let server = setup.start();
         manager.wait_for("READY=1");
         let master = server.pid();
         for generation in ["generation 2", "generation 3"] {
@@ -177,7 +170,6 @@ fn the_service_manager_is_told_of_upgrades() {
             // The main process is the one that systemd started, and it is not told of another.
             assert!(![&reloading, &ready].iter().any(|text| text.contains("MAINPID")), "{reloading} {ready}");
             assert_eq!(server.get("/process").expect(200).json()["ppid"], master.as_raw());
-            manager.wait_for("WATCHDOG=1");
         }
         // One that fails leaves the service ready.
         install(&server, b"no program");
@@ -522,5 +514,22 @@ fn a_variable_left_over_from_an_upgrade_is_nobodys() {
         assert_eq!(server.get("/process").json()["environment"].get("RSGI_HANDOFF"), None);
         let clients = Clients::begin_as(server.endpoint(), &[Keeps::Open]);
         clients.expect_no_loss();
+    });
+}
+
+#[test]
+fn the_operator_is_heard_after_an_upgrade_too() {
+    rsgis(|| {
+        let server = replaceable(Setup::http("basic").set("control-socket", "control.sock")).start();
+        let ask = || {
+            let socket = server.path("control.sock");
+            let asked = Command::new(program()).args(["ctl", "--socket"]).arg(socket).arg("workers").output();
+            asked.expect("the command").status.success()
+        };
+        for _ in 0..2 {
+            assert!(ask());
+            upgrade(&server);
+        }
+        assert!(ask());
     });
 }

@@ -79,6 +79,16 @@ def chain(cell):
         wait_replaced(cell, old)
 
 
+@event("upgrade", "upgrade (SIGUSR2) ×{n}", needs=["upgrade"])
+def upgrade(cell):
+    for _ in cell.times(10, 2):
+        old = cell.server.workers()
+        count = read(cell.server.log).count("has taken the place of")
+        os.kill(cell.server.pid, signal.SIGUSR2)
+        wait_until("the program has changed", lambda: read(cell.server.log).count("has taken the place of") > count)
+        wait_replaced(cell, old)
+
+
 @event(
     "recycle",
     "`max-requests = 200` all through",

@@ -247,7 +247,7 @@ class Ini(Server):
 
 class Rsgi(Ini):
     name = "rsgi"
-    has = frozenset({"fifo", "zygote", "nginx", "keep", "close"})
+    has = frozenset({"fifo", "zygote", "upgrade", "nginx", "keep", "close"})
 
     def command(self):
         return [self.options.server, "--ini", self.write_ini()]

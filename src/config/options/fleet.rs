@@ -76,6 +76,9 @@ pub(super) const LEGION: &[Row] = &[
     Row::new("legion-smart-attach-daemon2", TEXT, "legion clustering: smart attach daemon2").refused(NO_LEGION),
 ];
 
+const NO_CALLS: &str =
+    "rsgi has none of uWSGI's C functions; use the exec- or hook- option of the same time, with a command";
+
 pub(super) const HOOKS: &[Row] = &[
     Row::new("hook-asap", TEXT, "hook action right after config parsing").listed().set(|d, s| d.hook(s, Phase::Asap)),
     Row::new("hook-pre-jail", TEXT, "hook action before jailing").listed().set(|d, s| d.hook(s, Phase::PreJail)),
@@ -155,18 +158,46 @@ pub(super) const HOOKS: &[Row] = &[
         .set(|d, s| d.exec(s, Phase::PostApp)),
     Row::new("exec-as-vassal", TEXT, "shell command (must exit 0) before exec of a vassal"),
     Row::new("exec-as-emperor", TEXT, "shell command (must exit 0) in the Emperor after vassal spawn"),
-    Row::new("mount-asap", TEXT, "mount() right after config parsing"),
-    Row::new("mount-pre-jail", TEXT, "mount() before jailing"),
-    Row::new("mount-post-jail", TEXT, "mount() after jailing"),
-    Row::new("mount-in-jail", TEXT, "mount() inside the jail"),
-    Row::new("mount-as-root", TEXT, "mount() just before dropping privileges"),
+    Row::new(
+        "mount-asap",
+        TEXT,
+        "a file system to mount right after config parsing, as TYPE SOURCE FOLDER [FLAG,... [DATA]]",
+    )
+    .listed()
+    .set(|d, s| d.deed(s, Phase::Asap, "mount")),
+    Row::new("mount-pre-jail", TEXT, "a file system to mount before jailing, as TYPE SOURCE FOLDER [FLAG,... [DATA]]")
+        .listed()
+        .set(|d, s| d.deed(s, Phase::PreJail, "mount")),
+    Row::new("mount-post-jail", TEXT, "a file system to mount after jailing, as TYPE SOURCE FOLDER [FLAG,... [DATA]]")
+        .listed()
+        .set(|d, s| d.deed(s, Phase::PostJail, "mount")),
+    Row::new("mount-in-jail", TEXT, "a file system to mount inside the jail, as TYPE SOURCE FOLDER [FLAG,... [DATA]]")
+        .listed()
+        .set(|d, s| d.deed(s, Phase::InJail, "mount")),
+    Row::new(
+        "mount-as-root",
+        TEXT,
+        "a file system to mount just before dropping privileges, as TYPE SOURCE FOLDER [FLAG,... [DATA]]",
+    )
+    .listed()
+    .set(|d, s| d.deed(s, Phase::AsRoot, "mount")),
     Row::new("mount-as-vassal", TEXT, "mount() before exec of a vassal"),
     Row::new("mount-as-emperor", TEXT, "mount() in the Emperor after vassal spawn"),
-    Row::new("umount-asap", TEXT, "umount() right after config parsing"),
-    Row::new("umount-pre-jail", TEXT, "umount() before jailing"),
-    Row::new("umount-post-jail", TEXT, "umount() after jailing"),
-    Row::new("umount-in-jail", TEXT, "umount() inside the jail"),
-    Row::new("umount-as-root", TEXT, "umount() just before dropping privileges"),
+    Row::new("umount-asap", TEXT, "a file system to unmount right after config parsing, as FOLDER [FLAG,...]")
+        .listed()
+        .set(|d, s| d.deed(s, Phase::Asap, "umount")),
+    Row::new("umount-pre-jail", TEXT, "a file system to unmount before jailing, as FOLDER [FLAG,...]")
+        .listed()
+        .set(|d, s| d.deed(s, Phase::PreJail, "umount")),
+    Row::new("umount-post-jail", TEXT, "a file system to unmount after jailing, as FOLDER [FLAG,...]")
+        .listed()
+        .set(|d, s| d.deed(s, Phase::PostJail, "umount")),
+    Row::new("umount-in-jail", TEXT, "a file system to unmount inside the jail, as FOLDER [FLAG,...]")
+        .listed()
+        .set(|d, s| d.deed(s, Phase::InJail, "umount")),
+    Row::new("umount-as-root", TEXT, "a file system to unmount just before dropping privileges, as FOLDER [FLAG,...]")
+        .listed()
+        .set(|d, s| d.deed(s, Phase::AsRoot, "umount")),
     Row::new("umount-as-vassal", TEXT, "umount() before exec of a vassal"),
     Row::new("umount-as-emperor", TEXT, "umount() in the Emperor after vassal spawn"),
     Row::new("wait-for-interface", TEXT, "before hook-as-root, wait until this network interface is up")
@@ -195,15 +226,15 @@ pub(super) const HOOKS: &[Row] = &[
         .set(|d, s| d.wait_for(s, Awaited::Socket)),
     Row::new("wait-for-socket-timeout", NUMBER, "seconds to wait for an address (60)")
         .set(|d, s| d.wait_limit(s, &[Awaited::Socket])),
-    Row::new("call-asap", TEXT, "C symbol call right after config parsing"),
-    Row::new("call-pre-jail", TEXT, "C symbol call before jailing"),
-    Row::new("call-post-jail", TEXT, "C symbol call after jailing"),
-    Row::new("call-in-jail", TEXT, "C symbol call inside the jail"),
-    Row::new("call-as-root", TEXT, "C symbol call just before dropping privileges"),
-    Row::new("call-as-user", TEXT, "C symbol call just after dropping privileges"),
-    Row::new("call-as-user-atexit", TEXT, "C symbol call in the master at exit"),
-    Row::new("call-pre-app", TEXT, "C symbol call before app loading"),
-    Row::new("call-post-app", TEXT, "C symbol call after app loading"),
+    Row::new("call-asap", TEXT, "C symbol call right after config parsing").refused(NO_CALLS),
+    Row::new("call-pre-jail", TEXT, "C symbol call before jailing").refused(NO_CALLS),
+    Row::new("call-post-jail", TEXT, "C symbol call after jailing").refused(NO_CALLS),
+    Row::new("call-in-jail", TEXT, "C symbol call inside the jail").refused(NO_CALLS),
+    Row::new("call-as-root", TEXT, "C symbol call just before dropping privileges").refused(NO_CALLS),
+    Row::new("call-as-user", TEXT, "C symbol call just after dropping privileges").refused(NO_CALLS),
+    Row::new("call-as-user-atexit", TEXT, "C symbol call in the master at exit").refused(NO_CALLS),
+    Row::new("call-pre-app", TEXT, "C symbol call before app loading").refused(NO_CALLS),
+    Row::new("call-post-app", TEXT, "C symbol call after app loading").refused(NO_CALLS),
     Row::new("call-as-vassal", TEXT, "C symbol call before exec of a vassal"),
     Row::new("call-as-vassal1", TEXT, "C symbol call at phase as-vassal1"),
     Row::new("call-as-vassal3", TEXT, "C symbol call at phase as-vassal3"),
@@ -211,5 +242,7 @@ pub(super) const HOOKS: &[Row] = &[
     Row::new("call-as-emperor1", TEXT, "C symbol call at phase as-emperor1"),
     Row::new("call-as-emperor2", TEXT, "C symbol call at phase as-emperor2"),
     Row::new("call-as-emperor4", TEXT, "C symbol call at phase as-emperor4"),
-    Row::new("file-write", TEXT, "file=content written at start"),
+    Row::new("file-write", TEXT, "FILE=TEXT to write at the start, with a line feed, before hook-pre-jail")
+        .listed()
+        .set(|d, s| d.file_write(s)),
 ];

@@ -70,6 +70,11 @@ impl Children {
         let kept = self.kept_for_now();
         let (serving, target) = (self.serving.number, self.serving.target);
         for worker in &mut self.workers {
+            if self.mode == Mode::Stopping && worker.has_heirs {
+                // Those may be gone before it is.
+                worker.has_heirs = false;
+                out.push(Action::Retire { key: worker.key, how: Retire::Stop });
+            }
             if worker.phase == Phase::Retiring || waits && worker.phase == Phase::Ready {
                 continue;
             }
@@ -82,6 +87,7 @@ impl Children {
             worker.phase = Phase::Retiring;
             worker.retired_at = now;
             worker.kill_at = Some(now + mercy);
+            worker.has_heirs = !stopping;
             out.push(Action::Retire { key: worker.key, how: if stopping { Retire::Stop } else { Retire::Replaced } });
         }
     }
@@ -131,6 +137,7 @@ impl Children {
                 leaving: false,
                 due: None,
                 condemned: false,
+                has_heirs: false,
                 mercy,
                 asked_at: now,
                 ready_at: 0,

@@ -12,7 +12,6 @@ use super::Reactor;
 use super::state::{Event, LISTENERS, MAILBOX, State, What};
 use crate::gateway::Peer;
 use crate::net::address::Address;
-use crate::net::listener::Listener;
 use crate::net::stream::{Stream, peer_names};
 use crate::sys;
 use crate::worker::Worker;
@@ -25,14 +24,6 @@ const ACCEPT_PAUSE: Millis = 100;
 
 /// The log is told of it only so often.
 const COMPLAIN_PAUSE: Millis = 10_000;
-
-/// A listening socket as this worker sees it.
-pub(super) struct Door {
-    /// None once it is closed here.
-    pub(super) listener: Option<Arc<Listener>>,
-    /// It is in the epoll instance.
-    pub(super) watched: bool,
-}
 
 impl Reactor {
     pub(super) fn accept(&self, worker: &Arc<Worker>, spare: &mut Spare, index: usize) -> Option<Box<Connection>> {
@@ -57,9 +48,9 @@ impl Reactor {
                 if worker.options.processes > 1
                     && !worker.is_retiring()
                     && let Some(lighter) = worker.scoreboard.lighter(worker.id)
-                    && let Some(packed) = connection.pack(0)
+                    && let Some(mut packed) = connection.pack(0)
                 {
-                    match self.post(worker, connection, lighter, &packed) {
+                    match self.post(worker, connection, lighter, &mut packed) {
                         Ok(()) => return None,
                         Err(kept) => connection = kept,
                     }
@@ -132,12 +123,16 @@ impl Reactor {
         self.interrupt();
     }
 
+    /// Takes newcomers in again, and letters; in a worker that is paused by the operator letters alone.
     pub(super) fn resume_accepting(&self, state: &mut State) {
         state.pause = None;
         self.crowded.store(false, Ordering::Relaxed);
         // Letters may have come, and stayed.
         state.events.push_back(Event { token: MAILBOX, what: What::Ready { half_closed: false } });
         for index in 0..state.doors.len() {
+            if state.shut {
+                break;
+            }
             // Those that are served to their end are looked at without being watched.
             if !state.draining.iter().any(|(draining, _)| *draining == index) {
                 self.watch_door(state, index, true);

@@ -15,7 +15,7 @@ use crate::net::stream::Stream;
 use crate::worker::Worker;
 use crate::worker::clock::now;
 use crate::worker::connection::{Connection, Phase};
-use crate::worker::migrate::{Letter, MAX_HOPS, Packed};
+use crate::worker::migrate::{Letter, MAX_HOPS, Packed, promised_to};
 use crate::worker::work::Spare;
 
 /// A connection that did not go, and why.
@@ -91,7 +91,7 @@ impl Reactor {
         if connection.hops >= MAX_HOPS && !inherited {
             return Err(Stays::CannotMove(connection));
         }
-        let Some(packed) = connection.pack(connection.hops.saturating_add(1)) else {
+        let Some(mut packed) = connection.pack(connection.hops.saturating_add(1)) else {
             return Err(Stays::CannotMove(connection));
         };
         let target = match worker.scoreboard.claim_idle(worker.id) {
@@ -99,7 +99,7 @@ impl Reactor {
             None if inherited => worker.id,
             None => return Err(Stays::NobodyIdle(connection)),
         };
-        self.post(worker, connection, target, &packed).map_err(Stays::NobodyIdle)
+        self.post(worker, connection, target, &mut packed).map_err(Stays::NobodyIdle)
     }
 
     /// A retiring worker gives connections that wait for a request to the others, so that no client meets a close. It comes
@@ -109,12 +109,12 @@ impl Reactor {
         let heirs = self.lock().heirs;
         if heirs > 0
             && matches!(connection.phase, Phase::Preface | Phase::Idle | Phase::Head)
-            && let Some(packed) = connection.pack(connection.hops)
+            && let Some(mut packed) = connection.pack(connection.hops)
         {
             // Its own number first: that is where its successor is.
             for step in 0..heirs {
                 let target = (worker.id - 1 + step) % heirs + 1;
-                match self.post(&worker, connection, target, &packed) {
+                match self.post(&worker, connection, target, &mut packed) {
                     Ok(()) => return None,
                     Err(kept) => connection = kept,
                 }
@@ -130,11 +130,11 @@ impl Reactor {
         worker: &Arc<Worker>,
         mut connection: Box<Connection>,
         target: u32,
-        packed: &Packed,
+        packed: &mut Packed,
     ) -> Result<(), Box<Connection>> {
         // First, so that it is not kept before it is given.
         let promised = worker.scoreboard.promise(target);
-        if promised.is_none() && !self.has_heirs_elsewhere(worker, target) {
+        if promised.is_none() && !self.has_heirs_elsewhere(target) {
             return Err(connection);
         }
         // The registration belongs to the open file, which lives on elsewhere: its events would haunt this worker.
@@ -142,6 +142,7 @@ impl Reactor {
             let _ = self.registry.deregister(&mut SourceFd(&connection.io.stream.as_raw_fd()));
             self.lock().slots.remove(token);
         }
+        packed.promise_to(promised.map_or(0, |slot| slot.pid()));
         let body = packed.spooled.as_ref().or(connection.body_file()).map(AsFd::as_fd);
         match worker.mailboxes.put(target, &packed.letter, connection.io.stream.as_fd(), body) {
             Ok(()) => {
@@ -160,12 +161,11 @@ impl Reactor {
         }
     }
 
-    /// Whether `target` inherits what waits here, though nobody is ready on this worker's scoreboard: after a reload with other
-    /// numbers, or an upgrade, the heirs are on one of their own. The master has said that they are there, and a mailbox
-    /// is read by whoever comes to its number next.
-    fn has_heirs_elsewhere(&self, worker: &Worker, target: u32) -> bool {
-        let heirs = self.lock().heirs;
-        target <= heirs && (1..=heirs).all(|heir| !worker.scoreboard.is_served(heir))
+    /// Whether `target` inherits what waits here, though this worker does not see it: after a reload with other numbers, or an
+    /// upgrade, the heirs are on a scoreboard of their own. The master has said that they are there.
+    fn has_heirs_elsewhere(&self, target: u32) -> bool {
+        let state = self.lock();
+        state.heirs_elsewhere && target <= state.heirs
     }
 
     /// Takes one connection out of this worker's mailbox.
@@ -190,7 +190,9 @@ impl Reactor {
         let mut state = self.lock();
         state.live += 1;
         worker.slot().set_connections(state.live);
-        worker.slot().keep_promise();
+        if let Some(pid) = promised_to(&buffer[..taken.len]) {
+            worker.scoreboard.keep_promise(worker.id, pid);
+        }
         state.events.push_back(Event { token: MAILBOX, what: What::Ready { half_closed: false } });
         drop(state);
         let Some(letter) = Letter::decode(&buffer[..taken.len]) else {

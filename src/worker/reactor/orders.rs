@@ -38,7 +38,7 @@ impl Reactor {
         }
         worker.paused.store(true, Ordering::Relaxed);
         worker.slot().set_idle(false);
-        state.pause = None;
+        state.shut = true;
         for index in 0..state.doors.len() {
             self.watch_door(&mut state, index, false);
         }
@@ -49,6 +49,7 @@ impl Reactor {
         if !worker.paused.swap(false, Ordering::Relaxed) {
             return;
         }
+        state.shut = false;
         if state.retiring.is_none() {
             self.resume_accepting(&mut state);
         }

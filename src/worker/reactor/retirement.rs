@@ -16,7 +16,7 @@ const DRAINED_FOR_OTHERS: u32 = 4096;
 
 /// How long a worker that is done waits for a connection that somebody promised and did not send (he may be dead), and
 /// how often it looks.
-const PROMISE_MERCY: Millis = 200;
+const PROMISE_MERCY: Millis = 3_000;
 pub(super) const SEAL_TICK: Millis = 2;
 
 impl Reactor {
@@ -55,6 +55,7 @@ impl Reactor {
             }
         }
         state.heirs = if orphaned || how == Retire::Stop { 0 } else { heirs };
+        state.heirs_elsewhere = how == Retire::ReplacedElsewhere;
         state.reads_mailbox = worker.id > state.heirs;
         if state.heirs == 0 {
             worker.closing.store(true, Ordering::Relaxed);
@@ -114,8 +115,13 @@ impl State {
     /// Whether there is nothing left to do. A worker that reads its mailbox waits for what was promised to it: with
     /// it a connection would be lost.
     pub(super) fn seal(&mut self, worker: &Worker) -> bool {
-        if self.sealed || !self.has_nothing() {
-            return self.sealed;
+        if self.sealed {
+            return true;
+        }
+        if !self.has_nothing() {
+            // What is promised from now on is waited for anew.
+            self.seal_by = None;
+            return false;
         }
         let by = *self.seal_by.get_or_insert(now() + PROMISE_MERCY);
         self.sealed = !self.reads_mailbox || worker.slot().seal() || now() > by;

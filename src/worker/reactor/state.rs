@@ -3,14 +3,15 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use slab::Slab;
 
 use super::BATCH;
-use super::doors::Door;
 use super::retirement::SEAL_TICK;
 use crate::control::Retire;
+use crate::net::listener::Listener;
 use crate::worker::Worker;
 use crate::worker::clock::{self, Millis, NEVER, now};
 use crate::worker::connection::{Connection, Step};
@@ -79,6 +80,14 @@ pub(super) struct Slot {
     pub(super) timer: Millis,
 }
 
+/// A listening socket as this worker sees it.
+pub(super) struct Door {
+    /// None once it is closed here.
+    pub(super) listener: Option<Arc<Listener>>,
+    /// It is in the epoll instance.
+    pub(super) watched: bool,
+}
+
 pub(super) struct State {
     pub(super) slots: Slab<Slot>,
     pub(super) events: VecDeque<Event>,
@@ -97,6 +106,8 @@ pub(super) struct State {
     pub(super) retiring: Option<Retire>,
     /// Workers 1 to this number take over connections that wait here.
     pub(super) heirs: u32,
+    /// They have a scoreboard of their own.
+    pub(super) heirs_elsewhere: bool,
     /// False when a successor reads the mailbox instead.
     pub(super) reads_mailbox: bool,
     /// Listeners whose queue is served to its end before they are closed, or so many more connections of it.
@@ -104,6 +115,8 @@ pub(super) struct State {
     pub(super) doors: Vec<Door>,
     /// When listeners that were left out for want of descriptors are watched again.
     pub(super) pause: Option<Millis>,
+    /// The operator wants nobody to be let in.
+    pub(super) shut: bool,
     /// When the log may be told of it again.
     pub(super) complain_at: Millis,
     /// Nothing is left to do, and nobody puts anything into the mailbox any more.
@@ -145,10 +158,12 @@ impl State {
             live: 0,
             retiring: None,
             heirs: 0,
+            heirs_elsewhere: false,
             reads_mailbox: true,
             draining: VecDeque::new(),
             doors: Vec::new(),
             pause: None,
+            shut: false,
             complain_at: 0,
             sealed: false,
             seal_by: None,

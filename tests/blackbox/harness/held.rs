@@ -34,6 +34,12 @@ impl Held {
         Held { client, go: server.path(&format!("{name}.go")), pid: pid.expect("a pid") }
     }
 
+    /// Reads its response without letting it go.
+    #[track_caller]
+    pub fn response(mut self) -> Response {
+        self.client.response()
+    }
+
     /// Lets it go, and reads its response.
     #[track_caller]
     pub fn release(mut self) -> Response {

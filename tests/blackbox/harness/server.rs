@@ -22,7 +22,7 @@ use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use super::http::{Client, Endpoint, Response, get};
-use super::{Subject, apps, fastcgi, patience, program, scgi, subject, trouble, uwsgi, wait_until};
+use super::{HANGS_BY, Subject, apps, fastcgi, patience, program, scgi, subject, trouble, uwsgi, wait_until};
 
 /// The first descriptor handed over; the ones below are left to whoever starts the server.
 const FIRST_FD: i32 = 7;
@@ -61,6 +61,14 @@ pub fn listen_tcp(address: &str) -> (OwnedFd, SocketAddr) {
     socket.listen(1024).expect("listen");
     let bound = socket.local_addr().expect("its address").as_socket().expect("a TCP address");
     (socket.into(), bound)
+}
+
+/// An application of one file that answers with this text.
+pub fn says(text: &str) -> String {
+    format!(
+        "def application(environ, start_response):\n    start_response('200 OK', [('Content-Length', '{}')])\n    return [b'{text}']\n",
+        text.len()
+    )
 }
 
 impl Setup {
@@ -225,6 +233,13 @@ impl Setup {
         self
     }
 
+    /// A server whose application is the file `served.py` in its folder, which says `old` until the test changes it.
+    pub fn with_file() -> Setup {
+        let setup = Setup::bare().file("served.py", says("old"));
+        let folder = setup.path("").display().to_string();
+        setup.listen("http-socket", Speaks::Http).set("chdir", folder).set("wsgi-file", "served.py")
+    }
+
     /// Writes the ini file as it stands now.
     fn write_ini(&self) {
         let text = match &self.raw_ini {
@@ -322,6 +337,9 @@ impl Setup {
         Ended { code: status.code().unwrap_or(-1), log: server.log(), left: server.left_files(), server }
     }
 }
+
+/// What a server ends with that has no application.
+const NO_APP: i32 = 22;
 
 /// How a program ended that was expected to.
 pub struct Ended {
@@ -476,6 +494,13 @@ impl Server {
     /// Sends a signal to the master.
     #[track_caller]
     pub fn signal(&self, signal: Signal) {
+        if subject() == Subject::Uwsgi && signal == Signal::SIGHUP {
+            // It ignores this one until its master has started all workers, which may serve before that.
+            let end = Instant::now() + HANGS_BY;
+            while !catches(self.group, signal) && Instant::now() < end {
+                std::thread::park_timeout(std::time::Duration::from_millis(5));
+            }
+        }
         kill(self.group, signal).expect("the master lives");
     }
 
@@ -496,8 +521,10 @@ impl Server {
     /// Waits for its end.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
-        let end = Instant::now() + patience();
-        let mut asked_again = self.stopping.then(|| Instant::now() + patience() / 3);
+        // uWSGI overlooks stops.
+        let patience = if self.stopping && subject() == Subject::Uwsgi { HANGS_BY } else { patience() };
+        let end = Instant::now() + patience;
+        let mut asked_again = self.stopping.then(|| Instant::now() + HANGS_BY / 3);
         loop {
             if let Some(status) = self.try_wait() {
                 return status;
@@ -573,6 +600,11 @@ impl Server {
             self.judged = true;
             return self.kill_all();
         }
+        if subject() == Subject::Uwsgi && self.stopping && self.ended.and_then(|end| end.code()) == Some(NO_APP) {
+            // One that just imported the application was interrupted in it, and said that there is none.
+            self.judged = true;
+            return self.expect_no_processes();
+        }
         self.judge();
     }
 
@@ -634,6 +666,13 @@ fn is_serving(endpoint: &Endpoint, speaks: Speaks) -> Result<(), String> {
     }
 }
 
+/// Whether a process has a handler for a signal.
+fn catches(pid: Pid, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigCgt:")?.trim(), 16).ok());
+    caught.is_some_and(|caught| caught >> (signal as u64 - 1) & 1 == 1)
+}
+
 /// The living processes of a process group.
 pub fn processes_of(group: Pid) -> Vec<i32> {
     let mut found = Vec::new();
@@ -670,4 +709,20 @@ fn first_complaint<'a>(log: &'a str, allowed: &[String]) -> Option<&'a str> {
         }
     }
     None
+}
+
+/// How many blocks the application's `/ahead` has made when it goes no further: it stands when it has not moved for a
+/// hundred looks.
+#[track_caller]
+pub fn blocks_ahead(server: &Server) -> u64 {
+    let file = server.path("ahead");
+    let made = || std::fs::read_to_string(&file).ok().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    let (mut last, mut looks) = (0, 0);
+    wait_until("the application stands", || {
+        let now = made();
+        looks = if now == last && now > 0 { looks + 1 } else { 0 };
+        last = now;
+        looks > 100
+    });
+    last
 }
