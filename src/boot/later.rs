@@ -73,7 +73,9 @@ pub(super) fn after_import(settings: &Arc<Settings>, master: i32) -> Box<dyn Fn(
 
 /// What a worker does before anything else.
 pub(super) fn in_worker(settings: &Settings, master: i32) -> Result<(), String> {
-    match settings.privileges.master_as_root && user::is_root() {
+    // The option may be gone since a master that is root was upgraded; its user is kept.
+    let is_due = settings.privileges.master_as_root || settings.uid.is_some_and(|uid| uid != 0);
+    match is_due && user::is_root() {
         true => give_up(settings, Some(master)),
         false => Ok(()),
     }

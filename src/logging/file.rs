@@ -49,7 +49,7 @@ pub fn open(path: &Path, making: &Making, truncate: bool) -> Result<File, String
 /// What is wrong with a file that cannot be written, and what to do.
 pub fn describe(path: &Path, error: &io::Error) -> String {
     let why = match error.kind() {
-        io::ErrorKind::NotFound => {
+        io::ErrorKind::NotFound if path.parent().is_some_and(|parent| !parent.is_dir()) => {
             let parent = path.parent().unwrap_or(path);
             return format!("{}: the directory does not exist; create {}", path.display(), parent.display());
         }

@@ -69,6 +69,12 @@ fn kept(old: &Settings, new: &Settings) -> Vec<&'static str> {
     .collect()
 }
 
+/// Whom the processes are was settled at the start: with `master-as-root` by what each worker finds in its settings.
+fn keep_identity(old: &Settings, new: &mut Settings) {
+    (new.uid, new.gid, new.user_name) = (old.uid, old.gid, old.user_name.clone());
+    new.privileges = Privileges { cpu_affinity: new.privileges.cpu_affinity, ..old.privileges.clone() };
+}
+
 /// How the workers of the new generation take the places of the old ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum How {
@@ -107,7 +113,7 @@ impl Master {
 
     /// Reads, goes to the new directory, binds, and puts the new generation in place.
     fn prepare(&mut self, how: How) -> Result<(), Vec<String>> {
-        let settings = (self.hooks.read)()?;
+        let mut settings = (self.hooks.read)()?;
         enter(&settings, &self.start_dir).map_err(|error| vec![error])?;
         process::set_umask(settings.umask);
         let serving = self.children.serving();
@@ -133,6 +139,7 @@ impl Master {
         if !kept.is_empty() {
             log::warn!("a reload does not change {}: restart the server for that", kept.join(", "));
         }
+        keep_identity(&old.settings, &mut settings);
         let shared = || -> io::Result<_> {
             let workers = settings.processes as usize;
             // By its size: after an upgrade the settings of old are not known.
@@ -262,5 +269,16 @@ mod tests {
         let new = Settings { uid: Some(1), pidfile: Some("/run/x.pid".into()), processes: 4, ..Settings::default() };
         assert_eq!(kept(&old, &new), ["pidfile", "uid"]);
         assert!(kept(&old, &old).is_empty());
+    }
+
+    #[test]
+    fn workers_of_a_root_master_are_the_same_user_after_a_reload() {
+        let privileges = Privileges { master_as_root: true, ..Privileges::default() };
+        let old = Settings { uid: Some(33), gid: Some(44), privileges: privileges.clone(), ..Settings::default() };
+        let mut new = Settings { processes: 4, ..Settings::default() };
+        new.privileges.cpu_affinity = 2;
+        keep_identity(&old, &mut new);
+        assert_eq!((new.uid, new.gid, new.processes), (Some(33), Some(44), 4));
+        assert_eq!(new.privileges, Privileges { cpu_affinity: 2, ..privileges });
     }
 }

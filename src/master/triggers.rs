@@ -157,10 +157,23 @@ impl Master {
     }
 
     pub(super) fn hear_fifo(&mut self) {
+        let mut unknown = 0_usize;
         for byte in self.fifos.read() {
-            if let Some(command) = command::letter(byte) {
-                self.obey(command, &format!("{} in the master fifo", char::from(byte).escape_default()));
+            match command::letter(byte) {
+                // What was never meant for the fifo does not fill the log.
+                Some(Command::Nothing(_)) if unknown > 0 => unknown += 1,
+                Some(command) => {
+                    unknown += usize::from(matches!(command, Command::Nothing(_)));
+                    self.obey(command, &format!("{} in the master fifo", char::from(byte).escape_default()));
+                }
+                None => {}
             }
+        }
+        if unknown > 1 {
+            log::warn!(
+                "{} more of what was written to the master fifo is ignored",
+                super::words::count((unknown - 1) as u64, "letter")
+            );
         }
     }
 

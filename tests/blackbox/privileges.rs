@@ -55,6 +55,96 @@ fn further_groups() {
 }
 
 #[test]
+fn groups_that_the_system_knows() {
+    let may = std::process::Command::new("unshare").args(["--mount", "true"]).status().is_ok_and(|done| done.success());
+    if needs_root("uid", "nobody") || !may {
+        return;
+    }
+    for (key, expected) in [("vacuum", true), ("no-initgroups", false)] {
+        let list = std::fs::read_to_string("/etc/group").expect("the groups") + "further:x:4711:nobody\n";
+        // In a list of groups of its own, the user is in one more.
+        let server = rights()
+            .file("groups", list)
+            .set("uid", "nobody")
+            .set("gid", "nogroup")
+            .set(key, "true")
+            .shell(
+                "exec unshare --mount sh -c 'mount --bind \"$TEST_FOLDER/groups\" /etc/group && exec \"$@\"' sh \"$@\"",
+            )
+            .start();
+        let groups = page(&server)["groups"].as_array().expect("groups").clone();
+        assert_eq!(groups.contains(&4711.into()), expected, "{key}: {groups:?}");
+        assert!(!groups.contains(&0.into()), "{key}: {groups:?}");
+    }
+}
+
+/// Tells as whom it was imported, as whom it serves, and who the master is; and its process.
+const WHO: &str = "\
+import json, os, threading
+
+IMPORTED = os.getuid()
+
+
+def application(environ, start_response):
+    with open(f'/proc/{os.getppid()}/status') as status:
+        master = next(line for line in status if line.startswith('Uid:')).split()[1]
+    start_response('200 OK', [])
+    return [json.dumps([[IMPORTED, os.getuid(), int(master)], os.getpid()]).encode()]
+";
+
+#[test]
+fn root_is_given_up_later_if_that_is_asked_for() {
+    const ROOT: u32 = 0;
+    const USER: u32 = 65534;
+    if needs_root("uid", "nobody") {
+        return;
+    }
+    for (option, at_start, at_reload) in [
+        ("master-as-root", [ROOT, USER, ROOT], [ROOT, USER, ROOT]),
+        ("drop-after-apps", [ROOT, USER, USER], [USER, USER, USER]),
+        ("drop-after-init", [USER, USER, USER], [USER, USER, USER]),
+    ] {
+        let setup = for_everybody(Setup::bare().listen("http-socket", Speaks::Http).file("who.py", WHO));
+        let users = setup.path("users");
+        std::fs::write(&users, "").expect("a file");
+        std::fs::set_permissions(&users, std::fs::Permissions::from_mode(0o666)).expect("permissions");
+        let folder = setup.path("").display().to_string();
+        let mut server = setup
+            .unset("module")
+            .set("chdir", folder)
+            .set("wsgi-file", "who.py")
+            .set("uid", "nobody")
+            .set("gid", "nogroup")
+            .set(option, "true")
+            .set("exec-as-user", format!("id -u >> {}", users.display()))
+            .start();
+        let told = |server: &Server, expected: [u32; 3], but: &Value| {
+            let mut pid = Value::Null;
+            wait_until(&format!("{option} has come to {expected:?}"), || {
+                let page = server.get("/").expect(200).json();
+                pid = page[1].clone();
+                page[0] == serde_json::json!(expected) && pid != *but
+            });
+            pid
+        };
+        let first = told(&server, at_start, &Value::Null);
+        server.signal(Signal::SIGHUP);
+        let second = told(&server, at_reload, &first);
+        if subject() == Subject::Rsgi && option == "master-as-root" {
+            // Only a new start changes whom the processes are.
+            server.rewrite(option, "false");
+            server.rewrite("uid", "root");
+            server.signal(Signal::SIGHUP);
+            server.wait_for_log(&["a reload does not change uid"]);
+            told(&server, at_reload, &second);
+        }
+        // Hooks of the user were run as the user.
+        let users = std::fs::read_to_string(&users).expect("the file");
+        assert!(!users.is_empty() && users.lines().all(|line| line == "65534"), "{option}: {users:?}");
+    }
+}
+
+#[test]
 fn capabilities_that_are_kept() {
     // uWSGI has the option only where it was built with a library for it.
     if needs_root("cap", "kill") || subject() == Subject::Uwsgi {
@@ -254,6 +344,28 @@ fn into_the_background() {
 }
 
 #[test]
+fn loggers_work_in_the_background() {
+    for option in ["daemonize", "daemonize2"] {
+        let setup = in_background(option, "basic");
+        let file = |name: &str| format!("file:{}", setup.path(name).display());
+        let (all, requests) = (file("all.log"), file("requests.log"));
+        let ended = setup.set("log-master", "true").set("logger", all).set("req-logger", requests).run();
+        assert_eq!(ended.code, 0, "{option}: {}", ended.log);
+        let daemon = Daemon::of(&ended.path("its.pid"));
+        let endpoint = Endpoint::Unix(ended.path("app.sock"));
+        wait_until("it serves", || endpoint.try_connect().is_ok());
+        endpoint.connect().send(get("/log?hello")).response().expect(200);
+        let text = |name: &str| std::fs::read_to_string(ended.path(name)).unwrap_or_default();
+        wait_until("the loggers have it all", || {
+            text("all.log").contains("from print: hello") && text("requests.log").contains("GET /log?hello")
+        });
+        assert!(!text("own.log").contains("hello") && !text("all.log").contains("GET /log"), "{option}");
+        daemon.stop();
+        wait_until("it has tidied up", || !ended.path("its.pid").exists() && !ended.path("app.sock").exists());
+    }
+}
+
+#[test]
 fn a_start_in_the_background_that_fails_is_told() {
     let setup = in_background("daemonize2", "no_such_module");
     let ended = setup.run();
@@ -299,6 +411,7 @@ fn what_cannot_be_had_is_named_with_its_place() {
             ("safe-pidfile", "/no/such/folder/p", ["create /no/such/folder", ""]),
             ("safe-pidfile2", "/proc/p", ["/proc/p", ""]),
             ("daemonize2", "/no/such/folder/l", ["create /no/such/folder", ""]),
+            ("daemonize", "/proc/l", ["/proc/l: ", "No such file"]),
             ("uid", "no-such-user", ["a user of this system", "no-such-user"]),
             ("add-gid", "no-such-group", ["a group of this system", "no-such-group"]),
             ("immediate-uid", "no-such-user", ["a user of this system", ""]),

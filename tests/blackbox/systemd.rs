@@ -15,11 +15,11 @@ use crate::harness::{differs, patience, wait_until};
 const TOLD: &str = "systemd is told READY when the workers are ready, RELOADING, STOPPING, a STATUS, and WATCHDOG while a worker makes progress.";
 
 /// The socket of a service manager.
-struct Manager(UnixDatagram);
+pub struct Manager(UnixDatagram);
 
 impl Manager {
     /// One below the server's folder, which is told of it.
-    fn of(setup: Setup) -> (Manager, Setup) {
+    pub fn of(setup: Setup) -> (Manager, Setup) {
         let path = setup.path("kept");
         std::fs::create_dir(&path).expect("a folder");
         let path = path.join("notify");
@@ -32,14 +32,14 @@ impl Manager {
         Manager(socket)
     }
 
-    fn hear(&self) -> Option<String> {
+    pub fn hear(&self) -> Option<String> {
         let mut buffer = [0; 4096];
         self.0.recv(&mut buffer).ok().map(|len| String::from_utf8_lossy(&buffer[..len]).into_owned())
     }
 
     /// The next message that has this line. Others before it are passed over.
     #[track_caller]
-    fn wait_for(&self, line: &str) -> String {
+    pub fn wait_for(&self, line: &str) -> String {
         let end = Instant::now() + patience();
         let mut others = Vec::new();
         loop {
@@ -100,7 +100,7 @@ fn ready_reloading_and_stopping() {
 }
 
 /// Microseconds of the clock that systemd compares with.
-fn micros() -> u64 {
+pub fn micros() -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("the clock");
     now.tv_sec() as u64 * 1_000_000 + now.tv_nsec() as u64 / 1000
 }

@@ -395,5 +395,9 @@ fn letters_that_mean_nothing_here_say_so() {
             command(&server, letter);
             server.wait_for_log(&[&format!("{letter} in the master fifo is ignored"), why]);
         }
+        // What was never meant for it does not fill the log.
+        command(&server, "zzzz");
+        server.wait_for_log(&["z in the master fifo is ignored", "no command"]);
+        server.wait_for_log(&["3 letters more", "ignored"]);
     });
 }

@@ -17,6 +17,7 @@ use crate::harness::http::get;
 use crate::harness::server::{Server, Setup, Speaks, listen_tcp, processes_of, says};
 use crate::harness::{apps, differs, program, rsgis, wait_until};
 use crate::listeners::for_everybody;
+use crate::systemd::{Manager, micros};
 
 const UPGRADES: &str = "HUP, `r` and `touch-reload` never run the binary anew: SIGUSR2 or `U` in the master fifo does, after a child has run the new file up to the imported application.";
 const FAILURES: &str = "An upgrade that fails leaves everything as it was and says why.";
@@ -148,6 +149,44 @@ fn an_upgrade_changes_the_program_and_nothing_else() {
         for left in ["own.sock", "fifo", "x.pid", "stats.sock"] {
             assert!(!server.path(left).exists(), "{left}");
         }
+    });
+}
+
+#[test]
+fn the_service_manager_is_told_of_upgrades() {
+    rsgis(|| {
+        let (manager, setup) = Manager::of(replaceable(Setup::http("basic")).allow("upgrade failed"));
+        let server = setup.start();
+        manager.wait_for("READY=1");
+        let master = server.pid();
+        for generation in ["generation 2", "generation 3"] {
+            let before = micros();
+            upgrade(&server);
+            let reloading = manager.wait_for("RELOADING=1");
+            let at = reloading.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")?.parse::<u64>().ok());
+            assert!(at.is_some_and(|at| (before..=micros()).contains(&at)), "{reloading}");
+            let ready = manager.wait_for("READY=1");
+            assert!(ready.contains(generation), "{ready}");
+            // The main process is the one that systemd started, and it is not told of another.
+            assert!(![&reloading, &ready].iter().any(|text| text.contains("MAINPID")), "{reloading} {ready}");
+            assert_eq!(server.get("/process").expect(200).json()["ppid"], master.as_raw());
+        }
+        // One that fails leaves the service ready.
+        install(&server, b"no program");
+        let failed = || stats(&server)["reloads"]["failed"].clone();
+        let before = failed();
+        server.signal(Signal::SIGUSR2);
+        wait_until("it has failed", || failed() != before);
+        server.get("/").expect(200);
+        let mut last = String::new();
+        while let Some(text) = manager.hear() {
+            if text.contains("RELOADING=1") || text.contains("READY=1") {
+                last = text;
+            }
+        }
+        assert!(!last.contains("RELOADING=1"), "{last}");
+        server.signal(Signal::SIGTERM);
+        manager.wait_for("STOPPING=1");
     });
 }
 

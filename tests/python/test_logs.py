@@ -88,6 +88,14 @@ FORMATS = {
     "big": ["log-format = LINE %(uri) %(rsize)", "disable-logging = true", "log-big = 7"],
     "zero": ["log-format = LINE %(uri) %(rsize)", "disable-logging = true", "log-zero = true"],
     "files": ["log-format = LINE %(uri) %(rsize)", "disable-logging = true", "log-sendfile = true"],
+    "common": ['log-format = %(addr) - %(user) [%(ltime)] "%(method) %(uri) %(proto)" %(status) %(rsize)'],
+    "vhost": ["log-format = LINE %(host):%(var.SERVER_PORT) %(addr) %(var.REMOTE_PORT) %(method) %(uri)"],
+    "sizes": ["log-format = LINE %(status) %(rsize)+%(hsize)=%(size) of %(cl) in %(headers) to %(vars) %(pktsize)"],
+    "object": ['log-format = LINE {"uri":"%(uri)","status":%(status),"bytes":%(rsize),"user":"%(user)"}'],
+    "request": ["log-format = LINE %(var.HTTP_USER_AGENT)|%(var.HTTP_REFERER)|%(var.CONTENT_TYPE)|%(var.PATH_INFO)"],
+    "text": ["log-format = LINE without a variable"],
+    "neighbours": ["log-format = LINE %(method)%(uri)%(status)%(proto)%%%(host)"],
+    "failures": ["log-format = LINE %(uri) %(status)", "log-5xx = true"],
     "odd": ["log-format = LINE %(method)x%%(status) %) )%("],
 }
 
