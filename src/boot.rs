@@ -8,6 +8,7 @@ mod background;
 mod ctl;
 mod facts;
 mod files;
+mod later;
 mod once;
 mod privileges;
 mod setup;
@@ -201,7 +202,10 @@ fn serve(
     };
     let mut safe = safe;
     let settled = settle(&settings, &mut made, moved, &mut safe)
-        .and_then(|()| hooks::run(&settings.hooks, Phase::AsUser))
+        .and_then(|()| match settings.privileges.given_up_at_once() {
+            true => hooks::run(&settings.hooks, Phase::AsUser),
+            false => Ok(()),
+        })
         .and_then(|()| hooks::run(&settings.hooks, Phase::MasterStart));
     if let Err(error) = settled {
         log::error!("{error}");
@@ -225,7 +229,11 @@ fn serve(
     {
         herald.tell(exit::OK);
     }
+    let after_apps = later::after_apps(&settings);
     let ready = move || {
+        if let Some(give_up) = after_apps {
+            give_up();
+        }
         for file in &safe {
             if let Err(error) = files::write_pid(file) {
                 log::error!("a pid file cannot be written: {}", sys::describe(&error));

@@ -10,13 +10,14 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-use crate::gateway::{Body, BodySource, Exchange, FilePart, Local, Payload, Peer, Sent};
+use crate::gateway::{Body, BodySource, Exchange, FilePart, Local, Payload, Peer, Sent, Told};
 use crate::protocol::Protocol;
 use crate::protocol::body::{Reader, admit};
+use crate::protocol::forwarded::Trusted;
 use crate::protocol::request::{BodyLength, Refusal, Request, Version};
 use crate::protocol::response::{self, BodyFraming, Facts, Head};
 use crate::sys::fd;
-use crate::worker::{Broken, Incoming};
+use crate::worker::{Broken, Incoming, hear};
 
 /// Bytes read of a body at once.
 const BLOCK: usize = 64 * 1024;
@@ -57,6 +58,7 @@ pub struct Once {
     head: Vec<u8>,
     local: Local,
     peer: Peer,
+    told: Option<Box<Told>>,
     body: Body,
     output: File,
     framing: Option<BodyFraming>,
@@ -77,7 +79,8 @@ pub struct Limits {
 }
 
 impl Once {
-    /// Reads the body, unless it is streamed.
+    /// Reads the body, unless it is streamed. The web server, whose word all of the environment is, is no hop: the first one is
+    /// REMOTE_ADDR, which is believed about others when it is among `trusted`.
     ///
     /// # Errors
     /// The streams, and what to answer with.
@@ -86,6 +89,7 @@ impl Once {
         head: Vec<u8>,
         mut streams: Streams,
         limits: Limits,
+        trusted: &Trusted,
     ) -> Result<Once, (Streams, Refusal)> {
         let body = match body(&request, &mut streams.input, limits) {
             Ok(body) => body,
@@ -102,8 +106,9 @@ impl Once {
             server_port: variable(b"SERVER_PORT"),
         };
         let peer = Peer { addr: variable(b"REMOTE_ADDR"), port: variable(b"REMOTE_PORT") };
-        let output = streams.output;
-        Ok(Once { request, head, local, peer, body, output, framing: None, remaining: 0, gone: false, failed: false })
+        let told = hear(trusted, &peer, &request, &head);
+        let (output, framing) = (streams.output, None);
+        Ok(Once { request, head, local, peer, told, body, output, framing, remaining: 0, gone: false, failed: false })
     }
 
     /// Whether the application's answer went out whole.
@@ -236,6 +241,10 @@ impl Exchange for Once {
 
     fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    fn told(&self) -> Option<&Told> {
+        self.told.as_deref()
     }
 
     fn take_body(&mut self) -> Body {

@@ -19,7 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("wsgi", &["gateway", "protocol"]),
     ("mailbox", &["sys"]),
     ("logging", &["protocol", "gateway", "sys", "config::logs"]),
-    ("cgi", &["gateway", "protocol", "sys", "worker::Broken", "worker::Incoming"]),
+    ("cgi", &["gateway", "protocol", "sys", "worker::Broken", "worker::Incoming", "worker::hear"]),
     ("zygote", &["interpreter", "wsgi", "control", "scoreboard", "sys", "exit"]),
     (
         "worker",
@@ -230,6 +230,29 @@ fn every_file_says_what_it_is_for() {
     let without: Vec<_> =
         found.into_iter().filter(|path| !std::fs::read_to_string(path).expect("a file").starts_with("//!")).collect();
     assert!(without.is_empty(), "no //! at the head of {without:?}");
+}
+
+#[test]
+fn the_code_map_names_files_that_exist() {
+    let map = std::fs::read_to_string(source().join("README.md")).expect("the code map");
+    let named: Vec<&str> = map.split('`').skip(1).step_by(2).filter(|word| word.ends_with(".rs")).collect();
+    assert!(named.len() > 50, "the names were not found");
+    let exists = |name: &&str| source().join(name).exists() || source().join("..").join(name).exists();
+    let missing: Vec<&str> = named.into_iter().filter(|name| !exists(name)).collect();
+    assert!(missing.is_empty(), "src/README.md names {missing:?}");
+}
+
+#[test]
+fn the_version_of_the_scoreboard_is_made_of_all_its_sources() {
+    let handoff = std::fs::read_to_string(source().join("master/handoff.rs")).expect("a source file");
+    let missing: Vec<String> = files()
+        .into_iter()
+        .filter(|(name, module, _)| {
+            module == "scoreboard" && !handoff.contains(&format!("include_bytes!(\"../{name}\")"))
+        })
+        .map(|(name, ..)| name)
+        .collect();
+    assert!(missing.is_empty(), "LAYOUT in src/master/handoff.rs lacks {missing:?}");
 }
 
 #[test]

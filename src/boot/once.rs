@@ -106,15 +106,17 @@ fn answer(
         buffering: settings.post_buffering,
     };
     let Some(taken) = streams.take() else { return Ok(exit::ERROR) };
-    let once = Once::receive(request, head, taken, limits).map_err(|(returned, refusal)| {
-        *streams = Some(returned);
-        refused(refusal)
-    })?;
+    let once =
+        Once::receive(request, head, taken, limits, &settings.trusted_proxies).map_err(|(returned, refusal)| {
+            *streams = Some(returned);
+            refused(refusal)
+        })?;
     let options = wsgi::Options {
         threads: 1,
         processes: 1,
         manage_script_name: settings.manage_script_name,
         fastcgi_stderr: false,
+        file_wrapper: settings.file_wrapper,
         run_once: true,
     };
     let done = wsgi::with_app_thread(&apps, &options, 0, |thread| thread.serve(Box::new(once)));

@@ -68,7 +68,9 @@ pub(super) fn settle(settings: &Settings, made: &mut Made, moved: bool, safe: &m
     if let Some(doubt) = user::is_root().then(|| doubt_of_user(settings)).flatten() {
         log::warn!("{doubt}");
     }
-    identity(settings).take().map_err(|error| format!("{}: {error}", place_of_user(settings)))?;
+    if settings.privileges.given_up_at_once() {
+        identity(settings).take().map_err(|error| format!("{}: {error}", place_of_user(settings)))?;
+    }
     made.add(settings, "pidfile2", settings.pidfiles.second.as_ref())?;
     safe.extend(made.add_empty(settings, "safe-pidfile2", settings.pidfiles.safe_second.as_ref())?);
     Ok(())

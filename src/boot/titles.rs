@@ -1,5 +1,6 @@
 //! What the processes of a server are called in lists of processes (`auto-procname` and its like).
 
+use super::later;
 use crate::config::{ProcessNames, Settings};
 use crate::sys::process;
 
@@ -14,6 +15,7 @@ pub(super) enum Role {
 
 pub(super) fn entitle_relay(settings: &Settings) {
     rename(title(&settings.process_names, &Role::Relay));
+    later::in_relay(settings);
 }
 
 /// The title of a process, if the configuration asks for one.

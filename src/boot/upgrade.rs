@@ -185,7 +185,7 @@ pub(super) fn succeed(arguments: &[OsString], handoff: Handoff, fork: fn() -> io
         entitle,
         entitle_relay,
         zygote: Box::new(move |task: Task| run_zygote(task, &home_dir)),
-        ready: None,
+        ready: super::later::after_apps(&settings),
     };
     let program = program.map(|program| program.named(&handoff.name));
     let (manager, pidfiles) = (handoff.manager.clone(), handoff.pidfiles.clone());

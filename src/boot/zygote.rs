@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::SYSTEMD_VARIABLES;
 use super::titles::{Role, rename, title};
+use super::{SYSTEMD_VARIABLES, later};
 use crate::config::hooks::Phase;
 use crate::config::{self, Recycle, Settings};
 use crate::logging::access::Access;
@@ -31,13 +31,10 @@ pub(super) fn run_zygote(task: Task, start_dir: &Path) -> u8 {
     for (name, value) in &settings.env {
         process::set_variable(name, value);
     }
-    let around_import = |phase| {
-        let settings = Arc::clone(&settings);
-        Box::new(move || hooks::run(&settings.hooks, phase))
-    };
+    let before = Arc::clone(&settings);
     let zygote = Zygote {
-        before_import: around_import(Phase::PreApp),
-        after_import: around_import(Phase::PostApp),
+        before_import: Box::new(move || hooks::run(&before.hooks, Phase::PreApp)),
+        after_import: later::after_import(&settings, master),
         generation,
         control,
         master,
@@ -70,11 +67,13 @@ pub(super) fn run_zygote(task: Task, start_dir: &Path) -> u8 {
                 processes: settings.processes,
                 manage_script_name: settings.manage_script_name,
                 fastcgi_stderr: settings.fastcgi_stderr,
+                file_wrapper: settings.file_wrapper,
                 run_once: false,
             },
         };
         let (id, first) = (context.id, birth.first);
         let load = move || {
+            later::in_worker(&settings, master)?;
             hooks::run(&settings.hooks, Phase::PostFork)?;
             let apps = load()?;
             let phases = [

@@ -187,6 +187,8 @@ pub struct Settings {
     pub log_requests: bool,
     /// False with `disable-sendfile`.
     pub sendfile: bool,
+    /// False with `wsgi-disable-file-wrapper`.
+    pub file_wrapper: bool,
     /// `log-format`; none is the default request line.
     pub log_format: Option<String>,
     /// The rest of what is configured about logs.
@@ -274,6 +276,7 @@ impl Default for Settings {
             logto: None,
             log_requests: true,
             sendfile: true,
+            file_wrapper: true,
             log_format: None,
             logs: logs::Logs::default(),
             skip_atexit: false,

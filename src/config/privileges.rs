@@ -13,6 +13,10 @@ pub struct Privileges {
     pub groups: Vec<u32>,
     /// `no-initgroups`: the groups that the system knows for the user are left out.
     pub no_initgroups: bool,
+    /// `master-as-root`: the workers alone become another user, each at its birth.
+    pub master_as_root: bool,
+    /// `drop-after-apps`: the first import is done as root.
+    pub drop_after_apps: bool,
     /// `immediate-uid`, and the user's login name.
     pub immediate_uid: Option<(u32, Option<String>)>,
     /// `immediate-gid`.
@@ -27,6 +31,13 @@ pub struct Privileges {
     pub limit_nproc: Option<u64>,
     /// `cpu-affinity`: processors for each worker; 0: as it comes.
     pub cpu_affinity: u32,
+}
+
+impl Privileges {
+    /// Whether the master becomes another user before anything of the application runs.
+    pub fn given_up_at_once(&self) -> bool {
+        !self.master_as_root && !self.drop_after_apps
+    }
 }
 
 /// Pid files besides `pidfile`, absolute.

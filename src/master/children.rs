@@ -4,6 +4,7 @@
 //! ([`Children::decide`]); the time is an argument in milliseconds. Two generations can live at once: the one
 //! that serves and, during a reload, the one that comes. A worker of any other generation is on its way out.
 
+mod attempts;
 mod chain;
 mod decide;
 mod recycle;
@@ -14,9 +15,9 @@ pub use succession::Snapshot;
 
 use serde::{Deserialize, Serialize};
 
-use super::attempts::Attempts;
 use crate::config::Settings;
 use crate::control::Retire;
+use attempts::Attempts;
 
 /// Milliseconds of the shared clock.
 pub type Millis = u64;

@@ -4,7 +4,6 @@
 //! out what is decided there. It blocks nowhere else. What a child runs is a function given by `boot`.
 
 mod actions;
-mod attempts;
 pub mod children;
 pub mod command;
 mod daemons;

@@ -81,7 +81,7 @@ pub struct Facts<'a> {
 /// How the body goes onto the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyFraming {
-    /// There is none (HEAD, 204, 304): bytes of the application are discarded.
+    /// There is none (HEAD, 204, 205, 304): bytes of the application are discarded.
     Nothing,
     /// Exactly so many bytes; what the application has beyond them is not sent.
     Length(u64),
@@ -110,6 +110,7 @@ pub struct Head {
     fields: u32,
     length: Option<Length>,
     has_date: bool,
+    has_status: bool,
     close: bool,
     dropped: Option<&'static str>,
 }
@@ -118,7 +119,7 @@ pub struct Head {
 #[derive(Clone, Copy, Debug)]
 struct Length {
     value: u64,
-    /// Where its line stands in the head: 204 must not carry it.
+    /// Where its line stands in the head: 204 and 205 must not carry it.
     start: usize,
     end: usize,
 }
@@ -182,6 +183,7 @@ impl Head {
             Meaning::Length(value) => self.add_length(value)?,
             meaning => {
                 self.has_date |= meaning == Meaning::Date;
+                self.has_status |= meaning == Meaning::Status;
                 push_field(&mut self.bytes, name, value);
                 self.fields += 1;
             }
@@ -199,6 +201,7 @@ impl Head {
             return self.add_length(value);
         }
         self.has_date |= field.meaning == Meaning::Date;
+        self.has_status |= field.meaning == Meaning::Status;
         self.add(&field.line);
         Ok(())
     }
@@ -271,8 +274,11 @@ impl Head {
         {
             status.copy_from_slice(STATUS_FIELD);
             self.start = 1;
+            if self.has_status {
+                self.drop_status_fields();
+            }
         }
-        let bodiless = facts.head_request || matches!(self.status, 204 | 304);
+        let bodiless = facts.head_request || matches!(self.status, 204 | 205 | 304);
         let mut keep_alive = http && facts.keep_alive && !self.close;
         let body = if bodiless {
             self.finish_bodiless(facts);
@@ -307,16 +313,37 @@ impl Head {
     }
 
     /// A head without a body: RFC 9110 section 8.6 forbids Content-Length with 204; with HEAD and 304 it
-    /// tells what GET would give, so a length of 0 that only means "nothing came" is not stated.
+    /// tells what GET would give, so a length of 0 that only means "nothing came" is not stated. 205 has no content either
+    /// (section 15.3.6), but clients look for its end as for that of any other response.
     fn finish_bodiless(&mut self, facts: &Facts<'_>) {
+        if let (204 | 205, Some(length)) = (self.status, self.length) {
+            self.bytes.drain(length.start..length.end);
+            self.fields -= 1;
+        }
         match (self.status, self.length, facts.total) {
-            (204, Some(length), _) => {
-                self.bytes.drain(length.start..length.end);
-                self.fields -= 1;
-            }
+            (205, ..) => self.add_number(b"Content-Length: ", 0),
             (204 | 304, ..) | (_, Some(_), _) => {}
             (_, None, Some(total)) if total > 0 => self.add_number(b"Content-Length: ", total),
             _ => {}
+        }
+    }
+
+    /// Where the status is a field, one of the application's would be a second status (RFC 3875 section 6.3: each field once).
+    fn drop_status_fields(&mut self) {
+        let mut at = memchr::memmem::find(&self.bytes, b"\r\n").map_or(self.bytes.len(), |end| end + 2);
+        while at < self.bytes.len() {
+            let end = memchr::memmem::find(&self.bytes[at..], b"\r\n").map_or(self.bytes.len(), |len| at + len + 2);
+            if !self.bytes[at..end].get(..7).is_some_and(|name| name.eq_ignore_ascii_case(b"status:")) {
+                at = end;
+                continue;
+            }
+            self.bytes.drain(at..end);
+            self.fields -= 1;
+            self.dropped.get_or_insert("Status");
+            if let Some(length) = self.length.as_mut().filter(|length| length.start >= end) {
+                length.start -= end - at;
+                length.end -= end - at;
+            }
         }
     }
 

@@ -11,8 +11,9 @@ use super::clock::{after, now};
 use super::connection::{Connection, Filled, Phase, Step};
 use super::work::{Spare, Work};
 use crate::gateway::{Peer, Told};
-use crate::protocol::forwarded::{self, Source};
+use crate::protocol::forwarded::{self, Source, Trusted};
 use crate::protocol::proxy::{self, Origin, Proxied};
+use crate::protocol::request::Request;
 
 /// Whether the one warning about proxies that contradict themselves was given.
 static WARNED: AtomicBool = AtomicBool::new(false);
@@ -80,26 +81,32 @@ impl Connection {
     /// What trusted proxies say of the request in `work`.
     pub(super) fn hear_proxies(&self, work: &Work) -> Option<Box<Told>> {
         let trusted = self.worker.options.trusted.as_ref()?;
-        let source = match self.peer.addr.parse::<IpAddr>() {
-            Ok(address) => Source::Address(address),
-            Err(_) => Source::Unix,
-        };
-        let told = forwarded::resolve(trusted, source, &work.request, work.head());
-        if told.disputed && !WARNED.swap(true, Ordering::Relaxed) {
-            log::warn!(
-                "a request from {} has a Forwarded and an X-Forwarded-For that name different clients; Forwarded is \
-                 believed. A trusted proxy must delete those of these fields that it does not write (said once)",
-                self.who()
-            );
-        }
-        if told == forwarded::Told::default() {
-            return None;
-        }
-        let port = told.port.map(|port| port.to_string()).unwrap_or_default();
-        Some(Box::new(Told {
-            client: told.address.map(|address| Peer { addr: address.to_string(), port }),
-            scheme: told.scheme.map(forwarded::Scheme::name),
-            host: told.host.map(<[u8]>::to_vec),
-        }))
+        hear(trusted, &self.peer, &work.request, work.head())
     }
+}
+
+/// What is believed of a request that `peer` sends: nothing unless it is a trusted proxy. A peer without an address is one on a
+/// unix socket.
+pub fn hear(trusted: &Trusted, peer: &Peer, request: &Request, head: &[u8]) -> Option<Box<Told>> {
+    let source = match peer.addr.parse::<IpAddr>() {
+        Ok(address) => Source::Address(address),
+        Err(_) => Source::Unix,
+    };
+    let told = forwarded::resolve(trusted, source, request, head);
+    if told.disputed && !WARNED.swap(true, Ordering::Relaxed) {
+        let from = if peer.addr.is_empty() { "a proxy on a unix socket" } else { &peer.addr };
+        log::warn!(
+            "a request from {from} has a Forwarded and an X-Forwarded-For that name different clients; Forwarded is \
+             believed. A trusted proxy must delete those of these fields that it does not write (said once)"
+        );
+    }
+    if told == forwarded::Told::default() {
+        return None;
+    }
+    let port = told.port.map(|port| port.to_string()).unwrap_or_default();
+    Some(Box::new(Told {
+        client: told.address.map(|address| Peer { addr: address.to_string(), port }),
+        scheme: told.scheme.map(forwarded::Scheme::name),
+        host: told.host.map(<[u8]>::to_vec),
+    }))
 }

@@ -22,9 +22,37 @@ pub(super) fn now() -> Millis {
     read(ClockId::CLOCK_MONOTONIC_COARSE).as_millis() as Millis
 }
 
+thread_local! {
+    /// What the exact clock said last, to this thread, if it has not waited since; 0: it has.
+    static LATELY: Cell<u64> = const { Cell::new(0) };
+}
+
 /// The monotonic clock in microseconds, for what a request took.
 pub(super) fn micros() -> u64 {
-    read(ClockId::CLOCK_MONOTONIC).as_micros() as u64
+    let micros = read(ClockId::CLOCK_MONOTONIC).as_micros() as u64;
+    LATELY.set(micros);
+    micros
+}
+
+/// The same, read again only if the thread has waited for anything since it did: where a request ends, the next one begins.
+pub(super) fn micros_lately() -> u64 {
+    match LATELY.get() {
+        0 => micros(),
+        lately => lately,
+    }
+}
+
+/// [`now`], without a look where the exact clock was just read.
+pub(super) fn lately() -> Millis {
+    match LATELY.get() {
+        0 => now(),
+        lately => lately / 1000,
+    }
+}
+
+/// The calling thread has waited, for events or for a disk.
+pub(super) fn has_waited() {
+    LATELY.set(0);
 }
 
 /// Wall clock since the epoch, to the microsecond.
@@ -57,6 +85,17 @@ pub(super) fn date() -> [u8; 29] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_exact_clock_is_read_again_after_a_wait() {
+        has_waited();
+        let first = micros_lately();
+        assert_eq!((micros_lately(), lately()), (first, first / 1000));
+        let second = micros();
+        assert_eq!(micros_lately(), second);
+        has_waited();
+        assert!(micros_lately() >= second && second >= first);
+    }
 
     #[test]
     fn the_date_is_an_imf_fixdate_of_now() {

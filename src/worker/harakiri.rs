@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::clock::{Millis, now};
+use super::clock::{Millis, lately, now};
 use super::connection::Connection;
 use super::mux::Branch;
 use super::output::Io;
@@ -147,7 +147,7 @@ impl Harakiri {
         let watch = &self.watches[core];
         let mut running = watch.running();
         running.serial += 1;
-        running.began = now();
+        running.began = lately();
         running.io = Some(Arc::clone(&connection.io));
         running.protocol = Some(connection.protocol());
         running.streamed = connection.work().streamed.is_some();

@@ -6,6 +6,7 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::clock;
 use super::output::Io;
 use super::pace::allowance;
 use crate::config::Timeouts;
@@ -60,6 +61,7 @@ impl Incoming {
                     match temporary(true)? {
                         Some(mut file) => {
                             file.write_all(bytes).map_err(Broken::Disk)?;
+                            clock::has_waited();
                             self.store = Store::File(file, bytes.len() as u64);
                         }
                         None if self.threshold < IN_MEMORY_AT_MOST => self.threshold = IN_MEMORY_AT_MOST,
@@ -72,6 +74,7 @@ impl Incoming {
                 let mut piece = Vec::with_capacity(input.len());
                 let fed = self.reader.feed(input, &mut piece).map_err(Broken::Refused)?;
                 file.write_all(&piece).map_err(Broken::Disk)?;
+                clock::has_waited();
                 *len += piece.len() as u64;
                 fed
             }

@@ -55,6 +55,7 @@ use crate::protocol::http::head::Limits;
 use crate::scoreboard::{Scoreboard, State, WorkerSlot};
 use crate::{sys, wsgi};
 
+pub use believe::hear;
 use harakiri::Harakiri;
 pub use harakiri::Limits as HarakiriLimits;
 pub(crate) use incoming::{Broken, Incoming};

@@ -274,7 +274,7 @@ impl Connection {
                 mux.demux.take(&mut work.input, &mut work.request);
                 work.filled = work.input.len();
                 if options.is_timed() {
-                    work.started = clock::micros();
+                    work.started = clock::micros_lately();
                 }
                 work.told = self.hear_proxies(&work);
                 let limit = options.body_limit();

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::clock;
 use super::segment::{FileSegment, Records, Segment};
 use crate::gateway::{FilePart, Kept};
 use crate::net::stream::Stream;
@@ -125,7 +126,11 @@ impl Queue {
                 return false;
             }
             let written = match self.segments.front_mut() {
-                Some(Segment::File(file)) => file.send(stream, self.offset),
+                Some(Segment::File(file)) => {
+                    let sent = file.send(stream, self.offset);
+                    clock::has_waited();
+                    sent
+                }
                 _ => self.write(stream),
             };
             match written {

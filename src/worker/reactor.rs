@@ -26,15 +26,14 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
 
 use super::Worker;
-use super::clock::{NEVER, now};
+use super::clock::{self, NEVER, now};
 use super::connection::{Connection, Step};
 use super::work::Spare;
 use crate::control::FromWorker;
 use crate::net::listener::Listener;
 use crate::sys;
 
-use doors::Door;
-use state::{CONTROL, Driver, Event, LISTENERS, MAILBOX, Parked, Pick, SIGNALS, Slot, State, WAKER, What};
+use state::{CONTROL, Door, Driver, Event, LISTENERS, MAILBOX, Parked, Pick, SIGNALS, Slot, State, WAKER, What};
 
 /// Events fetched by one epoll_wait.
 const BATCH: usize = 256;
@@ -162,6 +161,7 @@ impl Reactor {
                     state.asleep += 1;
                     state.tell_idle(worker);
                     let mut state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    clock::has_waited();
                     state.asleep -= 1;
                     state.tell_idle(worker);
                 }
@@ -236,6 +236,7 @@ impl Reactor {
     /// The standby thread's turn as driver: does all I/O that is known, hands complete requests to sleeping app
     /// threads, then waits for events, at most `limit`. False: another thread drives.
     pub(super) fn drive(&self, worker: &Arc<Worker>, spare: &mut Spare, limit: Option<Duration>) -> bool {
+        clock::has_waited();
         loop {
             let mut state = self.lock();
             if state.driver == Driver::Thread {
@@ -298,6 +299,7 @@ impl Reactor {
         {
             log::error!("waiting for events failed: {error}");
         }
+        clock::has_waited();
         let now = now();
         let mut state = self.lock();
         for event in events.iter() {

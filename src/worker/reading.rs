@@ -70,7 +70,7 @@ impl Connection {
         match parsed {
             Parsed::Complete => {
                 if timed {
-                    work.started = clock::micros();
+                    work.started = clock::micros_lately();
                 }
                 if self.worker.options.trusted.is_some() {
                     let told = self.hear_proxies(self.work());
@@ -232,9 +232,11 @@ impl Connection {
     pub(super) fn refuse(&mut self, status: u16) {
         let date = clock::date();
         let protocol = self.protocol();
+        // What was refused need not be a request that could be asked.
+        let asks_for_head = self.work.as_ref().is_some_and(|work| work.input[..work.filled].starts_with(b"HEAD "));
         let facts = response::Facts {
             version: crate::protocol::request::Version::Http11,
-            head_request: false,
+            head_request: asks_for_head,
             protocol,
             keep_alive: false,
             total: None,

@@ -239,7 +239,7 @@ fn serve(
         slot.add_wait(clock::micros().saturating_sub(queued));
     }
     let thread = slot.thread(core);
-    let began = clock::now();
+    let began = clock::lately();
     {
         let (request, head) = connection.request();
         let peer = connection.client().addr.as_bytes();

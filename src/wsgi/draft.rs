@@ -181,6 +181,8 @@ impl<'py> Draft<'_, 'py> {
     /// Takes a key out that may be there.
     pub(super) fn remove(&mut self, known: Known) -> PyResult<()> {
         self.lasts = false;
+        // What the request before left of it is gone as well: nothing to restore.
+        self.enter(known as usize);
         let key = self.names.key(known as usize).text.bind(self.environ.py());
         if self.environ.contains(key)? { self.environ.del_item(key) } else { Ok(()) }
     }

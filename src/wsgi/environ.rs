@@ -151,7 +151,9 @@ impl Environs {
         set("wsgi.input", Bound::new(py, Input::new(Body::Empty))?.into_any())?;
         set("wsgi.input_terminated", truth(true)?)?;
         set("wsgi.errors", errors::stream(py)?)?;
-        set("wsgi.file_wrapper", py.get_type::<FileWrapper>().into_any())?;
+        if self.options.file_wrapper {
+            set("wsgi.file_wrapper", py.get_type::<FileWrapper>().into_any())?;
+        }
         set("wsgi.multithread", truth(self.options.threads > 1)?)?;
         set("wsgi.multiprocess", truth(self.options.processes > 1 || self.options.run_once)?)?;
         set("wsgi.run_once", truth(self.options.run_once)?)?;
@@ -238,8 +240,13 @@ fn add_vars(
     if https {
         draft.set(Known::UrlScheme, b"https")?;
     }
-    let script_name = seen.script_name.map_or(&b""[..], |span| span.of(head));
+    let mut script_name = seen.script_name.map_or(&b""[..], |span| span.of(head));
     let path = seen.path_info.map_or(&request.path[..], |span| span.of(head));
+    // Apache says `/site/` and `/` over uwsgi. Together they are the path, which has one slash there.
+    if script_name.ends_with(b"/") && path.starts_with(b"/") {
+        script_name = &script_name[..script_name.len() - 1];
+        draft.set(Known::ScriptName, script_name)?;
+    }
     // Where the front end did not say what SCRIPT_NAME is, the mount points are all there is to tell.
     let manage = options.manage_script_name || request.path_derived;
     let Found { app, strip } = apps.find(path, script_name, manage);

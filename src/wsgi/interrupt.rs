@@ -6,7 +6,11 @@
 use std::cell::OnceCell;
 use std::ffi::c_ulong;
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+#[cfg(Py_GIL_DISABLED)]
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pyo3::create_exception;
 use pyo3::exceptions::PyBaseException;
@@ -22,28 +26,34 @@ create_exception!(
     "The request took longer than harakiri allows. No Exception: a loop that retries after errors must not swallow it."
 );
 
-/// One app thread, as seen by who may interrupt it.
+/// One app thread, as seen by who may interrupt it. Read and written by plain loads and stores: all but `begin` do it attached
+/// and in one go, so that the interpreter's lock keeps them apart, and what `begin` changes is part of what they compare.
 pub struct Interrupt {
     /// Python's name of the thread.
     ident: c_ulong,
-    state: Mutex<State>,
+    /// The request that runs; 0: none.
+    serial: AtomicU64,
+    /// The application's code has the thread.
+    inside: AtomicBool,
+    /// The request that was struck while the thread was outside; 0: none.
+    due: AtomicU64,
+    /// The exception was set and may not have been raised yet.
+    set: AtomicBool,
+    /// Without the interpreter's lock it takes one of our own.
+    #[cfg(Py_GIL_DISABLED)]
+    lock: Mutex<()>,
+}
+
+/// While it lives, nobody else changes whether the thread is inside and whether it is struck.
+struct Turn<'a> {
+    #[cfg(Py_GIL_DISABLED)]
+    _lock: MutexGuard<'a, ()>,
+    _of: PhantomData<&'a Interrupt>,
 }
 
 /// How the calling thread can be interrupted; empty until somebody wants that, which may be the application itself, in the middle
 /// of a request.
 pub(super) type Interruptible = OnceCell<Arc<Interrupt>>;
-
-#[derive(Default)]
-struct State {
-    /// The request that runs; 0: none.
-    serial: u64,
-    /// The application's code has the thread.
-    inside: bool,
-    /// The request was struck while the thread was outside.
-    due: bool,
-    /// The exception was set and may not have been raised yet.
-    set: bool,
-}
 
 /// What became of a strike.
 pub enum Struck {
@@ -56,28 +66,39 @@ pub enum Struck {
 impl Interrupt {
     /// For the calling thread, which is attached.
     pub(super) fn of_this_thread(py: Python<'_>) -> Interrupt {
-        Interrupt { ident: raw::thread_ident(py), state: Mutex::default() }
+        Interrupt {
+            ident: raw::thread_ident(py),
+            serial: AtomicU64::new(0),
+            inside: AtomicBool::new(false),
+            due: AtomicU64::new(0),
+            set: AtomicBool::new(false),
+            #[cfg(Py_GIL_DISABLED)]
+            lock: Mutex::default(),
+        }
     }
 
     /// The same, of a thread that is inside the application already.
     pub(super) fn of_this_thread_inside(py: Python<'_>) -> Interrupt {
-        let state = State { inside: true, ..State::default() };
-        Interrupt { ident: raw::thread_ident(py), state: Mutex::new(state) }
+        Interrupt { inside: AtomicBool::new(true), ..Interrupt::of_this_thread(py) }
     }
 
-    /// Nobody waits for the interpreter while he holds it.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The calling thread is attached, and runs no Python code before it drops this.
+    fn turn(&self) -> Turn<'_> {
+        Turn {
+            #[cfg(Py_GIL_DISABLED)]
+            _lock: self.lock.lock().unwrap_or_else(PoisonError::into_inner),
+            _of: PhantomData,
+        }
     }
 
-    /// Request `serial` (not 0) is to run on the thread.
+    /// Request `serial` (not 0, and never the same again) is to run on the thread.
     pub fn begin(&self, serial: u64) {
-        *self.lock() = State { serial, ..State::default() };
+        self.serial.store(serial, Ordering::Relaxed);
     }
 
     /// Request `serial` runs on the thread: what is known of it stays.
     pub fn join(&self, serial: u64) {
-        self.lock().serial = serial;
+        self.begin(serial);
     }
 
     /// It is over.
@@ -89,20 +110,24 @@ impl Interrupt {
     /// thread that others wait for.
     pub fn strike(&self, serial: u64, all: bool) -> Struck {
         Python::attach(|py| {
-            if self.lock().serial != serial {
+            let is_over = || self.serial.load(Ordering::Relaxed) != serial;
+            if is_over() {
                 return Struck::Over;
             }
+            let exception = py.get_type::<HarakiriError>();
             let stacks = stacks(py, self.ident, all)
                 .unwrap_or_else(|error| format!("its stack can't be shown: {}", errors::one_line(py, &error)));
             // Other threads may have run meanwhile.
-            let mut state = self.lock();
-            if state.serial != serial {
+            let _turn = self.turn();
+            if is_over() {
                 return Struck::Over;
             }
-            state.due = !state.inside;
-            state.set = state.inside;
-            if state.inside {
-                raw::set_async_exception(self.ident, Some(&py.get_type::<HarakiriError>()));
+            if self.inside.load(Ordering::Relaxed) {
+                self.set.store(true, Ordering::Relaxed);
+                raw::set_async_exception(self.ident, Some(&exception));
+            } else {
+                // The next request may begin at this very moment: it has another number.
+                self.due.store(serial, Ordering::Relaxed);
             }
             Struck::At(stacks)
         })
@@ -119,11 +144,15 @@ impl<'a> Inside<'a> {
     /// The request was struck before.
     pub(super) fn enter(interruptible: &'a Interruptible) -> PyResult<Inside<'a>> {
         if let Some(interrupt) = interruptible.get() {
-            let mut state = interrupt.lock();
-            if std::mem::take(&mut state.due) {
-                return Err(HarakiriError::new_err("the request was too late before it came here"));
+            let _turn = interrupt.turn();
+            let due = interrupt.due.load(Ordering::Relaxed);
+            if due != 0 {
+                interrupt.due.store(0, Ordering::Relaxed);
+                if due == interrupt.serial.load(Ordering::Relaxed) {
+                    return Err(HarakiriError::new_err("the request was too late before it came here"));
+                }
             }
-            state.inside = true;
+            interrupt.inside.store(true, Ordering::Relaxed);
         }
         Ok(Inside(interruptible))
     }
@@ -131,7 +160,8 @@ impl<'a> Inside<'a> {
     /// Goes inside to clean up, which an exception that is due must not prevent.
     pub(super) fn to_close(interruptible: &'a Interruptible) -> Inside<'a> {
         if let Some(interrupt) = interruptible.get() {
-            interrupt.lock().inside = true;
+            let _turn = interrupt.turn();
+            interrupt.inside.store(true, Ordering::Relaxed);
         }
         Inside(interruptible)
     }
@@ -140,9 +170,10 @@ impl<'a> Inside<'a> {
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
         if let Some(interrupt) = self.0.get() {
-            let mut state = interrupt.lock();
-            state.inside = false;
-            if std::mem::take(&mut state.set) {
+            let _turn = interrupt.turn();
+            interrupt.inside.store(false, Ordering::Relaxed);
+            if interrupt.set.load(Ordering::Relaxed) {
+                interrupt.set.store(false, Ordering::Relaxed);
                 raw::set_async_exception(interrupt.ident, None);
             }
         }
@@ -216,10 +247,8 @@ mod tests {
             interrupt.begin(2);
             let inside = Inside::enter(&interruptible).unwrap();
             // Set, and taken back before any Python code runs.
-            let mut state = interrupt.lock();
-            state.set = true;
+            interrupt.set.store(true, Ordering::Relaxed);
             raw::set_async_exception(interrupt.ident, Some(&py.get_type::<HarakiriError>()));
-            drop(state);
             drop(inside);
             steps(py).unwrap();
         });
@@ -256,6 +285,9 @@ mod tests {
             interrupt.strike(1, false);
             interrupt.begin(2);
             assert!(Inside::enter(&interruptible).is_ok());
+            // Between two requests nobody is hit.
+            interrupt.end();
+            assert!(matches!(interrupt.strike(2, false), Struck::Over));
         });
     }
 }

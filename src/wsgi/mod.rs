@@ -46,6 +46,8 @@ pub struct Options {
     pub manage_script_name: bool,
     /// `wsgi.errors` and tracebacks go to FastCGI's web servers too.
     pub fastcgi_stderr: bool,
+    /// Whether environs have `wsgi.file_wrapper`.
+    pub file_wrapper: bool,
     /// A CGI program: one request in the life of this process, one of many processes; mount points lie below SCRIPT_NAME.
     pub run_once: bool,
 }

@@ -186,6 +186,16 @@ def page_204(environ, start_response):
     return [b"never sent"]
 
 
+def page_205(environ, start_response):
+    start_response("205 Reset Content", [("Content-Length", "10")])
+    return [b"never sent"]
+
+
+def page_status_field(environ, start_response):
+    start_response("200 OK", PLAIN + [("Status", "404 Not Found"), ("X-Mine", "1")])
+    return [b"one status"]
+
+
 def page_304(environ, start_response):
     start_response("304 Not Modified", [("ETag", '"x"')])
     return [b"never sent"]

@@ -115,13 +115,14 @@ def on_core(*cores):
 class Server:
     """A server that runs, with everything it started."""
 
-    def __init__(self, bench, name, app, kind="http", workers=1, threads=1, cores=None, check=True, log=False):
+    def __init__(self, bench, name, app, kind="http", workers=1, threads=1, cores=None, check=True, log=False, more=()):
         self.bench, self.name, self.kind = bench, name, kind
         self.port = free_port()
         self.path = str(bench.folder / f"{name}-{self.port}.sock")
         command = bench.command(name, app, kind, self.port, self.path, workers, threads, log)
         if command is None:
             raise Failed("has no such mode")
+        command += more
         self.log = bench.folder / f"{name}-{self.port}.log"
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("UWSGI_", "PYTHON"))}
         environment["PYTHONDONTWRITEBYTECODE"] = "1"

@@ -203,8 +203,14 @@ impl Exchange for Fake {
 
 fn applications() {
     interpreter::start(&interpreter::Spec::default()).expect("Python starts");
-    let options =
-        Options { threads: 1, processes: 1, manage_script_name: false, fastcgi_stderr: false, run_once: false };
+    let options = Options {
+        threads: 1,
+        processes: 1,
+        manage_script_name: false,
+        fastcgi_stderr: false,
+        file_wrapper: true,
+        run_once: false,
+    };
     let folder = tempfile::tempdir().expect("a temporary folder");
     for (name, source) in [("hello", HELLO), ("20 response fields", TWENTY)] {
         let file = folder.path().join(format!("{}.py", name.replace(' ', "_")));

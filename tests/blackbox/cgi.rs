@@ -111,6 +111,31 @@ impl Answer {
 }
 
 #[test]
+fn trusted_proxies_are_believed_behind_a_remote_addr_that_is_trusted() {
+    differs(ONCE, || {
+        let asked = |trusted: &str, remote_addr: &str| {
+            let mut all = variables("GET", "/environ");
+            all.retain(|(name, _)| *name != "REMOTE_ADDR");
+            all.extend([("REMOTE_ADDR", remote_addr), ("REMOTE_PORT", "4711"), ("HTTP_HOST", "inner.example")]);
+            all.extend([("HTTP_X_FORWARDED_FOR", "1.1.1.1, 203.0.113.9"), ("HTTP_X_FORWARDED_PROTO", "https")]);
+            all.push(("HTTP_X_FORWARDED_HOST", "shop.example"));
+            let program = Program::new("basic").set(trusted);
+            let page = program.run(&all, b"").expect("200 OK", 0).json();
+            ["REMOTE_ADDR", "REMOTE_PORT", "wsgi.url_scheme", "HTTP_HOST"]
+                .map(|name| page.get(name).map_or("none".to_owned(), |value| value.as_str().expect("text").to_owned()))
+        };
+        let believed = ["203.0.113.9", "none", "https", "shop.example"];
+        assert_eq!(asked("trusted-proxies = 192.0.2.0/24", "192.0.2.7"), believed);
+        // A web server that listens on a unix socket knows no address of who asks.
+        assert_eq!(asked("trusted-proxies = unix", ""), believed);
+        assert_eq!(asked("trusted-proxies = 192.0.2.0/24", ""), ["", "4711", "http", "inner.example"]);
+        for trusted in ["", "trusted-proxies = unix, 10.0.0.0/8"] {
+            assert_eq!(asked(trusted, "192.0.2.7"), ["192.0.2.7", "4711", "http", "inner.example"], "{trusted}");
+        }
+    });
+}
+
+#[test]
 fn the_environment_is_the_environ() {
     differs(ONCE, || {
         let mut all = variables("GET", "/environ");

@@ -220,6 +220,13 @@ fn without_sendfile_the_log_does_not_speak_of_it() {
 }
 
 #[test]
+fn the_file_wrapper_can_be_left_out() {
+    let has = |server: &Server| server.get("/environ").expect(200).json().get("wsgi.file_wrapper").is_some();
+    assert!(has(&Setup::http("basic").start()));
+    assert!(!has(&Setup::http("basic").set("wsgi-disable-file-wrapper", "true").start()));
+}
+
+#[test]
 fn without_request_lines_those_of_files_can_be_kept() {
     let server = server().set("disable-logging", "true").set("log-sendfile", "true").start();
     server.get("/unread").expect(200);

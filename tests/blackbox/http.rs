@@ -334,7 +334,7 @@ fn applications_may_give_their_own_date_and_server() {
 
 #[test]
 fn rfc9110_9_3_2_head_has_the_head_of_get_and_no_body() {
-    differs("Responses to HEAD, and those with status 204 or 304, are sent without a body.", || {
+    differs("Responses to HEAD, and those with status 204, 205 or 304, are sent without a body.", || {
         let server = Setup::http("responses").start();
         let mut client = server.connect();
         for page in ["/one", "/list", "/generator", "/bytes", "/wrapper", "/write"] {
@@ -352,13 +352,33 @@ fn rfc9110_9_3_2_head_has_the_head_of_get_and_no_body() {
 
 #[test]
 fn rfc9110_15_3_5_and_15_4_5_statuses_without_a_body() {
-    differs("Responses to HEAD, and those with status 204 or 304, are sent without a body.", || {
+    differs("Responses to HEAD, and those with status 204, 205 or 304, are sent without a body.", || {
         let server = Setup::http("responses").start();
         let mut client = server.connect();
         for (page, status) in [("/204", 204), ("/304", 304)] {
             let response = client.send(get(page)).response().expect(status);
             assert_eq!(response.field("Transfer-Encoding"), None);
             assert_eq!(client.send(get("/one")).response().expect(200).body, b"one item");
+        }
+        let response = client.send(get("/205")).response().expect(205);
+        assert_eq!((response.body.as_slice(), response.field("Content-Length")), (&b""[..], Some("0")));
+        assert_eq!(client.send(get("/one")).response().expect(200).body, b"one item");
+    });
+}
+
+#[test]
+fn rfc9110_9_3_2_a_head_request_that_is_refused_gets_no_body_either() {
+    differs("Responses to HEAD, and those with status 204, 205 or 304, are sent without a body.", || {
+        let server = basic();
+        for (request, status) in [
+            ("HEAD / HTTP/1.1\r\n\r\n", 400),
+            ("HEAD / HTTP/1.1\r\nHost: a\r\nExpect: more\r\n\r\n", 417),
+            ("HEAD / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n", 400),
+        ] {
+            let mut client = server.connect();
+            let response = client.send(request).response_to("HEAD").expect(status);
+            assert!(response.announces_close() && response.field("Content-Length") != Some("0"), "{request}");
+            client.expect_closed();
         }
     });
 }

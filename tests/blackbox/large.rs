@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crate::harness::fastcgi::{self, BEGIN, END, PARAMS, Records, STDIN, STDOUT, pair, record};
 use crate::harness::http::Client;
-use crate::harness::server::{Server, Setup, Speaks, processes_of};
-use crate::harness::{Subject, differs, scgi, subject, uwsgi, wait_until};
+use crate::harness::server::{Server, Setup, Speaks, blocks_ahead, processes_of};
+use crate::harness::{Subject, differs, scgi, subject, uwsgi};
 
 /// Growth of any process of the server that is not taken for growth with the body.
 const MAY_GROW: u64 = 16 << 20;
@@ -270,16 +270,7 @@ fn a_generator_runs_ahead_only_so_far_over_each_protocol() {
             let server = Setup::of("responses").listen(option, speaks).set("socket-timeout", "60").start();
             let mut client = server.connect();
             client.send(begin(speaks, "GET", "/ahead", 0));
-            let file = server.path("ahead");
-            let made = || std::fs::read_to_string(&file).ok().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-            // It stands when it has not moved for a hundred looks.
-            let (mut last, mut looks) = (0, 0);
-            wait_until("the application stands", || {
-                let now = made();
-                looks = if now == last && now > 0 { looks + 1 } else { 0 };
-                last = now;
-                looks > 100
-            });
+            let last = blocks_ahead(&server);
             // What the kernel's buffers hold is beside it.
             assert!(last * 65536 < 30_000_000, "{option}: {last} blocks");
             let mut seen = 0;

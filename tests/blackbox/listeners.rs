@@ -82,7 +82,7 @@ fn copy_library(from: &Path, to: &Path) {
     }
 }
 
-/// The port that a server bound itself, read from the system's list of sockets.
+/// The ports that a server bound itself, read from the system's list of sockets.
 fn bound_ports(server: &Server) -> Vec<u16> {
     let mut inodes = Vec::new();
     for pid in crate::harness::server::processes_of(server.pid()) {
@@ -111,6 +111,17 @@ fn bound_ports(server: &Server) -> Vec<u16> {
     ports.sort_unstable();
     ports.dedup();
     ports
+}
+
+/// The one port of a server that chose it, once it listens.
+#[track_caller]
+fn bound_port(server: &Server) -> u16 {
+    let mut ports = Vec::new();
+    wait_until("it listens", || {
+        ports = bound_ports(server);
+        ports.len() == 1
+    });
+    ports[0]
 }
 
 #[test]
@@ -229,14 +240,10 @@ fn abstract_sockets() {
 #[test]
 fn ports_that_the_system_chooses() {
     let server = Setup::of("basic").set("http-socket", "127.0.0.1:0").unasked().start();
-    let mut ports = Vec::new();
-    wait_until("it listens", || {
-        ports = bound_ports(&server);
-        ports.len() == 1
-    });
-    let endpoint = Endpoint::Tcp(([127, 0, 0, 1], ports[0]).into());
+    let port = bound_port(&server);
+    let endpoint = Endpoint::Tcp(([127, 0, 0, 1], port).into());
     assert_eq!(endpoint.connect().send(get("/")).response().expect(200).text(), "ready");
-    server.wait_for_log(&[&ports[0].to_string()]);
+    server.wait_for_log(&[&port.to_string()]);
 }
 
 #[test]
@@ -247,12 +254,8 @@ fn who_has_connected_is_answered_at_the_stop() {
     }
     let setup = Setup::of("basic").set("http-socket", "127.0.0.1:0").set("processes", "2");
     let server = setup.unasked().start();
-    let mut ports = Vec::new();
-    wait_until("it listens", || {
-        ports = bound_ports(&server);
-        ports.len() == 1
-    });
-    let endpoint = Endpoint::Tcp(([127, 0, 0, 1], ports[0]).into());
+    let port = bound_port(&server);
+    let endpoint = Endpoint::Tcp(([127, 0, 0, 1], port).into());
     endpoint.connect().send(get("/")).response().expect(200);
     let mut silent: Vec<Client> = (0..20).map(|_| endpoint.connect()).collect();
     server.signal(Signal::SIGTERM);
@@ -290,26 +293,18 @@ fn connections_are_shown_at_once_when_that_is_asked_for() {
 fn shows_connections(value: &str, state: &str) {
     let setup = Setup::of("basic").set("http-socket", "127.0.0.1:0").set("no-defer-accept", value);
     let server = setup.unasked().start();
-    let mut ports = Vec::new();
-    wait_until("it listens", || {
-        ports = bound_ports(&server);
-        ports.len() == 1
-    });
-    let endpoint = Endpoint::Tcp(([127, 0, 0, 1], ports[0]).into());
+    let port = bound_port(&server);
+    let endpoint = Endpoint::Tcp(([127, 0, 0, 1], port).into());
     let mut client = endpoint.connect();
-    assert_eq!(connection_states(ports[0]), [state], "no-defer-accept = {value}");
+    assert_eq!(connection_states(port), [state], "no-defer-accept = {value}");
     assert_eq!(client.send(get("/")).response().expect(200).text(), "ready");
 }
 
 #[test]
 fn all_addresses() {
     let server = Setup::of("basic").set("http-socket", ":0").unasked().start();
-    let mut ports = Vec::new();
-    wait_until("it listens", || {
-        ports = bound_ports(&server);
-        ports.len() == 1
-    });
-    let endpoint = Endpoint::Tcp(([127, 0, 0, 1], ports[0]).into());
+    let port = bound_port(&server);
+    let endpoint = Endpoint::Tcp(([127, 0, 0, 1], port).into());
     endpoint.connect().send(get("/")).response().expect(200);
 }
 
@@ -319,15 +314,11 @@ fn ipv6() {
         trouble("these tests need IPv6 on the loopback interface");
     }
     let server = Setup::of("basic").set("http-socket", "[::1]:0").unasked().start();
-    let mut ports = Vec::new();
-    wait_until("it listens", || {
-        ports = bound_ports(&server);
-        ports.len() == 1
-    });
-    let endpoint = Endpoint::Tcp((std::net::Ipv6Addr::LOCALHOST, ports[0]).into());
+    let port = bound_port(&server);
+    let endpoint = Endpoint::Tcp((std::net::Ipv6Addr::LOCALHOST, port).into());
     let page = endpoint.connect().send(get("/environ")).response().expect(200).json();
     assert_eq!(page["REMOTE_ADDR"], "::1");
-    assert_eq!(page["SERVER_PORT"], ports[0].to_string());
+    assert_eq!(page["SERVER_PORT"], port.to_string());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::harness::http::{Endpoint, get};
-use crate::harness::server::{Server, Setup, Speaks, processes_of};
+use crate::harness::server::{Server, Setup, Speaks, blocks_ahead, processes_of};
 use crate::harness::{apps, differs, package, wait_until};
 
 /// Names of processes in `ps`.
@@ -182,16 +182,7 @@ fn a_response_runs_ahead_of_its_client_only_so_far() {
             let server = Setup::http("responses").set("response-buffer", limit).set("socket-timeout", "60").start();
             let mut client = server.connect();
             client.send(get("/ahead"));
-            let file = server.path("ahead");
-            let made = || std::fs::read_to_string(&file).ok().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-            // It stands when it has not moved for a hundred looks.
-            let (mut last, mut looks) = (0, 0);
-            wait_until("the application stands", || {
-                let now = made();
-                looks = if now == last && now > 0 { looks + 1 } else { 0 };
-                last = now;
-                looks > 100
-            });
+            let last = blocks_ahead(&server);
             // The rest arrives all the same.
             assert_eq!(client.response().expect(200).body.len(), 1999 * 65536);
             last * 65536

@@ -9,26 +9,11 @@ use nix::unistd::Pid;
 
 use crate::harness::held::Held;
 use crate::harness::http::{Client, Endpoint, get};
-use crate::harness::server::{Server, Setup, Speaks, processes_of};
+use crate::harness::server::{Server, Setup, Speaks, processes_of, says};
 use crate::harness::{differs, wait_until};
 
 fn pid_of_worker(server: &Server) -> i32 {
     server.get("/pid").expect(200).text().parse().expect("a number")
-}
-
-/// An application of one file that answers with this text.
-fn says(text: &str) -> String {
-    format!(
-        "def application(environ, start_response):\n    start_response('200 OK', [('Content-Length', '{}')])\n    return [b'{text}']\n",
-        text.len()
-    )
-}
-
-/// A server whose application is a file in its folder that tests change.
-fn with_file() -> Setup {
-    let setup = Setup::bare().file("served.py", says("old"));
-    let folder = setup.path("");
-    setup.listen("http-socket", Speaks::Http).set("chdir", folder.display().to_string()).set("wsgi-file", "served.py")
 }
 
 fn notes(server: &Server) -> String {
@@ -307,7 +292,7 @@ fn term_or_hup_to_a_worker_retires_it() {
 
 #[test]
 fn sighup_loads_the_new_application_and_loses_no_request() {
-    let server = with_file().set("processes", "2").start();
+    let server = Setup::with_file().set("processes", "2").start();
     let master = server.pid();
     std::fs::write(server.path("served.py"), says("new")).expect("the file");
     server.signal(Signal::SIGHUP);
@@ -369,7 +354,7 @@ fn connections_survive_a_reload() {
 #[test]
 fn a_broken_application_leaves_the_old_one_serving() {
     differs("A reload whose application or configuration is broken leaves the running generation serving.", || {
-        let mut server = with_file().allow("Traceback").allow("SyntaxError").allow("reload").start();
+        let mut server = Setup::with_file().allow("Traceback").allow("SyntaxError").allow("reload").start();
         std::fs::write(server.path("served.py"), "def broken(:\n").expect("the file");
         server.signal(Signal::SIGHUP);
         server.wait_for_log(&["SyntaxError"]);
@@ -386,7 +371,7 @@ fn a_broken_application_leaves_the_old_one_serving() {
 #[test]
 fn an_import_that_hangs_leaves_the_old_application_serving() {
     differs("A reload whose application or configuration is broken leaves the running generation serving.", || {
-        let mut server = with_file().set("reload-import-timeout", "1").allow("reload").allow("import").start();
+        let mut server = Setup::with_file().set("reload-import-timeout", "1").allow("reload").allow("import").start();
         std::fs::write(server.path("served.py"), "import time\ntime.sleep(600)\n").expect("the file");
         server.signal(Signal::SIGHUP);
         server.wait_for_log(&["reload-import-timeout"]);
@@ -401,7 +386,7 @@ fn an_import_that_hangs_leaves_the_old_application_serving() {
 #[test]
 fn a_broken_configuration_leaves_the_old_one_serving() {
     differs("A reload whose application or configuration is broken leaves the running generation serving.", || {
-        let mut server = with_file().allow("app.ini").allow("reload").start();
+        let mut server = Setup::with_file().allow("app.ini").allow("reload").start();
         server.rewrite("processes", "-3");
         server.signal(Signal::SIGHUP);
         server.wait_for_log(&["processes", "-3"]);
@@ -431,7 +416,7 @@ fn a_reload_reads_the_configuration_again() {
 
 #[test]
 fn several_reloads_in_a_row() {
-    let server = with_file().start();
+    let server = Setup::with_file().start();
     for round in 0..5 {
         std::fs::write(server.path("served.py"), says(&format!("round {round}"))).expect("the file");
         server.signal(Signal::SIGHUP);

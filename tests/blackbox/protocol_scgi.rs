@@ -3,6 +3,7 @@
 use crate::harness::http::{Framing, get};
 use crate::harness::scgi::{exchange, netstring, request};
 use crate::harness::server::{Setup, Speaks};
+use crate::harness::variables::SEEN;
 use crate::harness::{Subject, differs, subject};
 
 const PATHS: &str =
@@ -13,25 +14,25 @@ fn variables_reach_the_application() {
     let server = Setup::scgi("basic").start();
     let more = [("PATH_INFO", "/environ"), ("SCRIPT_NAME", "")];
     let page = exchange(server.endpoint(), "GET", "/environ?a=%20b", b"", &more).expect(200).json();
-    for (name, value) in [
-        ("REQUEST_METHOD", "GET"),
-        ("SCRIPT_NAME", ""),
-        ("PATH_INFO", "/environ"),
-        ("QUERY_STRING", "a=%20b"),
-        ("REQUEST_URI", "/environ?a=%20b"),
-        ("SERVER_PROTOCOL", "HTTP/1.1"),
-        ("REMOTE_ADDR", "192.0.2.7"),
-        ("REMOTE_PORT", "4711"),
-        ("SERVER_NAME", "front.example"),
-        ("SERVER_PORT", "80"),
-        ("HTTP_HOST", "front.example"),
-        ("DOCUMENT_ROOT", "/srv/www"),
-        ("SCGI", "1"),
-        ("CONTENT_LENGTH", "0"),
-        ("wsgi.url_scheme", "http"),
-    ] {
+    for (name, value) in SEEN.into_iter().chain([("SCRIPT_NAME", ""), ("SCGI", "1"), ("CONTENT_LENGTH", "0")]) {
         assert_eq!(page[name], value, "{name}");
     }
+}
+
+#[test]
+fn rfc3875_6_3_there_is_one_status() {
+    differs(
+        "A Status header of the application is dropped over FastCGI and SCGI, where it would be a second status.",
+        || {
+            let server = Setup::scgi("responses").start();
+            let mut client = server.connect();
+            client.send(request("GET", "/status-field", b"", &[("PATH_INFO", "/status-field")]));
+            let response = client.response().expect(200);
+            assert_eq!((response.field("Status"), response.field("X-Mine")), (None, Some("1")));
+            assert_eq!(response.text(), "one status");
+            server.wait_for_log(&["the application's Status header is not passed on"]);
+        },
+    );
 }
 
 #[test]

@@ -4,25 +4,13 @@ use crate::harness::differs;
 use crate::harness::http::Framing;
 use crate::harness::server::Setup;
 use crate::harness::uwsgi::{exchange, packet, ping, request};
+use crate::harness::variables::SEEN;
 
 #[test]
 fn variables_reach_the_application() {
     let server = Setup::uwsgi("basic").start();
     let page = server.get_uwsgi("/environ?a=%20b").expect(200).json();
-    for (name, value) in [
-        ("REQUEST_METHOD", "GET"),
-        ("PATH_INFO", "/environ"),
-        ("QUERY_STRING", "a=%20b"),
-        ("REQUEST_URI", "/environ?a=%20b"),
-        ("SERVER_PROTOCOL", "HTTP/1.1"),
-        ("REMOTE_ADDR", "192.0.2.7"),
-        ("REMOTE_PORT", "4711"),
-        ("SERVER_NAME", "front.example"),
-        ("SERVER_PORT", "80"),
-        ("HTTP_HOST", "front.example"),
-        ("DOCUMENT_ROOT", "/srv/www"),
-        ("wsgi.url_scheme", "http"),
-    ] {
+    for (name, value) in SEEN {
         assert_eq!(page[name], value, "{name}");
     }
 }
@@ -112,6 +100,24 @@ fn modifier_30_takes_the_script_name_off_the_path() {
         assert_eq!(page["SCRIPT_NAME"], "/app");
         assert_eq!(page["PATH_INFO"], "/environ");
     });
+}
+
+#[test]
+fn a_slash_between_script_name_and_path_info_is_there_once() {
+    differs(
+        "A SCRIPT_NAME with a slash at its end, before a PATH_INFO with one at its begin, loses it: Apache sends such.",
+        || {
+            let server = Setup::uwsgi("basic").start();
+            let paths = |script_name: &str, path_info: &str| {
+                let vars = [("SCRIPT_NAME", script_name), ("HTTP_X", "1")];
+                let page = exchange(server.endpoint(), "GET", path_info, b"", &vars).expect(200).json();
+                (page["SCRIPT_NAME"].clone(), page["PATH_INFO"].clone())
+            };
+            assert_eq!(paths("/app/", "/environ"), ("/app".into(), "/environ".into()));
+            assert_eq!(paths("/", "/environ"), ("".into(), "/environ".into()));
+            assert_eq!(paths("/app", "/environ"), ("/app".into(), "/environ".into()));
+        },
+    );
 }
 
 #[test]
@@ -241,7 +247,7 @@ fn content_type_and_length_come_from_their_own_variables() {
 
 #[test]
 fn head_has_no_body() {
-    differs("Responses to HEAD, and those with status 204 or 304, are sent without a body.", || {
+    differs("Responses to HEAD, and those with status 204, 205 or 304, are sent without a body.", || {
         let server = Setup::uwsgi("responses").start();
         let mut client = server.connect();
         client.send(request("HEAD", "/one", &[]));

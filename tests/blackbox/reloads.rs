@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::harness::clients::Clients;
 use crate::harness::http::get;
-use crate::harness::server::{Server, Setup, Speaks, processes_of};
+use crate::harness::server::{Server, Setup, Speaks, processes_of, says};
 use crate::harness::{differs, rsgis, wait_until};
 
 const REASONS: &str = "`stats` tells why the last reload failed, with the traceback.";
@@ -37,16 +37,9 @@ fn reload(server: &Server) {
     wait_until("the reload is done", || server.log().matches("reload done").count() > before);
 }
 
-/// An application that answers with this text.
-fn says(text: &str) -> String {
-    format!("def application(environ, start_response):\n    start_response('200 OK', [])\n    return [b'{text}']\n")
-}
-
 /// A server of two workers whose application is a file in its folder.
 fn with_file() -> Setup {
-    let setup = telling(Setup::bare().file("served.py", says("old"))).set("processes", "2");
-    let folder = setup.path("").display().to_string();
-    setup.listen("http-socket", Speaks::Http).set("chdir", folder).set("wsgi-file", "served.py")
+    telling(Setup::with_file()).set("processes", "2")
 }
 
 /// Reloads in vain: the same workers go on, and the reason is told in the log and in the statistics.

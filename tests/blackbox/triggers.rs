@@ -7,23 +7,8 @@ use std::time::{Duration, SystemTime};
 use nix::sys::signal::Signal;
 
 use crate::harness::http::get;
-use crate::harness::server::{Server, Setup, Speaks};
+use crate::harness::server::{Server, Setup, says};
 use crate::harness::{Subject, differs, rsgis, subject, wait_until};
-
-/// An application of one file that answers with this text.
-fn says(text: &str) -> String {
-    format!(
-        "def application(environ, start_response):\n    start_response('200 OK', [('Content-Length', '{}')])\n    return [b'{text}']\n",
-        text.len()
-    )
-}
-
-/// A server whose application is a file in its folder that tests change.
-fn with_file() -> Setup {
-    let setup = Setup::bare().file("served.py", says("old"));
-    let folder = setup.path("");
-    setup.listen("http-socket", Speaks::Http).set("chdir", folder.display().to_string()).set("wsgi-file", "served.py")
-}
 
 /// Gives a file another modification time, whatever the clock's resolution.
 fn touch(path: &Path) {
@@ -64,7 +49,7 @@ fn a_touched_file_reloads() {
             // Its workers overlook the stop that comes while they start.
             return;
         }
-        let setup = with_file().file("flag", "").set("lazy-apps", "true");
+        let setup = Setup::with_file().file("flag", "").set("lazy-apps", "true");
         let flag = setup.path("flag");
         let server = setup.set(option, flag.display().to_string()).set("processes", "2").start();
         assert_eq!(server.get("/").text(), "old");
@@ -81,7 +66,7 @@ fn a_touched_file_reloads() {
 
 #[test]
 fn a_file_that_is_created_counts_as_touched() {
-    let setup = with_file();
+    let setup = Setup::with_file();
     let server = setup.set("touch-reload", "flag").start();
     write(&server.path("served.py"), &says("new"));
     touch(&server.path("flag"));
@@ -91,7 +76,7 @@ fn a_file_that_is_created_counts_as_touched() {
 #[test]
 fn a_link_to_the_new_release_is_a_touch() {
     differs("`touch-reload` through a symbolic link sees the link turned to a file that is older too.", || {
-        let setup = with_file().file("releases/1/flag", "").file("releases/2/flag", "");
+        let setup = Setup::with_file().file("releases/1/flag", "").file("releases/2/flag", "");
         let current = setup.path("current");
         std::os::unix::fs::symlink("releases/1", &current).expect("a link");
         let old = fs::OpenOptions::new().append(true).open(setup.path("releases/2/flag")).expect("the file");
@@ -119,7 +104,7 @@ fn the_workers_are_replaced_by_a_touch() {
 
 #[test]
 fn a_change_in_a_folder_reloads() {
-    let setup = with_file().file("kept/x", "");
+    let setup = Setup::with_file().file("kept/x", "");
     let server = setup.set("fs-reload", "kept").start();
     write(&server.path("served.py"), &says("new"));
     fs::write(server.path("kept/y"), "").expect("a file");
@@ -131,7 +116,7 @@ fn a_changed_module_reloads() {
     differs("`py-auto-reload` and the `touch-*` options are told of changes by the kernel, at once.", || {
         let names = ["py-auto-reload", "py-autoreload", "python-auto-reload", "python-autoreload"];
         for (option, lazy) in names.into_iter().zip(["false", "true", "false", "true"]) {
-            let setup = with_file().file("part.py", "TEXT = b'old'\n").file(
+            let setup = Setup::with_file().file("part.py", "TEXT = b'old'\n").file(
             "served.py",
             "import part\n\ndef application(environ, start_response):\n    start_response('200 OK', [('Content-Length', '3')])\n    return [part.TEXT]\n",
         );
@@ -149,7 +134,7 @@ fn a_changed_module_reloads() {
 #[test]
 fn a_change_is_seen_that_comes_before_the_master_knows_the_module() {
     rsgis(|| {
-        let setup = with_file().file("part.py", "TEXT = b'old'\n").file(
+        let setup = Setup::with_file().file("part.py", "TEXT = b'old'\n").file(
             "served.py",
             "import os, time, part\nopen('inside', 'w').close()\nwhile not os.path.exists('go'): time.sleep(0.005)\n\
              def application(environ, start_response):\n    start_response('200 OK', [('Content-Length', '3')])\n    return [part.TEXT]\n",
@@ -171,7 +156,7 @@ fn a_change_is_seen_that_comes_before_the_master_knows_the_module() {
 #[test]
 fn a_module_that_is_to_be_ignored_is() {
     differs("`py-auto-reload` and the `touch-*` options are told of changes by the kernel, at once.", || {
-        let setup = with_file().file("part.py", "").file("served.py", format!("import part\n{}", says("old")));
+        let setup = Setup::with_file().file("part.py", "").file("served.py", format!("import part\n{}", says("old")));
         let folder = setup.path("").display().to_string();
         let server =
             setup.set("py-auto-reload", "1").set("py-auto-reload-ignore", "part").set("pythonpath", folder).start();
@@ -185,7 +170,7 @@ fn a_module_that_is_to_be_ignored_is() {
 
 #[test]
 fn a_module_that_is_imported_by_a_request_is_watched_too() {
-    let setup = with_file().file("part.py", "TEXT = b'old'\n").file(
+    let setup = Setup::with_file().file("part.py", "TEXT = b'old'\n").file(
         "served.py",
         "def application(environ, start_response):\n    import part\n    start_response('200 OK', [('Content-Length', '3')])\n    return [part.TEXT]\n",
     );
@@ -203,7 +188,7 @@ fn a_module_that_is_imported_by_a_request_is_watched_too() {
 #[test]
 fn a_broken_change_is_mended_by_the_next_one() {
     differs("A reload whose application or configuration is broken leaves the running generation serving.", || {
-        let server = with_file()
+        let server = Setup::with_file()
             .set("py-autoreload", "1")
             .allow("reload failed")
             .allow("cannot be loaded")
@@ -226,7 +211,7 @@ fn a_broken_change_is_mended_by_the_next_one() {
 #[test]
 fn an_import_that_hangs_is_given_up() {
     differs("A reload whose import takes longer than `reload-import-timeout` (60 s) is given up.", || {
-        let setup = with_file().set("reload-import-timeout", "1").allow("reload failed");
+        let setup = Setup::with_file().set("reload-import-timeout", "1").allow("reload failed");
         let server = setup.start();
         write(&server.path("served.py"), "import threading\nthreading.Event().wait()\n");
         server.signal(Signal::SIGHUP);
@@ -242,7 +227,7 @@ fn an_import_that_hangs_is_given_up() {
 
 #[test]
 fn an_import_that_hangs_ends_with_the_master() {
-    let server = with_file().allow("the master is gone").start();
+    let server = Setup::with_file().allow("the master is gone").start();
     write(&server.path("served.py"), "open('inside', 'w').close()\nimport threading\nthreading.Event().wait()\n");
     server.signal(Signal::SIGHUP);
     wait_until("the import hangs", || server.path("inside").exists());
@@ -252,7 +237,7 @@ fn an_import_that_hangs_ends_with_the_master() {
 
 #[test]
 fn letters_in_the_fifo_are_commands() {
-    let mut server = with_file().set("master-fifo", "fifo").start();
+    let mut server = Setup::with_file().set("master-fifo", "fifo").start();
     write(&server.path("served.py"), &says("new"));
     command(&server, "r");
     wait_for_answer(&server, "new");
@@ -273,12 +258,12 @@ fn the_fifo_goes_with_the_server_and_spares_other_files() {
     let line =
         "The master fifo is removed at the end, and a file that is no fifo is never removed to make place for it.";
     differs(line, || {
-        let mut server = with_file().set("master-fifo", "fifo").start();
+        let mut server = Setup::with_file().set("master-fifo", "fifo").start();
         command(&server, "q");
         server.wait();
         assert!(!server.path("fifo").exists());
         server.expect_end();
-        let ended = with_file().file("fifo", "precious").set("master-fifo", "fifo").run();
+        let ended = Setup::with_file().file("fifo", "precious").set("master-fifo", "fifo").run();
         ended.expect(1, &["master-fifo", "no fifo"]);
         assert_eq!(fs::read(ended.path("fifo")).expect("the file"), b"precious");
     });
@@ -317,7 +302,7 @@ fn a_chain_reload_loses_no_request_and_replaces_one_worker_after_the_other() {
     differs(
         "A chain reload reads the configuration and imports the application again, with or without `lazy-apps`.",
         || {
-            let server = with_file().set("master-fifo", "fifo").set("processes", "3").start();
+            let server = Setup::with_file().set("master-fifo", "fifo").set("processes", "3").start();
             write(&server.path("served.py"), &says("new"));
             command(&server, "c");
             wait_until("the chain is at its end", || {

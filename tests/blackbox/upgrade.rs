@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::harness::clients::{Clients, Keeps};
 use crate::harness::held::Held;
 use crate::harness::http::get;
-use crate::harness::server::{Server, Setup, Speaks, listen_tcp, processes_of};
+use crate::harness::server::{Server, Setup, Speaks, listen_tcp, processes_of, says};
 use crate::harness::{apps, differs, program, rsgis, wait_until};
 use crate::listeners::for_everybody;
 
@@ -96,15 +96,8 @@ fn upgrade(server: &Server) {
     wait_until("the upgrade is done", || (upgrades(server), reloads(server)) == (before.0 + 1, before.1 + 1));
 }
 
-/// An application that answers with this text.
-fn says(text: &str) -> String {
-    format!("def application(environ, start_response):\n    start_response('200 OK', [])\n    return [b'{text}']\n")
-}
-
 fn with_file() -> Setup {
-    let setup = replaceable(Setup::bare().file("served.py", says("old")));
-    let folder = setup.path("").display().to_string();
-    setup.listen("http-socket", Speaks::Http).set("chdir", folder).set("wsgi-file", "served.py")
+    replaceable(Setup::with_file())
 }
 
 /// The file that a process runs, and its name.

@@ -105,14 +105,18 @@ class Terminal:
         raise AssertionError(f"it does not end: {self.seen!r}")
 
 
-def test_uwsgitop(server):
+def uwsgitop(socket):
     program = Path(sys.executable).parent / "uwsgitop"
     need(program.exists(), f"{program} is missing; tests/run installs it")
     with pytest.MonkeyPatch.context() as patch:
         # Its window is as large as it is told, whatever the terminal of the tests is like.
         patch.setenv("LINES", "40")
         patch.setenv("COLUMNS", "200")
-        top = Terminal([program, server.folder / "stats.sock"])
+        return Terminal([program, socket])
+
+
+def test_uwsgitop(server):
+    top = uwsgitop(server.folder / "stats.sock")
     top.wait_for(f"masterpid: {server.process.pid}")
     top.wait_for("LastSpwn")
     top.wait_for("idle")
@@ -262,11 +266,7 @@ def test_every_key_of_uwsgis_statistics_is_here_with_the_same_type(busy):
 
 
 def test_uwsgitop_while_all_workers_are_busy(busy):
-    program = Path(sys.executable).parent / "uwsgitop"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LINES", "40")
-        patch.setenv("COLUMNS", "200")
-        top = Terminal([program, busy.folder / "stats.sock"])
+    top = uwsgitop(busy.folder / "stats.sock")
     top.wait_for(f"masterpid: {busy.process.pid}")
     top.wait_for("busy")
     top.press("q")

@@ -278,9 +278,12 @@ pub(super) const PRIVILEGES: &[Row] = &[
     Row::new("refork", FLAG, "fork again after privilege drop").also(&["re-fork"]).refused(NO_JAIL),
     Row::new("refork-as-root", FLAG, "fork again before privilege drop").also(&["re-fork-as-root"]).refused(NO_JAIL),
     Row::new("refork-post-jail", FLAG, "fork again after jailing").also(&["re-fork-post-jail"]).refused(NO_JAIL),
-    Row::new("master-as-root", FLAG, "master stays root, workers drop"),
-    Row::new("drop-after-init", FLAG, "drop root after plugin init"),
-    Row::new("drop-after-apps", FLAG, "drop root after app loading"),
+    Row::new("master-as-root", FLAG, "the master and each import stay root, the workers become uid and gid")
+        .set(|d, s| d.settings.privileges.master_as_root = d.flag(s)),
+    Row::new("drop-after-init", FLAG, "become uid and gid after the start of the server, before the import")
+        .always("that is when they are taken"),
+    Row::new("drop-after-apps", FLAG, "become uid and gid after the first import; a reload imports as that user")
+        .set(|d, s| d.settings.privileges.drop_after_apps = d.flag(s)),
     Row::new("cgroup", TEXT, "join cgroup"),
     Row::new("cgroup-opt", TEXT, "set cgroup option"),
     Row::new("cgroup-dir-mode", TEXT, "mode of created dirs"),

@@ -91,7 +91,8 @@ pub(super) const PYTHON: &[Row] = &[
     Row::new("start_response-nodelay", FLAG, "send headers inside start_response"),
     Row::new("wsgi-strict", FLAG, "no shortcut for str/bytes return values"),
     Row::new("wsgi-accept-buffer", FLAG, "accept buffer objects as body").also(&["wsgi-accept-buffers"]),
-    Row::new("wsgi-disable-file-wrapper", FLAG, "leave wsgi.file_wrapper out of environ"),
+    Row::new("wsgi-disable-file-wrapper", FLAG, "leave wsgi.file_wrapper out of environ")
+        .set(|d, s| d.settings.file_wrapper = !d.flag(s)),
     Row::new("python-version", FLAG, "print version and exit"),
     Row::new("python-raw", TEXT, "handler for raw sockets"),
     Row::new("py-sharedarea", TEXT, "sharedarea backed by bytearray"),

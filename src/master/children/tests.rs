@@ -337,14 +337,20 @@ fn a_second_stop_kills_at_once() {
     assert!(world.did(Action::Kill { key, overdue: false }));
 }
 
-#[test]
-fn a_stop_during_start_does_not_wait_for_the_import() {
+/// A server that is told to stop while its only worker starts; that one's key.
+fn stopped_during_start() -> (World, u32) {
     let mut world = World::new(1);
     world.healthy = false;
     world.settle();
     let key = world.key(1);
     world.children.stop();
     world.settle();
+    (world, key)
+}
+
+#[test]
+fn a_stop_during_start_does_not_wait_for_the_import() {
+    let (mut world, key) = stopped_during_start();
     world.now += YOUNG_MERCY;
     world.settle();
     assert!(world.did(Action::Kill { key, overdue: true }));
@@ -352,12 +358,7 @@ fn a_stop_during_start_does_not_wait_for_the_import() {
 
 #[test]
 fn one_that_turns_out_to_serve_gets_its_full_mercy() {
-    let mut world = World::new(1);
-    world.healthy = false;
-    world.settle();
-    let key = world.key(1);
-    world.children.stop();
-    world.settle();
+    let (mut world, key) = stopped_during_start();
     world.children.worker_ready(key, 0, world.now);
     world.now += YOUNG_MERCY;
     world.settle();

@@ -53,13 +53,20 @@ impl Master {
             log::info!("{:?} runs as process {pid}", daemon.command);
             return self.daemons.found(index, pid, true, now);
         }
+        // That the master is root still is for the application's sake (`drop-after-apps`).
+        let serving = self.serving_generation().map(|known| &known.settings);
+        let late = serving.filter(|settings| settings.privileges.drop_after_apps && user::is_root());
+        let uid = daemon.uid.or_else(|| late.and_then(|settings| settings.uid));
         let how = Spawn {
             // It must not outlive a master that is killed.
             attached: matches!(daemon.care, Care::Attached | Care::Control),
             stdin: daemon.stdin,
-            uid: daemon.uid,
+            uid,
             // Root's would be too much for one that runs as somebody else.
-            gid: daemon.gid.or_else(|| daemon.uid.and_then(user::primary_group)),
+            gid: daemon.gid.or_else(|| match daemon.uid {
+                Some(uid) => user::primary_group(uid),
+                None => late.and_then(|settings| settings.gid),
+            }),
             folder: daemon.folder.as_deref(),
         };
         let (started, _) = fd::with_original_limit(|| process::spawn_shell(&daemon.command, how));

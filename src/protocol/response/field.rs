@@ -39,6 +39,7 @@ pub struct PreparedStatus {
 pub(super) enum Meaning {
     Plain,
     Date,
+    Status,
     Length(u64),
     /// `Connection: close`.
     Close,
@@ -59,6 +60,7 @@ impl Meaning {
         Ok(match Known::of(name) {
             None => Meaning::Plain,
             Some(Known::Date) => Meaning::Date,
+            Some(Known::Status) => Meaning::Status,
             Some(Known::HopByHop(name)) => Meaning::HopByHop(name),
             Some(Known::ContentLength) => {
                 Meaning::Length(bytes::decimal(bytes::trim(value)).ok_or(HeadError::InvalidLength)?)
@@ -82,6 +84,7 @@ enum Known {
     Connection,
     ContentLength,
     Date,
+    Status,
     HopByHop(&'static str),
 }
 
@@ -94,6 +97,7 @@ impl Known {
         match name.len() {
             2 => hop("TE"),
             4 if is("Date") => Some(Known::Date),
+            6 if is("Status") => Some(Known::Status),
             7 => hop("Upgrade").or_else(|| hop("Trailer")),
             8 => hop("Trailers"),
             10 if is("Connection") => Some(Known::Connection),

@@ -148,6 +148,45 @@ fn rfc9110_8_6_and_rfc9112_6_1_no_framing_in_204() {
 }
 
 #[test]
+fn rfc9110_15_3_6_205_has_no_content_and_says_so() {
+    for (fields, total) in
+        [(&[("Content-Length", "7"), ("A", "b")][..], None), (&[("A", "b")], Some(7)), (&[("A", "b")], None)]
+    {
+        let (text, body, keep_alive) = finish("205 Reset Content", fields, &Facts { total, ..facts() });
+        assert_eq!(text, "HTTP/1.1 205 Reset Content\r\nA: b\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!((body, keep_alive), (BodyFraming::Nothing, true));
+    }
+}
+
+#[test]
+fn rfc3875_6_3_where_the_status_is_a_field_there_is_one() {
+    let fields =
+        [("STATUS", "404 X"), ("A", "status: b"), ("Content-Length", "7"), ("Status-A", "c"), ("status", "500")];
+    for (protocol, expected) in [
+        (
+            Protocol::Http,
+            "HTTP/1.1 200 OK\r\nSTATUS: 404 X\r\nA: status: b\r\nContent-Length: 7\r\nStatus-A: c\r\nstatus: 500\r\n",
+        ),
+        (Protocol::Scgi, "Status: 200 OK\r\nA: status: b\r\nContent-Length: 7\r\nStatus-A: c\r\n"),
+        (Protocol::FastCgi, "Status: 200 OK\r\nA: status: b\r\nContent-Length: 7\r\nStatus-A: c\r\n"),
+    ] {
+        let mut head = head("200 OK", &fields);
+        head.finish(&Facts { protocol, ..facts() });
+        let text = String::from_utf8(head.bytes().to_vec()).unwrap();
+        assert!(text.starts_with(expected), "{text}");
+        let lines = text.matches("\r\n").count() - 2;
+        assert_eq!((head.fields() as usize, head.dropped()), (lines, (protocol != Protocol::Http).then_some("Status")));
+    }
+    // The length that 204 must not have is cut out of the right place still.
+    let (text, ..) = finish(
+        "204",
+        &[("Status", "x"), ("Content-Length", "7"), ("A", "b")],
+        &Facts { protocol: Protocol::Scgi, ..facts() },
+    );
+    assert_eq!(text, "Status: 204 No Content\r\nA: b\r\n\r\n");
+}
+
+#[test]
 fn rfc9110_15_4_5_304_keeps_the_length_it_has() {
     let (text, body, _) = finish("304 Not Modified", &[("Content-Length", "7")], &facts());
     assert_eq!(text, "HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n");

@@ -12,7 +12,6 @@ use super::Reactor;
 use super::state::{Event, LISTENERS, MAILBOX, State, What};
 use crate::gateway::Peer;
 use crate::net::address::Address;
-use crate::net::listener::Listener;
 use crate::net::stream::{Stream, peer_names};
 use crate::sys;
 use crate::worker::Worker;
@@ -25,14 +24,6 @@ const ACCEPT_PAUSE: Millis = 100;
 
 /// The log is told of it only so often.
 const COMPLAIN_PAUSE: Millis = 10_000;
-
-/// A listening socket as this worker sees it.
-pub(super) struct Door {
-    /// None once it is closed here.
-    pub(super) listener: Option<Arc<Listener>>,
-    /// It is in the epoll instance.
-    pub(super) watched: bool,
-}
 
 impl Reactor {
     pub(super) fn accept(&self, worker: &Arc<Worker>, spare: &mut Spare, index: usize) -> Option<Box<Connection>> {

@@ -3,14 +3,15 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use slab::Slab;
 
 use super::BATCH;
-use super::doors::Door;
 use super::retirement::SEAL_TICK;
 use crate::control::Retire;
+use crate::net::listener::Listener;
 use crate::worker::Worker;
 use crate::worker::clock::{self, Millis, NEVER, now};
 use crate::worker::connection::{Connection, Step};
@@ -77,6 +78,14 @@ pub(super) struct Slot {
     pub(super) missed: Option<What>,
     /// The earliest entry in the timer heap, `NEVER` for none.
     pub(super) timer: Millis,
+}
+
+/// A listening socket as this worker sees it.
+pub(super) struct Door {
+    /// None once it is closed here.
+    pub(super) listener: Option<Arc<Listener>>,
+    /// It is in the epoll instance.
+    pub(super) watched: bool,
 }
 
 pub(super) struct State {

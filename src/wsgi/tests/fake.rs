@@ -270,7 +270,14 @@ impl BodySource for Trickle {
 
 /// Options of one worker with one thread.
 pub(super) fn options() -> Options {
-    Options { threads: 1, processes: 1, manage_script_name: false, fastcgi_stderr: false, run_once: false }
+    Options {
+        threads: 1,
+        processes: 1,
+        manage_script_name: false,
+        fastcgi_stderr: false,
+        file_wrapper: true,
+        run_once: false,
+    }
 }
 
 /// Applications by mount point, each the `application` of its source.

@@ -1,6 +1,7 @@
 //! The web server's side of FastCGI: records out, records in.
 
 use super::http::Client;
+use super::variables::variables;
 
 pub const BEGIN: u8 = 1;
 pub const ABORT: u8 = 2;
@@ -49,25 +50,13 @@ pub fn request(id: u16, method: &str, path: &str, body: &[u8], keep: bool) -> Ve
 pub fn request_with(id: u16, method: &str, path: &str, body: &[u8], keep: bool, more: &[(&str, &str)]) -> Vec<u8> {
     let length = body.len().to_string();
     let mut params = Vec::new();
-    let mut vars = vec![
-        ("QUERY_STRING", ""),
-        ("REQUEST_METHOD", method),
-        ("CONTENT_TYPE", ""),
+    let own = [
         ("CONTENT_LENGTH", length.as_str()),
         ("SCRIPT_NAME", path),
-        ("REQUEST_URI", path),
         ("DOCUMENT_URI", path),
-        ("SERVER_PROTOCOL", "HTTP/1.1"),
         ("GATEWAY_INTERFACE", "CGI/1.1"),
-        ("REMOTE_ADDR", "192.0.2.7"),
-        ("SERVER_NAME", "front.example"),
-        ("SERVER_PORT", "80"),
-        ("HTTP_HOST", "front.example"),
     ];
-    for &(name, value) in more {
-        vars.retain(|(known, _)| *known != name);
-        vars.push((name, value));
-    }
+    let vars = variables(&own, method, path, more);
     for (name, value) in vars {
         params.extend_from_slice(&pair(name, value));
     }

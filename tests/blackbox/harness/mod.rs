@@ -11,6 +11,7 @@ pub mod http;
 pub mod scgi;
 pub mod server;
 pub mod uwsgi;
+pub mod variables;
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,6 +1,7 @@
 //! The client's side of SCGI: one request a connection.
 
 use super::http::{Endpoint, Response};
+use super::variables::variables;
 
 /// A netstring of these variables.
 pub fn netstring(vars: &[(&str, &str)]) -> Vec<u8> {
@@ -10,29 +11,11 @@ pub fn netstring(vars: &[(&str, &str)]) -> Vec<u8> {
 
 /// A request with the variables that nginx's `scgi_params` sends, and then `more`, which may name one again to replace it.
 pub fn request(method: &str, target: &str, body: &[u8], more: &[(&str, &str)]) -> Vec<u8> {
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let path = target.split_once('?').map_or(target, |(path, _)| path);
     let length = body.len().to_string();
-    let mut vars = vec![
-        ("CONTENT_LENGTH", length.as_str()),
-        ("REQUEST_METHOD", method),
-        ("REQUEST_URI", target),
-        ("QUERY_STRING", query),
-        ("CONTENT_TYPE", ""),
-        ("DOCUMENT_URI", path),
-        ("DOCUMENT_ROOT", "/srv/www"),
-        ("SCGI", "1"),
-        ("SERVER_PROTOCOL", "HTTP/1.1"),
-        ("REQUEST_SCHEME", "http"),
-        ("REMOTE_ADDR", "192.0.2.7"),
-        ("REMOTE_PORT", "4711"),
-        ("SERVER_PORT", "80"),
-        ("SERVER_NAME", "front.example"),
-        ("HTTP_HOST", "front.example"),
-    ];
-    for &(name, value) in more {
-        vars.retain(|(known, _)| *known != name);
-        vars.push((name, value));
-    }
+    // SCGI wants the length first.
+    let own = [("CONTENT_LENGTH", length.as_str()), ("DOCUMENT_URI", path), ("SCGI", "1")];
+    let vars = variables(&own, method, target, more);
     let mut bytes = netstring(&vars);
     bytes.extend_from_slice(body);
     bytes

@@ -63,6 +63,14 @@ pub fn listen_tcp(address: &str) -> (OwnedFd, SocketAddr) {
     (socket.into(), bound)
 }
 
+/// An application of one file that answers with this text.
+pub fn says(text: &str) -> String {
+    format!(
+        "def application(environ, start_response):\n    start_response('200 OK', [('Content-Length', '{}')])\n    return [b'{text}']\n",
+        text.len()
+    )
+}
+
 impl Setup {
     /// A server without sockets and application.
     pub fn bare() -> Setup {
@@ -223,6 +231,13 @@ impl Setup {
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
         std::fs::write(path, content).expect("a file");
         self
+    }
+
+    /// A server whose application is the file `served.py` in its folder, which says `old` until the test changes it.
+    pub fn with_file() -> Setup {
+        let setup = Setup::bare().file("served.py", says("old"));
+        let folder = setup.path("").display().to_string();
+        setup.listen("http-socket", Speaks::Http).set("chdir", folder).set("wsgi-file", "served.py")
     }
 
     /// Writes the ini file as it stands now.
@@ -670,4 +685,20 @@ fn first_complaint<'a>(log: &'a str, allowed: &[String]) -> Option<&'a str> {
         }
     }
     None
+}
+
+/// How many blocks the application's `/ahead` has made when it goes no further: it stands when it has not moved for a
+/// hundred looks.
+#[track_caller]
+pub fn blocks_ahead(server: &Server) -> u64 {
+    let file = server.path("ahead");
+    let made = || std::fs::read_to_string(&file).ok().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    let (mut last, mut looks) = (0, 0);
+    wait_until("the application stands", || {
+        let now = made();
+        looks = if now == last && now > 0 { looks + 1 } else { 0 };
+        last = now;
+        looks > 100
+    });
+    last
 }

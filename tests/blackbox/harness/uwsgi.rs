@@ -1,6 +1,7 @@
 //! The client's side of the uwsgi protocol: packets, and one exchange per connection.
 
 use super::http::{Client, Endpoint, Response};
+use super::variables::variables;
 
 /// A packet with this modifier and these variables.
 pub fn packet(modifier1: u8, vars: &[(&str, &str)]) -> Vec<u8> {
@@ -21,27 +22,8 @@ pub fn packet(modifier1: u8, vars: &[(&str, &str)]) -> Vec<u8> {
 /// The variables that nginx's `uwsgi_params` sends for a request, and then `more`, which may name
 /// one again to replace it.
 pub fn request<'a>(method: &'a str, target: &'a str, more: &[(&'a str, &'a str)]) -> Vec<u8> {
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let mut vars = vec![
-        ("QUERY_STRING", query),
-        ("REQUEST_METHOD", method),
-        ("CONTENT_TYPE", ""),
-        ("CONTENT_LENGTH", ""),
-        ("REQUEST_URI", target),
-        ("PATH_INFO", path),
-        ("DOCUMENT_ROOT", "/srv/www"),
-        ("SERVER_PROTOCOL", "HTTP/1.1"),
-        ("REQUEST_SCHEME", "http"),
-        ("REMOTE_ADDR", "192.0.2.7"),
-        ("REMOTE_PORT", "4711"),
-        ("SERVER_PORT", "80"),
-        ("SERVER_NAME", "front.example"),
-        ("HTTP_HOST", "front.example"),
-    ];
-    for &(name, value) in more {
-        vars.retain(|(known, _)| *known != name);
-        vars.push((name, value));
-    }
+    let path = target.split_once('?').map_or(target, |(path, _)| path);
+    let vars = variables(&[("CONTENT_LENGTH", ""), ("PATH_INFO", path)], method, target, more);
     packet(0, &vars)
 }
 

@@ -1,6 +1,6 @@
 //! What went wrong lately in a generation, and when to try again. Pure, as `children` is.
 
-use super::children::Millis;
+use super::Millis;
 
 /// A child that lived so long after it was ready did not fail to start.
 const SETTLED: Millis = 2_000;
