@@ -126,16 +126,16 @@ def own_limit(environ, start_response):
 def own_limit_taken_back(environ, start_response):
     import rsgi
 
-    rsgi.set_user_harakiri(0.3)
+    rsgi.set_user_harakiri(0.9)
     rsgi.set_user_harakiri(0)
-    environ["QUERY_STRING"] = "0.6"
+    environ["QUERY_STRING"] = "1.1"
     return edge(environ, start_response)
 
 
 def own_limit_kept(environ, start_response):
     import rsgi
 
-    rsgi.set_user_harakiri(0.3)
+    rsgi.set_user_harakiri(0.9)
     environ["QUERY_STRING"] = "0"
     return edge(environ, start_response)
 

@@ -4,7 +4,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::harness::server::{Server, Setup};
-use crate::harness::{Subject, differs, subject, wait_until};
+use crate::harness::{Subject, differs, subject, touch_until, wait_until};
 
 /// A command that notes its process id and stays.
 fn stays(setup: &Setup, name: &str) -> String {
@@ -136,10 +136,7 @@ fn a_daemon_may_be_described_by_keys() {
     wait_until("it is in its folder", || {
         std::fs::read_to_string(server.path("daemon.folder")).is_ok_and(|text| text.trim() == folder)
     });
-    let file = std::fs::OpenOptions::new().append(true).open(server.path("one")).expect("the file");
-    file.set_modified(std::time::SystemTime::now() + std::time::Duration::from_secs(5)).expect("its time");
-    drop(file);
-    wait_for_starts(&server, "daemon", 2);
+    touch_until(&server.path("one"), "it is started again", || pids(&server, "daemon").len() == 2);
     let signals = std::fs::read_to_string(server.path("daemon.signals")).expect("the signals");
     assert_eq!(signals, "int\n");
 }
@@ -154,10 +151,7 @@ fn a_daemon_that_hears_of_reloads_goes_on_running() {
     let heard = || std::fs::read_to_string(server.path("daemon.signals")).unwrap_or_default().lines().count();
     server.signal(Signal::SIGHUP);
     wait_until("it heard of the reload", || heard() == 1);
-    let file = std::fs::OpenOptions::new().append(true).open(server.path("one")).expect("the file");
-    file.set_modified(std::time::SystemTime::now() + std::time::Duration::from_secs(5)).expect("its time");
-    drop(file);
-    wait_until("it heard of the touch", || heard() == 2);
+    touch_until(&server.path("one"), "it heard of the touch", || heard() == 2);
     assert_eq!(pids(&server, "daemon"), [pid]);
     assert!(lives(pid));
 }

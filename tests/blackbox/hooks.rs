@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 
 use crate::harness::http::get;
 use crate::harness::server::{Server, Setup};
-use crate::harness::{differs, wait_until};
+use crate::harness::{differs, touch, touch_until, wait_until};
 
 /// In the order in which they come. Those of one line come in the order written.
 const PHASES: &[&[&str]] = &[
@@ -98,13 +98,6 @@ fn a_worker_that_replaces_another_does_not_begin_anew() {
     assert_eq!(notes(&server)[5..], ["hook-post-fork", "hook-accepting", "hook-accepting1"]);
 }
 
-/// Gives a file another time and closes it.
-fn touch(server: &Server, name: &str) {
-    let file = std::fs::OpenOptions::new().append(true).open(server.path(name)).expect("the file");
-    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(5);
-    file.set_modified(later).expect("its time");
-}
-
 #[test]
 fn a_touched_file_does_what_a_hook_says() {
     let setup = Setup::http("basic").file("one", "").file("two", "");
@@ -114,10 +107,8 @@ fn a_touched_file_does_what_a_hook_says() {
         .set("hook-touch", format!("{} appendn:{did} touched", one.display()))
         .set("touch-exec", format!("{two} echo ran >> {did}"))
         .start();
-    touch(&server, "one");
-    wait_until("the hook ran", || notes(&server) == ["touched"]);
-    touch(&server, "two");
-    wait_until("the command ran", || notes(&server) == ["touched", "ran"]);
+    touch_until(&server.path("one"), "the hook ran", || notes(&server) == ["touched"]);
+    touch_until(&server.path("two"), "the command ran", || notes(&server) == ["touched", "ran"]);
 }
 
 #[test]
@@ -127,7 +118,7 @@ fn a_command_for_a_touched_file_keeps_nobody_waiting() {
         let (one, go) = (setup.path("one").display().to_string(), setup.path("go").display().to_string());
         let server =
             setup.set("hook-touch", format!("{one} exec:while [ ! -e {go} ]; do sleep 0.01; done; exit 3")).start();
-        touch(&server, "one");
+        touch(&server.path("one"));
         server.wait_for_log(&["one was touched"]);
         // The master hears signals, and reloads.
         server.signal(Signal::SIGHUP);

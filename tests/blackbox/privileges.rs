@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::harness::http::{Endpoint, get};
 use crate::harness::server::{Server, Setup, Speaks};
-use crate::harness::{Subject, differs, patience, subject, wait_until};
+use crate::harness::{HANGS_BY, Subject, differs, patience, subject, wait_until};
 use crate::listeners::{for_everybody, with_copy, with_library};
 
 const NAMED: &str = "Errors at the start name the socket, file or option they are about.";
@@ -210,7 +210,7 @@ impl Daemon {
             assert!(std::time::Instant::now() < end, "it does not end");
             if std::time::Instant::now() >= again {
                 let _ = kill(self.0, Signal::SIGTERM);
-                again = std::time::Instant::now() + patience() / 3;
+                again = std::time::Instant::now() + HANGS_BY / 3;
             }
             std::thread::park_timeout(std::time::Duration::from_millis(5));
         }

@@ -8,14 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::harness::http::get;
 use crate::harness::server::{Server, Setup, says};
-use crate::harness::{Subject, differs, rsgis, subject, wait_until};
-
-/// Gives a file another modification time, whatever the clock's resolution.
-fn touch(path: &Path) {
-    let file = fs::OpenOptions::new().create(true).append(true).open(path).expect("the file");
-    let before = file.metadata().and_then(|found| found.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-    file.set_modified(before + Duration::from_secs(5)).expect("its time");
-}
+use crate::harness::{Subject, differs, rsgis, subject, touch_until, wait_until};
 
 /// Puts a file in the place of one, whose time is another one than before. Nobody imports half of it, however late it is written.
 fn write(path: &Path, text: &str) {
@@ -29,7 +22,11 @@ fn write(path: &Path, text: &str) {
 
 #[track_caller]
 fn wait_for_answer(server: &Server, text: &str) {
-    wait_until(&format!("{text} is answered"), || server.poll("/").is_some_and(|answer| answer.text() == text));
+    wait_until(&format!("{text} is answered"), || answers(server, text));
+}
+
+fn answers(server: &Server, text: &str) -> bool {
+    server.poll("/").is_some_and(|answer| answer.text() == text)
 }
 
 fn command(server: &Server, letters: &str) {
@@ -54,8 +51,7 @@ fn a_touched_file_reloads() {
         let server = setup.set(option, flag.display().to_string()).set("processes", "2").start();
         assert_eq!(server.get("/").text(), "old");
         write(&server.path("served.py"), &says("new"));
-        touch(&flag);
-        wait_for_answer(&server, "new");
+        touch_until(&flag, "new is answered", || answers(&server, "new"));
         if subject() == Subject::Rsgi {
             server.wait_for_log(&["reload done"]);
             // The old workers finish what they accepted.
@@ -69,8 +65,7 @@ fn a_file_that_is_created_counts_as_touched() {
     let setup = Setup::with_file();
     let server = setup.set("touch-reload", "flag").start();
     write(&server.path("served.py"), &says("new"));
-    touch(&server.path("flag"));
-    wait_for_answer(&server, "new");
+    touch_until(&server.path("flag"), "new is answered", || answers(&server, "new"));
 }
 
 #[test]
@@ -95,8 +90,7 @@ fn the_workers_are_replaced_by_a_touch() {
     let flag = setup.path("flag");
     let server = setup.set("touch-workers-reload", flag.display().to_string()).set("processes", "2").start();
     let old = pid(&server);
-    touch(&flag);
-    wait_until("others serve", || {
+    touch_until(&flag, "others serve", || {
         let now: Vec<_> = (0..4).filter_map(|_| Some(server.poll("/pid")?.text())).collect();
         now.len() == 4 && !now.contains(&old.to_string())
     });
@@ -107,8 +101,7 @@ fn a_change_in_a_folder_reloads() {
     let setup = Setup::with_file().file("kept/x", "");
     let server = setup.set("fs-reload", "kept").start();
     write(&server.path("served.py"), &says("new"));
-    fs::write(server.path("kept/y"), "").expect("a file");
-    wait_for_answer(&server, "new");
+    touch_until(&server.path("kept/y"), "new is answered", || answers(&server, "new"));
 }
 
 #[test]

@@ -44,6 +44,13 @@ fn requests() -> Vec<Fake> {
         fake.told = Some(Told { client: Some(client), scheme: Some("https"), host: None });
         fake
     };
+    // The same without a port of the proxy's own.
+    let behind = |port: &str| {
+        let mut fake = uwsgi(&[("REQUEST_METHOD", "GET"), ("REMOTE_ADDR", "proxy")]);
+        let client = Peer { addr: "192.0.2.3".into(), port: port.into() };
+        fake.told = Some(Told { client: Some(client), scheme: None, host: None });
+        fake
+    };
     vec![
         http("GET / HTTP/1.1\nHost: h"),
         http("GET / HTTP/1.1\nHost: h"),
@@ -72,6 +79,8 @@ fn requests() -> Vec<Fake> {
         uwsgi(&[("UWSGI_SCHEME", "https"), ("SCRIPT_NAME", "/s"), ("PATH_INFO", "/s/p"), ("HTTP_COOKIE", "secret")]),
         client("7"),
         client(""),
+        behind("8"),
+        behind(""),
     ]
 }
 

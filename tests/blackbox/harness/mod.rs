@@ -14,8 +14,9 @@ pub mod uwsgi;
 pub mod variables;
 
 use std::cell::Cell;
+use std::fs::OpenOptions;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -55,14 +56,14 @@ pub fn apps() -> PathBuf {
     package().join("tests/apps")
 }
 
-/// How long something that must happen may take. uWSGI's hang-ups are expected in places, and
-/// waited for only as long as its own time-outs (4 s) need.
+/// How long something that must happen may take: more than a busy machine needs, since it costs time only when a test fails. Where
+/// uWSGI differs it may hang, and is waited for only as long as its own time-outs (4 s) need.
 pub fn patience() -> Duration {
-    match subject() {
-        Subject::Rsgi => Duration::from_secs(20),
-        Subject::Uwsgi => Duration::from_secs(7),
-    }
+    if subject() == Subject::Uwsgi && DIFFERS.get() { HANGS_BY } else { Duration::from_secs(60) }
 }
+
+/// After so long uWSGI is taken to hang.
+pub const HANGS_BY: Duration = Duration::from_secs(7);
 
 /// Waits until `done` is true; fails the test when it takes too long.
 #[track_caller]
@@ -75,8 +76,32 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// Gives a file a later modification time, or makes it, and waits until that has had its effect. uWSGI takes the time that it finds
+/// at its first look for the old one, and workers may serve before that: it gets further ones.
+#[track_caller]
+pub fn touch_until(path: &Path, what: &str, mut done: impl FnMut() -> bool) {
+    touch(path);
+    let mut touched = Instant::now();
+    wait_until(what, || {
+        if subject() == Subject::Uwsgi && touched.elapsed() > HANGS_BY {
+            touch(path);
+            touched = Instant::now();
+        }
+        done()
+    });
+}
+
+/// Gives a file another modification time, whatever the clock's resolution, or makes it.
+pub fn touch(path: &Path) {
+    let file = OpenOptions::new().create(true).append(true).open(path).expect("the file");
+    let before = file.metadata().and_then(|found| found.modified()).expect("its time");
+    file.set_modified(before + Duration::from_secs(5)).expect("its time");
+}
+
 thread_local! {
     static TROUBLE: Cell<bool> = const { Cell::new(false) };
+    /// The test is within [`differs`].
+    static DIFFERS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Fails the test because the harness itself could not work, which no expected difference excuses.
@@ -123,7 +148,9 @@ pub fn differs(line: &str, test: impl FnOnce()) {
     if subject() == Subject::Rsgi {
         return test();
     }
+    DIFFERS.set(true);
     let outcome = catch_unwind(AssertUnwindSafe(test));
+    DIFFERS.set(false);
     assert!(!TROUBLE.get(), "the test could not be carried out on uWSGI");
     assert!(outcome.is_err(), "uWSGI does not differ, yet README.md says so:\n- {line}");
 }

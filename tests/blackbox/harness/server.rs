@@ -22,7 +22,7 @@ use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use super::http::{Client, Endpoint, Response, get};
-use super::{Subject, apps, fastcgi, patience, program, scgi, subject, trouble, uwsgi, wait_until};
+use super::{HANGS_BY, Subject, apps, fastcgi, patience, program, scgi, subject, trouble, uwsgi, wait_until};
 
 /// The first descriptor handed over; the ones below are left to whoever starts the server.
 const FIRST_FD: i32 = 7;
@@ -338,6 +338,9 @@ impl Setup {
     }
 }
 
+/// What a server ends with that has no application.
+const NO_APP: i32 = 22;
+
 /// How a program ended that was expected to.
 pub struct Ended {
     pub code: i32,
@@ -491,6 +494,13 @@ impl Server {
     /// Sends a signal to the master.
     #[track_caller]
     pub fn signal(&self, signal: Signal) {
+        if subject() == Subject::Uwsgi && signal == Signal::SIGHUP {
+            // It ignores this one until its master has started all workers, which may serve before that.
+            let end = Instant::now() + HANGS_BY;
+            while !catches(self.group, signal) && Instant::now() < end {
+                std::thread::park_timeout(std::time::Duration::from_millis(5));
+            }
+        }
         kill(self.group, signal).expect("the master lives");
     }
 
@@ -511,8 +521,10 @@ impl Server {
     /// Waits for its end.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
-        let end = Instant::now() + patience();
-        let mut asked_again = self.stopping.then(|| Instant::now() + patience() / 3);
+        // uWSGI overlooks stops.
+        let patience = if self.stopping && subject() == Subject::Uwsgi { HANGS_BY } else { patience() };
+        let end = Instant::now() + patience;
+        let mut asked_again = self.stopping.then(|| Instant::now() + HANGS_BY / 3);
         loop {
             if let Some(status) = self.try_wait() {
                 return status;
@@ -588,6 +600,11 @@ impl Server {
             self.judged = true;
             return self.kill_all();
         }
+        if subject() == Subject::Uwsgi && self.stopping && self.ended.and_then(|end| end.code()) == Some(NO_APP) {
+            // One that just imported the application was interrupted in it, and said that there is none.
+            self.judged = true;
+            return self.expect_no_processes();
+        }
         self.judge();
     }
 
@@ -647,6 +664,13 @@ fn is_serving(endpoint: &Endpoint, speaks: Speaks) -> Result<(), String> {
             client.try_response_to("GET").map(drop)
         }
     }
+}
+
+/// Whether a process has a handler for a signal.
+fn catches(pid: Pid, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigCgt:")?.trim(), 16).ok());
+    caught.is_some_and(|caught| caught >> (signal as u64 - 1) & 1 == 1)
 }
 
 /// The living processes of a process group.
