@@ -64,6 +64,8 @@ const APPLICATION: u8 = 1;
 const APPLICATION_UNTIL_CLOSE: u8 = 2;
 /// The watcher answers.
 const WATCHER: u8 = 3;
+/// All that the client is to get of this response is sent, and the connection may go on.
+const SENT: u8 = 4;
 
 /// How a request was stopped, as far as its connection goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +76,8 @@ pub(super) enum Stopped {
         body_bytes: u64,
     },
     Cut,
+    /// The client had its whole response before.
+    Spared,
 }
 
 /// What is watched of one app thread.
@@ -209,6 +213,12 @@ impl Harakiri {
         self.watches[core].head.store(APPLICATION_UNTIL_CLOSE, Ordering::Release);
     }
 
+    /// The response is sent to its end; the connection, which may carry the client's next requests, is not to be cut any more.
+    pub(super) fn response_is_sent(&self, core: usize) {
+        let head = &self.watches[core].head;
+        let _ = head.compare_exchange(APPLICATION, SENT, Ordering::AcqRel, Ordering::Acquire);
+    }
+
     /// The application is done with its request, which can't be stopped from now on. Tells how it was stopped before.
     pub(super) fn end(&self, core: usize) -> Option<Stopped> {
         let watch = &self.watches[core];
@@ -314,6 +324,7 @@ impl Harakiri {
                 let (head_bytes, body_bytes) = (head as u64, (answer.len() - head) as u64);
                 (Stopped::Answered { head_bytes, body_bytes }, "it is answered with 504")
             }
+            Err(SENT) => (Stopped::Spared, "its response is sent, the application is stopped"),
             Err(head) => {
                 if let Some(branch) = &running.branch {
                     branch.finish(true);
@@ -441,6 +452,9 @@ impl Connection {
     pub(super) fn was_stopped(&mut self) -> bool {
         let core = self.work().core;
         let Some(stopped) = self.worker.harakiri.get().and_then(|harakiri| harakiri.end(core)) else { return false };
+        if stopped == Stopped::Spared {
+            return false;
+        }
         self.last = true;
         self.pending = true;
         self.worker.withdraw_output(core);

@@ -151,7 +151,13 @@ fn a_whole_response_is_not_harmed_by_a_close_that_hangs() {
     differs(RECOVERS, || {
         let server = late().start();
         let worker = pid(&server);
-        assert_eq!(server.get("/closing").expect(200).text(), "whole");
+        // Its response was whole before: the connection goes on.
+        let mut client = server.connect();
+        client.send(get("/closing"));
+        client.send(get("/next_one"));
+        assert_eq!(client.response().expect(200).text(), "whole");
+        client.response().expect(200);
+        server.wait_for_log(&["GET /closing", "its response is sent"]);
         assert_eq!(pid(&server), worker);
     });
 }

@@ -43,7 +43,9 @@ impl Connection {
         if !chunked && (complete || piece.len() >= LARGE) {
             if self.io.send(first, piece, keep).is_err() {
                 self.work_mut().response.gone = true;
-            } else if !complete && self.io.queue().len() > 0 {
+            } else if self.io.queue().len() == 0 {
+                self.tell_of_end(complete);
+            } else if !complete {
                 self.announce();
             }
             return;
@@ -159,11 +161,22 @@ impl Connection {
     pub(super) fn put_whole(&mut self, response: &[u8], body: usize) {
         let sent = self.io.send_copied(response);
         self.pending = !sent.as_ref().is_ok_and(|all| *all);
+        self.tell_of_end(!self.pending);
         let state = &mut self.work_mut().response;
         state.body_bytes = body as u64;
         state.gone = sent.is_err();
         if let Some(remaining) = &mut state.remaining {
             *remaining -= body as u64;
+        }
+    }
+
+    /// From the end of its response on, a request may be stopped, but the connection is not cut for it.
+    #[inline]
+    fn tell_of_end(&self, complete: bool) {
+        if let Some(harakiri) = self.worker.harakiri.get()
+            && complete
+        {
+            harakiri.response_is_sent(self.work().core);
         }
     }
 
