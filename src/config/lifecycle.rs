@@ -21,6 +21,8 @@ pub struct Recycle {
     pub max_lifetime: Duration,
     /// `max-worker-lifetime-delta`: up to so much longer, by chance.
     pub max_lifetime_delta: Duration,
+    /// `recycle-at-once`: workers at most that are being replaced because of these limits (1).
+    pub at_once: u32,
     /// `reload-on-as` and `reload-on-rss`: looked at after each request.
     pub reload_on: MemoryLimits,
     /// `evil-reload-on-as` and `evil-reload-on-rss`: the worker is killed.
@@ -110,6 +112,7 @@ impl Default for Recycle {
             min_lifetime: Duration::from_secs(10),
             max_lifetime: Duration::ZERO,
             max_lifetime_delta: Duration::ZERO,
+            at_once: 1,
             reload_on: MemoryLimits::default(),
             kill_on: MemoryLimits::default(),
             sample_every: Duration::from_secs(3),

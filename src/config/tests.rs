@@ -154,6 +154,7 @@ const EFFECTS: &[(&str, &str, Check)] = &[
     ("max-requests-delta", "9", |s| s.recycle.max_requests_delta == 9),
     ("min-worker-lifetime", "9", |s| s.recycle.min_lifetime.as_secs() == 9),
     ("max-worker-lifetime", "90", |s| s.recycle.max_lifetime.as_secs() == 90),
+    ("recycle-at-once", "9", |s| s.recycle.at_once == 9),
     ("max-worker-lifetime-delta", "9", |s| s.recycle.max_lifetime_delta.as_secs() == 9),
     ("reload-on-as", "2", |s| s.recycle.reload_on.address_space == 2 << 20),
     ("reload-on-rss", "2", |s| s.recycle.reload_on.resident == 2 << 20),

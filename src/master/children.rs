@@ -40,6 +40,8 @@ pub struct Plan {
     pub max_lifetime: Millis,
     /// Up to so much later, by chance.
     pub max_lifetime_delta: Millis,
+    /// Workers at most that are being recycled (`recycle-at-once`).
+    pub at_once: u32,
     /// How long an import may take in a reload (`reload-import-timeout`).
     pub import_timeout: Millis,
 }
@@ -59,6 +61,7 @@ impl From<&Settings> for Plan {
             min_lifetime: ms(recycle.min_lifetime),
             max_lifetime: ms(recycle.max_lifetime),
             max_lifetime_delta: ms(recycle.max_lifetime_delta),
+            at_once: recycle.at_once,
             import_timeout: ms(recycle.import_timeout),
         }
     }

@@ -7,7 +7,8 @@
 //! - `pace`: how slow a body may be.
 //! - `believe`: what proxies say about where a connection or a request comes from.
 //! - `mux`: FastCGI connections, which carry several requests at once. `pipe`: their bodies when they are streamed.
-//! - `threads`: app threads, and the standby thread that does the I/O while all of them are in the application.
+//! - `threads`: app threads. `standby`: the thread that does the I/O while all of them are in the application; `run_delay`: how
+//!   it knows who only waits for a processor.
 //! - `harakiri`: requests that run for too long.
 //! - `stacks`: what every thread is doing, for whoever asks the master.
 //! - `access`: the request line. `quota`: when this worker should be replaced. `clock`: time.
@@ -29,8 +30,10 @@ mod pipe;
 mod quota;
 mod reactor;
 mod reading;
+mod run_delay;
 mod segment;
 mod stacks;
+mod standby;
 mod threads;
 mod work;
 
@@ -63,7 +66,7 @@ use output::Io;
 use quota::Meter;
 pub use quota::Quota;
 use reactor::Reactor;
-use threads::Standby;
+use standby::Standby;
 
 /// How a worker treats requests and connections.
 #[derive(Clone, Debug)]

@@ -487,3 +487,36 @@ fn a_request_that_is_stuck_in_a_worker_that_retires_is_answered_with_504() {
         clients.expect_no_loss();
     });
 }
+
+#[test]
+fn as_many_workers_are_recycled_at_once_as_wanted() {
+    rsgis(|| {
+        for at_once in [1, 2] {
+            let site = Site::new();
+            let setup = site.holding().set("lazy-apps", "true").unset("processes").set("processes", "3");
+            let setup = setup.set("max-worker-lifetime", "1").set("min-worker-lifetime", "0");
+            // The imports of the first three go through.
+            let setup = (4..20).fold(setup, |setup, import| setup.file(&format!("hold{import}"), ""));
+            let server = setup.set("recycle-at-once", at_once.to_string()).start();
+            let clients = Clients::begin(&site.endpoint, 4);
+            wait_for_count(&server, "is replaced: it has lived", at_once);
+            wait_for_file(server.path(&format!("at{}", 3 + at_once)));
+            // All are due; nobody else begins.
+            clients.wait_for(200);
+            assert_eq!(count(&server, "is replaced: it has lived"), at_once);
+            (4..20).for_each(|import| let_go(&server, import));
+            wait_for_count(&server, "is replaced: it has lived", 3);
+            clients.expect_no_loss();
+        }
+    });
+}
+
+#[test]
+fn nobody_is_left_when_the_master_is_killed() {
+    // What no-orphans asks of uWSGI is always so.
+    let mut server = Setup::http("basic").set("no-orphans", "true").set("processes", "2").unset("vacuum").start();
+    server.get("/").expect(200);
+    server.signal(Signal::SIGKILL);
+    server.wait();
+    server.expect_killed();
+}

@@ -47,7 +47,7 @@ fn max_requests_has_no_effect_on_a_young_worker() {
 #[test]
 fn recycling_loses_no_request() {
     differs(
-        "Recycled workers (`max-requests`, `max-worker-lifetime`, `reload-on-*`) are replaced one at a time, and the replacement serves before the old one goes.",
+        "Recycled workers (`max-requests`, `max-worker-lifetime`, `reload-on-*`) are replaced one at a time (or `recycle-at-once`), and the replacement serves before the old one goes.",
         || {
             let server =
                 growing().set("max-requests", "20").set("max-requests-delta", "10").set("processes", "2").start();

@@ -51,7 +51,10 @@ def freeze(pid):
 
 def wait_until_frozen(pid):
     def stopped():
-        tasks = os.listdir(f"/proc/{pid}/task")
+        try:
+            tasks = os.listdir(f"/proc/{pid}/task")
+        except FileNotFoundError:
+            raise Trouble("a worker that is to be frozen was ended by its master") from None
         states = [read(f"/proc/{pid}/task/{task}/stat").rpartition(")")[2].split()[:1] for task in tasks]
         return all(state in (["T"], []) for state in states)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2]
 SITES = Path(__file__).resolve().parent / "sites"
-PATIENCE = 30
+PATIENCE = 60
 
 
 def need(condition, what):

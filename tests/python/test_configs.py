@@ -67,7 +67,7 @@ def test_minimal(folder):
         rsgi = started(folder / "minimal.ini", folder, [sock])
         try:
             url = f"http://127.0.0.1:{sock.getsockname()[1]}/"
-            assert requests.get(url, timeout=30).text == "the site"
+            assert requests.get(url, timeout=60).text == "the site"
         finally:
             rsgi.judge()
 
@@ -169,7 +169,7 @@ def test_site_under_systemd(folder):
     (folder / "site.ini").write_text(text)
     manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     manager.bind(str(folder / "notify"))
-    manager.settimeout(30)
+    manager.settimeout(60)
     words = [program(), "--ini", folder / "site.ini"]
     rsgi = Rsgi([], folder=folder, words=words, env={"NOTIFY_SOCKET": str(folder / "notify"), "WATCHDOG_USEC": "60000000"})
 
@@ -211,7 +211,7 @@ def example(name, folder, env=None):
 def test_hello(folder):
     rsgi, url, sock = example("hello", folder)
     try:
-        assert requests.get(url, timeout=30).text == "Hello from rsgi\n"
+        assert requests.get(url, timeout=60).text == "Hello from rsgi\n"
     finally:
         rsgi.judge()
         sock.close()
@@ -220,11 +220,11 @@ def test_hello(folder):
 def test_flask(folder):
     rsgi, url, sock = example("flask", folder)
     try:
-        assert "<form" in requests.get(url, timeout=30).text
-        assert len(requests.get(url + "/clock", timeout=30).text.splitlines()) == 5
-        answer = requests.post(url + "/upload", files={"file": ("a.txt", b"12345")}, timeout=30)
+        assert "<form" in requests.get(url, timeout=60).text
+        assert len(requests.get(url + "/clock", timeout=60).text.splitlines()) == 5
+        answer = requests.post(url + "/upload", files={"file": ("a.txt", b"12345")}, timeout=60)
         assert answer.json() == {"name": "a.txt", "bytes": 5}
-        assert requests.get(url + "/admin/", timeout=30).text == "mounted at /admin"
+        assert requests.get(url + "/admin/", timeout=60).text == "mounted at /admin"
     finally:
         rsgi.judge()
         sock.close()
@@ -237,10 +237,10 @@ def test_django(folder):
     subprocess.run([sys.executable, manage, "migrate", "-v0"], check=True, env=done)
     rsgi, url, sock = example("django", folder, env)
     try:
-        assert "Notes" in requests.get(url, timeout=30).text
-        page = requests.get(url + "/admin/", timeout=30)
+        assert "Notes" in requests.get(url, timeout=60).text
+        page = requests.get(url + "/admin/", timeout=60)
         assert "Log in" in page.text and page.url.endswith("/admin/login/?next=/admin/")
-        assert requests.get(url + "/static/admin/css/base.css", timeout=30).headers["Content-Type"].startswith("text/css")
+        assert requests.get(url + "/static/admin/css/base.css", timeout=60).headers["Content-Type"].startswith("text/css")
     finally:
         rsgi.judge()
         sock.close()
@@ -256,7 +256,7 @@ def test_the_active_virtual_environment_is_used(folder):
         lines = [f"http-socket = fd://{sock.fileno()}", f"chdir = {folder}", "module = prefix"]
         rsgi = Rsgi(lines, folder=folder, sockets=[sock], env={"VIRTUAL_ENV": sys.prefix})
         try:
-            assert requests.get(f"http://127.0.0.1:{sock.getsockname()[1]}/", timeout=30).text == sys.prefix
+            assert requests.get(f"http://127.0.0.1:{sock.getsockname()[1]}/", timeout=60).text == sys.prefix
         finally:
             rsgi.judge()
 

@@ -34,7 +34,7 @@ def test_a_page(site, way):
 
 def test_a_response_is_streamed(site, way):
     gate = site.folder / f"seen-{way}"
-    with requests.get(f"{site.urls[way]}/stream/{gate.name}", stream=True, timeout=30) as answer:
+    with requests.get(f"{site.urls[way]}/stream/{gate.name}", stream=True, timeout=60) as answer:
         lines = answer.iter_lines()
         # The application waits until this part has been seen here.
         assert next(lines) == b"first part"
@@ -100,7 +100,7 @@ def test_reloads_under_load_lose_no_request(site, way):
         session = requests.Session() if number % 2 else requests
         while not done.is_set():
             try:
-                answer = session.post(url + "/json", json={"items": [{"price": number}]}, timeout=30)
+                answer = session.post(url + "/json", json={"items": [{"price": number}]}, timeout=60)
                 if answer.status_code != 200 or answer.json()["total"] != number:
                     wrong.append((number, answer.status_code, answer.text))
             except requests.RequestException as error:

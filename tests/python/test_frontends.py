@@ -58,7 +58,7 @@ class Client:
         if self.http2:
             headers = [(name.lower(), value) for name, value in headers if name != "Transfer-Encoding"]
         url = httpcore.URL(scheme="http", host="127.0.0.1", port=self.port, target=target)
-        timeout = dict.fromkeys(("connect", "read", "write", "pool"), 30)
+        timeout = dict.fromkeys(("connect", "read", "write", "pool"), 60)
         pool = pool or self.pool
         return pool.stream(method, url, headers=headers, content=body, extensions={"timeout": timeout})
 
@@ -255,7 +255,7 @@ def status_while_sending_http2(client, length):
     fields = {":method": "POST", ":path": "/", ":scheme": "http", ":authority": client.host, "x-case": "echo"}
     connection.send_headers(1, [*fields.items(), ("content-length", str(length))])
     status = None
-    with socket.create_connection(("127.0.0.1", client.port), timeout=30) as sock:
+    with socket.create_connection(("127.0.0.1", client.port), timeout=60) as sock:
         while status is None:
             room = min(length, connection.local_flow_control_window(1), connection.max_outbound_frame_size)
             if room > 0:
@@ -392,7 +392,7 @@ class Kept:
 
     def ask(self, case, target, body):
         if self.sock is None:
-            self.sock = socket.create_connection(("127.0.0.1", self.client.port), timeout=30)
+            self.sock = socket.create_connection(("127.0.0.1", self.client.port), timeout=60)
             self.file = self.sock.makefile("rb")
         method = "GET" if body is None else "POST"
         length = "" if body is None else f"Content-Length: {len(body)}\r\n"

@@ -129,7 +129,7 @@ def masked(line):
 
 def ask(path, packet):
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(20)
+        client.settimeout(60)
         client.connect(path)
         client.sendall(packet)
         client.shutdown(socket.SHUT_WR)

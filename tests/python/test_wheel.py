@@ -51,11 +51,11 @@ def test_the_command_serves(venv):
         try:
             url = f"http://127.0.0.1:{sock.getsockname()[1]}/"
             # The application runs in the virtual environment that the command was installed into.
-            assert requests.get(url, timeout=30).text == str(venv)
+            assert requests.get(url, timeout=60).text == str(venv)
             # What it can import of the server is that of the server it runs in.
-            assert requests.get(url + "late", timeout=30).status_code == 504
+            assert requests.get(url + "late", timeout=60).status_code == 504
             rsgi.process.send_signal(1)
-            assert requests.get(url, timeout=30).text == str(venv)
+            assert requests.get(url, timeout=60).text == str(venv)
             wait_until("what it raised is logged", lambda: "SystemExit: late" in rsgi.log())
         finally:
             rsgi.judge()
@@ -76,18 +76,18 @@ def test_an_upgrade_runs_the_same_python_anew(venv, command):
         try:
             url = f"http://127.0.0.1:{sock.getsockname()[1]}/"
             pid = rsgi.process.pid
-            assert requests.get(url, timeout=30).text == f"old {pid} {venv}"
+            assert requests.get(url, timeout=60).text == f"old {pid} {venv}"
             name = Path(f"/proc/{pid}/comm").read_text()
             good = (folder / "app.py").read_text().replace("old", "new")
             (folder / "app.py").write_text("raise ValueError('on purpose')\n")
             rsgi.process.send_signal(signal.SIGUSR2)
             wait_until("the failure is told", lambda: "nothing has changed" in rsgi.log())
-            assert requests.get(url, timeout=30).text == f"old {pid} {venv}"
+            assert requests.get(url, timeout=60).text == f"old {pid} {venv}"
             (folder / "app.py").write_text(good)
             for count in (1, 2):
                 rsgi.process.send_signal(signal.SIGUSR2)
                 wait_until("it is upgraded", lambda: rsgi.log().count("reload done") == count)
-                wait_until("new workers answer", lambda: requests.get(url, timeout=30).text == f"new {pid} {venv}")
+                wait_until("new workers answer", lambda: requests.get(url, timeout=60).text == f"new {pid} {venv}")
             assert Path(f"/proc/{pid}/comm").read_text() == name
         finally:
             rsgi.judge()

@@ -114,6 +114,12 @@ pub(super) const RELOAD: &[Row] = &[
         .set(|d, s| d.fill_seconds(s, |x| &mut x.recycle.max_lifetime)),
     Row::new("max-worker-lifetime-delta", NUMBER, "up to so many seconds more than max-worker-lifetime, by chance")
         .set(|d, s| d.fill_seconds(s, |x| &mut x.recycle.max_lifetime_delta)),
+    Row::new(
+        "recycle-at-once",
+        NUMBER,
+        "workers at most that are replaced at the same time because of their limits (1)",
+    )
+    .set(|d, s| d.fill_number(s, 1..=u32::MAX.into(), |x| &mut x.recycle.at_once)),
     Row::new("safe-fd", TEXT, "fd kept open across reload").also(&["fd-safe"]),
     Row::new("shutdown-sockets", FLAG, "shutdown() listeners while stopping gracefully (fifo q)"),
     Row::new("reload-on-as", NUMBER, "replace a worker whose address space has so many MiB after a request")

@@ -1,5 +1,5 @@
-//! Workers that are replaced while all is well: they reached a limit, or grew old. One at a time, the replacement
-//! first; nothing is begun while a reload replaces all of them.
+//! Workers that are replaced while all is well: they reached a limit, or grew old. One at a time if nothing else is wanted,
+//! the replacement first; nothing is begun while a reload replaces all of them.
 
 use std::fmt;
 
@@ -110,7 +110,9 @@ impl Children {
             return;
         }
         let serving = self.serving();
-        let mut busy = self.workers.iter().any(|w| w.generation == serving && w.leaving && w.phase != Phase::Retiring);
+        let is_turning = |w: &&Worker| w.generation == serving && w.leaving && w.phase != Phase::Retiring;
+        let mut turning = self.workers.iter().filter(is_turning).count();
+        let at_once = self.serving.plan.at_once as usize;
         let mut due: Vec<&mut Worker> = self
             .workers
             .iter_mut()
@@ -119,10 +121,10 @@ impl Children {
         due.sort_by_key(|worker| (worker.due.map(|(at, _)| at), worker.key));
         for worker in due {
             let Some((_, why)) = worker.due else { continue };
-            if busy && !why.is_urgent() {
+            if turning >= at_once && !why.is_urgent() {
                 continue;
             }
-            busy = true;
+            turning += 1;
             worker.leaving = true;
             out.push(Action::Replace { key: worker.key, why });
         }
@@ -178,6 +180,21 @@ mod tests {
         }
         world.settle();
         assert_eq!(world.retired(), keys);
+    }
+
+    #[test]
+    fn several_workers_have_their_turn_at_once_if_wanted() {
+        let mut world = world(3, |plan| plan.at_once = 2);
+        let keys = [world.key(1), world.key(2), world.key(3)];
+        world.healthy = false;
+        for key in keys {
+            world.children.recycle(key, REQUESTS, world.now);
+        }
+        world.settle();
+        assert_eq!((world.forks(), world.retired()), (2, vec![]));
+        world.children.worker_ready(world.key(1), 0, world.now);
+        world.settle();
+        assert_eq!((world.forks(), world.retired()), (3, keys[..1].to_vec()));
     }
 
     #[test]

@@ -77,6 +77,7 @@ fn requests() -> Vec<Fake> {
         uwsgi(&[("REQUEST_METHOD", "GET"), ("PATH_INFO", "/x"), ("HTTP_HOST", "h"), ("REMOTE_PORT", "5")]),
         uwsgi(&[("REQUEST_METHOD", "GET"), ("REMOTE_ADDR", "a"), ("HTTP_HOST", "h"), ("HTTP_HOST", "i")]),
         uwsgi(&[("UWSGI_SCHEME", "https"), ("SCRIPT_NAME", "/s"), ("PATH_INFO", "/s/p"), ("HTTP_COOKIE", "secret")]),
+        uwsgi(&[("REQUEST_METHOD", "GET"), ("SCRIPT_NAME", "/s/"), ("PATH_INFO", "/")]),
         client("7"),
         client(""),
         behind("8"),
