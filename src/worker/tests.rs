@@ -11,7 +11,7 @@ use super::clock::now;
 use super::connection::{Connection, Phase, Step};
 use super::migrate::Letter;
 use super::reactor::Reactor;
-use super::threads::Standby;
+use super::standby::Standby;
 use super::work::Spare;
 use super::{HarakiriLimits, Options, Worker};
 use crate::config::Timeouts;
