@@ -77,6 +77,8 @@ pub(super) struct Notifier {
     heard: Vec<u32>,
     /// The watchdog was told nothing at the last look.
     withheld: bool,
+    /// There was a look.
+    looked: bool,
 }
 
 fn address(name: &str) -> std::io::Result<SocketAddr> {
@@ -187,7 +189,8 @@ impl Master {
             heard.contains(&look.key) && look.is_progress(before.iter().find(|before| before.key == look.key))
         };
         // Nobody is needed, or the first look: nobody was asked yet.
-        let excused = self.children.target() == 0 || self.children.stopping();
+        let first = !std::mem::replace(&mut self.notifier.looked, true);
+        let excused = first || self.children.target() == 0 || self.children.stopping();
         if excused || looks.iter().any(fine) {
             self.notifier.withheld = false;
             self.notifier.send("WATCHDOG=1");

@@ -156,7 +156,7 @@ fn an_upgrade_changes_the_program_and_nothing_else() {
 fn the_service_manager_is_told_of_upgrades() {
     rsgis(|| {
         let (manager, setup) = Manager::of(replaceable(Setup::http("basic")).allow("upgrade failed"));
-        let server = setup.start();
+        let server = setup.env("WATCHDOG_USEC", "2000000").start();
         manager.wait_for("READY=1");
         let master = server.pid();
         for generation in ["generation 2", "generation 3"] {
@@ -170,6 +170,7 @@ fn the_service_manager_is_told_of_upgrades() {
             // The main process is the one that systemd started, and it is not told of another.
             assert!(![&reloading, &ready].iter().any(|text| text.contains("MAINPID")), "{reloading} {ready}");
             assert_eq!(server.get("/process").expect(200).json()["ppid"], master.as_raw());
+            manager.wait_for("WATCHDOG=1");
         }
         // One that fails leaves the service ready.
         install(&server, b"no program");
