@@ -276,15 +276,16 @@ fn a_safe_pid_file_waits_for_the_application() {
 struct Daemon(Pid);
 
 impl Daemon {
-    /// The one whose pid is in this file.
+    /// The one whose pid is in this file, which first may name the process that went before it.
     #[track_caller]
     fn of(pidfile: &Path) -> Daemon {
-        let mut pid = None;
-        wait_until("the pid file is there", || {
-            pid = std::fs::read_to_string(pidfile).ok().and_then(|text| text.trim().parse().ok());
-            pid.is_some()
+        let mut daemon = None;
+        wait_until("the pid of a process that lives is there", || {
+            let pid = std::fs::read_to_string(pidfile).ok().and_then(|text| text.trim().parse().ok());
+            daemon = pid.map(|pid| Daemon(Pid::from_raw(pid))).filter(Daemon::lives);
+            daemon.is_some()
         });
-        Daemon(Pid::from_raw(pid.expect("a pid")))
+        daemon.expect("a daemon")
     }
 
     fn lives(&self) -> bool {
@@ -309,11 +310,11 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if self.lives() && self.0 != nix::unistd::getpgrp() {
-            // It leads a session, or is in one, of its own.
-            if let Ok(group) = nix::unistd::getpgid(Some(self.0)) {
-                let _ = killpg(group, Signal::SIGKILL);
-            }
+        // It leads a session, or is in one, of its own; not so who only went before it.
+        if let Ok(group) = nix::unistd::getpgid(Some(self.0))
+            && group != nix::unistd::getpgrp()
+        {
+            let _ = killpg(group, Signal::SIGKILL);
         }
     }
 }
