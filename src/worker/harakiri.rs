@@ -269,6 +269,11 @@ impl Harakiri {
                 watch.due.store((now + self.grace).max(1), Ordering::Release);
             } else {
                 if !std::mem::replace(&mut running.stuck, true) {
+                    if let (Some(Stopped::Spared), Some(io)) = (running.stopped, &running.io) {
+                        // Nobody will read the client's next request.
+                        io.queue().give_up();
+                        io.stream.cut();
+                    }
                     self.give_up(worker, core, &running);
                 }
                 looks_stuck = true;
@@ -324,7 +329,8 @@ impl Harakiri {
                 let (head_bytes, body_bytes) = (head as u64, (answer.len() - head) as u64);
                 (Stopped::Answered { head_bytes, body_bytes }, "it is answered with 504")
             }
-            Err(SENT) => (Stopped::Spared, "its response is sent, the application is stopped"),
+            // Who still waits for a body is cut: nothing else ends that.
+            Err(SENT) if !running.streamed => (Stopped::Spared, "its response is sent, the application is stopped"),
             Err(head) => {
                 if let Some(branch) = &running.branch {
                     branch.finish(true);

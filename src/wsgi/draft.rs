@@ -183,6 +183,7 @@ impl<'py> Draft<'_, 'py> {
         self.lasts = false;
         // What the request before left of it is gone as well: nothing to restore.
         self.enter(known as usize);
+        self.names.key(known as usize).forget();
         let key = self.names.key(known as usize).text.bind(self.environ.py());
         if self.environ.contains(key)? { self.environ.del_item(key) } else { Ok(()) }
     }

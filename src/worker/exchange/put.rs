@@ -30,13 +30,13 @@ impl Connection {
         }
         let complete = whole || response.remaining == Some(0);
         if let Some(branch) = &self.branch {
-            // The end of the request goes out with it, unless there is more to come.
+            // The end of the request goes out with it, unless the application may have more to do before.
             if piece.len() >= LARGE || self.is_far_behind(piece) {
                 let (records, id) = (branch.stdout(first, b""), branch.id);
-                return self.put_records(&records, Some((keep(), id)), complete);
+                return self.put_records(&records, Some((keep(), id)), whole);
             }
             let records = branch.stdout(first, piece);
-            return self.put_records(&records, None, complete);
+            return self.put_records(&records, None, whole);
         }
         let response = &self.work().response;
         let chunked = response.framing == Some(BodyFraming::Chunked) && !piece.is_empty();
@@ -45,7 +45,8 @@ impl Connection {
                 self.work_mut().response.gone = true;
             } else if self.io.queue().len() == 0 {
                 self.tell_of_end(complete);
-            } else if !complete {
+            } else {
+                // Also at the end: what the application does after it must not keep the rest back.
                 self.announce();
             }
             return;
@@ -85,21 +86,21 @@ impl Connection {
     }
 
     /// Collects records of a FastCGI request, and behind them what is to be records of this id.
-    fn put_records(&mut self, records: &[u8], large: Option<(Kept, u16)>, complete: bool) {
+    fn put_records(&mut self, records: &[u8], large: Option<(Kept, u16)>, whole: bool) {
         let response_buffer = self.worker.options.response_buffer;
         let mut queue = self.io.queue();
         queue.push(records);
         if let Some((kept, id)) = large {
             queue.push_records(kept, id);
         }
-        if !complete && queue.len() >= ENOUGH.min(response_buffer) {
+        if !whole && queue.len() >= ENOUGH.min(response_buffer) {
             queue.flush(&self.io.stream);
         }
         let (gone, waiting) = (queue.is_gone(), queue.len());
         drop(queue);
         if gone {
             self.work_mut().response.gone = true;
-        } else if waiting > 0 && !complete {
+        } else if waiting > 0 && !whole {
             self.announce();
         }
     }
