@@ -122,11 +122,11 @@ fn workers_that_import_for_themselves_fail_as_well() {
         expect_failure(&server, "reload-import-timeout", "");
         // One of two is not enough.
         write(&format!(
-            "import os\nif os.path.exists('second'):\n    os._exit(5)\nopen('second', 'w')\n{}",
+            "import os\ntry:\n    os.mkdir('second')\nexcept FileExistsError:\n    os._exit(5)\n{}",
             says("new")
         ));
         expect_failure(&server, "exited with code 5 before it was ready", "");
-        fs::remove_file(server.path("second")).expect("the file");
+        fs::remove_dir(server.path("second")).expect("the folder");
         write(&says("new"));
         reload(&server);
         wait_until("the new one answers", || server.get("/").text() == "new");
