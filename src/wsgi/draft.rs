@@ -93,7 +93,10 @@ impl Last {
     #[inline]
     pub(super) fn keep(&mut self, environ: Bound<'_, PyDict>, names: &mut Names, template: &Bound<'_, PyDict>) {
         let Some(made) = self.made.take() else { return };
-        if made.version.is_none() || raw::version(&environ) != made.version || !raw::is_only_ours(&environ) {
+        if made.version.is_none()
+            || raw::version(&environ) != made.version
+            || raw::references(environ.py(), environ.as_unbound()) != 1
+        {
             return;
         }
         if (made.has_body || made.has_secrets) && self.clean(&environ, names, template, &made).is_err() {

@@ -40,13 +40,6 @@ pub(super) fn version(_dict: &Bound<'_, PyDict>) -> Option<u64> {
     None
 }
 
-/// Whether the reference given is the only one to the object.
-#[inline]
-pub(super) fn is_only_ours<T>(object: &Bound<'_, T>) -> bool {
-    // SAFETY: the object is alive by the reference given, and this thread is attached.
-    unsafe { ffi::Py_REFCNT(object.as_ptr()) == 1 }
-}
-
 /// How many references there are to an object.
 #[inline]
 pub(super) fn references<T>(_py: Python<'_>, object: &Py<T>) -> isize {

@@ -9,26 +9,33 @@ use nix::unistd::mkfifo;
 
 use crate::harness::http::{Client, get};
 use crate::harness::server::{Server, Setup, Speaks};
-use crate::harness::{differs, uwsgi, wait_until};
+use crate::harness::{differs, fastcgi, uwsgi, wait_until};
 
 const TALKS: &str =
     "A worker whose threads are all inside the application goes on reading, answering what is wrong, and writing.";
 
-/// A server that speaks both protocols.
-fn both() -> Setup {
-    Setup::http("fairness").set("enable-threads", "true").listen("socket", Speaks::Uwsgi)
+/// A server that speaks these protocols.
+fn all() -> Setup {
+    let setup = Setup::http("fairness").set("enable-threads", "true").listen("socket", Speaks::Uwsgi);
+    setup.listen("fastcgi-socket", Speaks::FastCgi)
 }
 
 /// The ways in which a response can be made and delimited.
-const KINDS: [&str; 5] = ["chunked", "length", "write", "until-close", "uwsgi"];
+const KINDS: [&str; 6] = ["chunked", "length", "write", "until-close", "uwsgi", "fastcgi"];
 
 /// Asks for a stream of this kind that blocks in the way `how`; returns its name too.
 #[track_caller]
 fn ask_for_stream(server: &Server, how: &str, kind: &str) -> (Client, String) {
     let name = format!("{how}-{kind}");
     let target = format!("/stream/{how}/{name}?{kind}");
-    let mut client = server.endpoint_at(usize::from(kind == "uwsgi")).connect();
+    let socket = ["uwsgi", "fastcgi"].iter().position(|own| *own == kind).map_or(0, |at| at + 1);
+    let mut client = server.endpoint_at(socket).connect();
     match kind {
+        // Its last chunk completes a response with a length, and has to come like any other.
+        "fastcgi" => {
+            let path = format!("/stream/{how}/{name}");
+            client.send(fastcgi::request_with(1, "GET", &path, b"", false, &[("QUERY_STRING", "length")]))
+        }
         "uwsgi" => client.send(uwsgi::request("GET", &target, &[])),
         "until-close" => client.send(format!("GET {target} HTTP/1.0\r\n\r\n")),
         _ => client.send(get(&target)),
@@ -58,7 +65,7 @@ fn chunk_by_chunk(client: &mut Client, mut go_on: impl FnMut(u32)) {
 
 #[test]
 fn a_chunk_arrives_while_the_application_waits_for_an_event() {
-    let server = both().set("threads", "8").start();
+    let server = all().set("threads", "8").start();
     for kind in KINDS {
         let (mut client, name) = ask_for_stream(&server, "event", kind);
         chunk_by_chunk(&mut client, |number| {
@@ -69,7 +76,7 @@ fn a_chunk_arrives_while_the_application_waits_for_an_event() {
 
 #[test]
 fn a_chunk_arrives_while_the_only_thread_waits() {
-    let server = both().start();
+    let server = all().start();
     for kind in KINDS {
         let (mut client, name) = ask_for_stream(&server, "file", kind);
         chunk_by_chunk(&mut client, |number| {
@@ -98,7 +105,7 @@ fn make_pipes(server: &Server, name: &str) {
 #[test]
 fn a_chunk_arrives_while_c_code_holds_the_interpreter() {
     for threads in ["1", "4"] {
-        let server = both().set("threads", threads).start();
+        let server = all().set("threads", threads).start();
         for kind in KINDS {
             make_pipes(&server, &format!("c-{kind}"));
             let (mut client, name) = ask_for_stream(&server, "c", kind);
@@ -110,7 +117,7 @@ fn a_chunk_arrives_while_c_code_holds_the_interpreter() {
 #[test]
 fn a_worker_whose_interpreter_is_held_goes_on_talking() {
     differs(TALKS, || {
-        let server = both().start();
+        let server = all().start();
         make_pipes(&server, "held");
         let mut client = server.connect();
         client.send(get("/stream/c/held"));
