@@ -85,6 +85,28 @@ fn a_chunk_arrives_while_the_only_thread_waits() {
     }
 }
 
+#[test]
+fn a_head_arrives_while_the_application_makes_the_body_that_nobody_gets() {
+    // uWSGI sends the body of a HEAD too, and the client then finds the wrong bytes behind the head.
+    let server = all().start();
+    for kind in ["length", "chunked", "fastcgi"] {
+        let path = format!("/stream/file/head-{kind}");
+        if kind == "fastcgi" {
+            let mut records = fastcgi::Records::new(server.endpoint_at(2).connect());
+            records.client.send(fastcgi::request(1, "HEAD", &path, b"", true));
+            let head = records.next();
+            assert!(head.kind == fastcgi::STDOUT && head.content.starts_with(b"Status: 200"), "{head:?}");
+        } else {
+            let mut client = server.connect();
+            client.send(format!("HEAD {path}?{kind} HTTP/1.1\r\nHost: test\r\n\r\n"));
+            client.response_to("HEAD").expect(200);
+        }
+        for number in 0..3 {
+            std::fs::write(server.path(&format!("head-{kind}.{number}")), "").expect("the file");
+        }
+    }
+}
+
 /// Lets a call in C that waits for a writer of the pipe return.
 #[track_caller]
 fn open_pipe(server: &Server, name: &str) {
