@@ -48,6 +48,11 @@ pub(super) struct Response {
 }
 
 impl Response {
+    /// Whether the client gets nothing more than what is sent or on its way.
+    pub(super) fn is_complete(&self) -> bool {
+        self.remaining == Some(0) || self.framing == Some(BodyFraming::Nothing)
+    }
+
     pub(super) fn ends_by_close(&self) -> bool {
         self.framing == Some(BodyFraming::UntilClose)
     }
@@ -344,9 +349,7 @@ impl Exchange for Connection {
                 None => self.io.queue().push(&out),
             }
             self.last = protocol != Protocol::Http || !keep_alive;
-        } else if self.work().response.remaining != Some(0)
-            && self.work().response.framing != Some(BodyFraming::Nothing)
-        {
+        } else if !self.work().response.is_complete() {
             self.last = true;
             self.cut = true;
         }

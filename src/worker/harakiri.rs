@@ -64,7 +64,7 @@ const APPLICATION: u8 = 1;
 const APPLICATION_UNTIL_CLOSE: u8 = 2;
 /// The watcher answers.
 const WATCHER: u8 = 3;
-/// All that the client is to get of this response is sent, and the connection may go on.
+/// All that the client is to get of this response is sent or on its way, and the connection may go on.
 const SENT: u8 = 4;
 
 /// How a request was stopped, as far as its connection goes.
@@ -76,8 +76,10 @@ pub(super) enum Stopped {
         body_bytes: u64,
     },
     Cut,
-    /// The client had its whole response before.
+    /// The client has its whole response, or is being served with it.
     Spared,
+    /// The same over FastCGI, where the request was ended for the application.
+    Ended,
 }
 
 /// What is watched of one app thread.
@@ -213,7 +215,7 @@ impl Harakiri {
         self.watches[core].head.store(APPLICATION_UNTIL_CLOSE, Ordering::Release);
     }
 
-    /// The response is sent to its end; the connection, which may carry the client's next requests, is not to be cut any more.
+    /// The response is made to its end; the connection, which may carry the client's next requests, is not to be cut any more.
     pub(super) fn response_is_sent(&self, core: usize) {
         let head = &self.watches[core].head;
         let _ = head.compare_exchange(APPLICATION, SENT, Ordering::AcqRel, Ordering::Acquire);
@@ -269,12 +271,14 @@ impl Harakiri {
                 watch.due.store((now + self.grace).max(1), Ordering::Release);
             } else {
                 if !std::mem::replace(&mut running.stuck, true) {
-                    if let (Some(Stopped::Spared), Some(io)) = (running.stopped, &running.io) {
-                        // Nobody will read the client's next request.
-                        io.queue().give_up();
-                        io.stream.cut();
-                    }
                     self.give_up(worker, core, &running);
+                }
+                if running.stopped == Some(Stopped::Spared)
+                    && let Some(io) = running.io.take_if(|io| io.queue().len() == 0)
+                {
+                    // Nobody will read the client's next request.
+                    io.queue().give_up();
+                    io.stream.cut();
                 }
                 looks_stuck = true;
                 watch.due.store(now + STUCK_TICK, Ordering::Release);
@@ -306,22 +310,13 @@ impl Harakiri {
             Ok(_) => {
                 let answer = exchange::plain_answer(504, protocol, Version::Http11, running.head_request, false);
                 let head = memchr::memmem::find(&answer, b"\r\n\r\n").map_or(answer.len(), |at| at + 4);
-                let (bytes, end) = match &running.branch {
-                    Some(branch) => (branch.stdout(&answer, b""), branch.finish(false)),
-                    None => (answer.clone(), Vec::new()),
-                };
-                let mut queue = io.queue();
-                queue.push(&bytes);
-                queue.push(&end);
-                if let Some(branch) = &running.branch {
-                    branch.settle();
-                }
-                let all = queue.flush(&io.stream);
-                drop(queue);
-                if !all {
-                    worker.announce_output(core, Arc::clone(&io));
-                } else if running.branch.is_none() {
-                    io.stream.finish_writing();
+                match &running.branch {
+                    Some(branch) => {
+                        let bytes = [branch.stdout(&answer, b""), branch.finish(false)].concat();
+                        deliver(worker, core, &io, &bytes, Some(branch));
+                    }
+                    None if deliver(worker, core, &io, &answer, None) => io.stream.finish_writing(),
+                    None => {}
                 }
                 if running.streamed {
                     io.stream.finish_reading();
@@ -330,7 +325,16 @@ impl Harakiri {
                 (Stopped::Answered { head_bytes, body_bytes }, "it is answered with 504")
             }
             // Who still waits for a body is cut: nothing else ends that.
-            Err(SENT) if !running.streamed => (Stopped::Spared, "its response is sent, the application is stopped"),
+            Err(SENT) if !running.streamed => {
+                let stopped = match &running.branch {
+                    Some(branch) => {
+                        deliver(worker, core, &io, &branch.finish(false), Some(branch));
+                        Stopped::Ended
+                    }
+                    None => Stopped::Spared,
+                };
+                (stopped, "its response is sent, the application is stopped")
+            }
             Err(head) => {
                 if let Some(branch) = &running.branch {
                     branch.finish(true);
@@ -412,6 +416,21 @@ impl Harakiri {
     }
 }
 
+/// Queues what ends a request, and writes what the socket takes. True: nothing waits.
+fn deliver(worker: &Worker, core: usize, io: &Arc<Io>, bytes: &[u8], branch: Option<&Branch>) -> bool {
+    let mut queue = io.queue();
+    queue.push(bytes);
+    if let Some(branch) = branch {
+        branch.settle();
+    }
+    let all = queue.flush(&io.stream);
+    drop(queue);
+    if !all {
+        worker.announce_output(core, Arc::clone(io));
+    }
+    all
+}
+
 impl Connection {
     /// The application's head is about to be fixed. False: the request was stopped and answered.
     pub(super) fn may_answer(&mut self) -> bool {
@@ -440,7 +459,7 @@ impl Connection {
             }
             let response = &self.work().response;
             if response.head_sent {
-                watch.head.store(APPLICATION, Ordering::Release);
+                watch.head.store(if response.is_complete() { SENT } else { APPLICATION }, Ordering::Release);
                 if response.ends_by_close() {
                     harakiri.ends_by_close(core);
                 }
@@ -477,59 +496,4 @@ impl Connection {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn harakiri(limit: u64) -> Harakiri {
-        let limits = Limits {
-            limit: Duration::from_secs(limit),
-            grace: Duration::from_secs(2),
-            verbose: false,
-            queue_threshold: 0,
-        };
-        Harakiri::new(&limits, 2)
-    }
-
-    #[test]
-    fn nobody_looks_while_nothing_runs() {
-        let harakiri = harakiri(5);
-        assert_eq!(harakiri.pause(false), None);
-        // About to run, and not known yet.
-        assert_eq!(harakiri.pause(true), Some(Duration::from_millis(5000 + GRAIN)));
-    }
-
-    #[test]
-    fn the_pause_ends_with_the_first_deadline_and_before_any_that_begins_in_it() {
-        let harakiri = harakiri(5);
-        harakiri.watches[0].due.store(now() + 100_000, Ordering::Relaxed);
-        assert_eq!(harakiri.pause(true), Some(Duration::from_millis(5000 + GRAIN)));
-        harakiri.watches[1].due.store(1, Ordering::Relaxed);
-        assert_eq!(harakiri.pause(true), Some(Duration::from_millis(GRAIN)));
-    }
-
-    #[test]
-    fn the_application_may_want_an_earlier_end_and_take_it_back() {
-        let both = harakiri(5);
-        both.watches[0].running().began = now();
-        both.want(0, Duration::from_secs(3));
-        let due = both.watches[0].due.load(Ordering::Relaxed);
-        assert!(due <= now() + 3000 && due > 0);
-        both.want(0, Duration::from_secs(9));
-        assert_eq!(both.watches[0].due.load(Ordering::Relaxed), both.watches[0].running().began + 5000);
-        let alone = harakiri(0);
-        assert_eq!(alone.pause(true), None);
-        alone.want(1, Duration::from_micros(1));
-        assert!(alone.watches[1].due.load(Ordering::Relaxed) > 0 && alone.pause(true).is_some());
-        alone.want(1, Duration::ZERO);
-        assert_eq!(alone.watches[1].due.load(Ordering::Relaxed), 0);
-    }
-
-    #[test]
-    fn one_of_application_and_watcher_answers() {
-        let harakiri = harakiri(5);
-        assert!(harakiri.application_answers(0));
-        assert!(!harakiri.application_answers(0));
-        harakiri.watches[1].head.store(WATCHER, Ordering::Relaxed);
-        assert!(!harakiri.application_answers(1));
-    }
-}
+mod tests;

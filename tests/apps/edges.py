@@ -52,6 +52,19 @@ def late(environ, start_response):
     return each()
 
 
+def breaks(environ, start_response):
+    """Begins a response, and fails when the test says so."""
+    start_response("200 OK", PLAIN)
+
+    def each():
+        yield b"begun"
+        while not os.path.exists(os.path.join(FOLDER, "go")):
+            time.sleep(0.005)
+        raise RuntimeError("broken off")
+
+    return each()
+
+
 def keep(environ, start_response):
     KEPT.append(environ["wsgi.input"])
     body = environ["wsgi.input"].read()
@@ -74,6 +87,7 @@ PAGES = {
     "/paused": paused,
     "/pieces": pieces,
     "/late": late,
+    "/breaks": breaks,
     "/keep": keep,
 }
 

@@ -222,5 +222,6 @@ PAGES = {
 
 
 def application(environ, start_response):
-    first, *words = environ["PATH_INFO"][1:].split("/")
+    # uWSGI has none over FastCGI, unless the web server names it.
+    first, *words = environ.get("PATH_INFO", "")[1:].split("/")
     return PAGES[first](environ, start_response, words)

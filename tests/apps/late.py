@@ -81,16 +81,30 @@ def stream(environ, start_response):
     deeper()
 
 
-def closing(environ, start_response):
+def closed_by(close, body, start_response):
     class Result:
         def __iter__(self):
-            return iter([b"whole"])
+            return iter([body])
 
-        def close(self):
-            deeper()
-
-    start_response("200 OK", PLAIN + [("Content-Length", "5")])
+    Result.close = staticmethod(close)
+    start_response("200 OK", PLAIN + [("Content-Length", str(len(body)))])
     return Result()
+
+
+def closing(environ, start_response):
+    """/closing/HOW?bytes: the whole body, and then a close() that takes too long: by Python code, or in a call that waits."""
+    how = {"sleep": lambda: time.sleep(600)}.get(environ["PATH_INFO"].split("/")[-1], deeper)
+    return closed_by(how, b"x" * int(environ["QUERY_STRING"] or 5), start_response)
+
+
+def closing_with_own_limit(environ, start_response):
+    import rsgi
+
+    def close():
+        rsgi.set_user_harakiri(0.3)
+        deeper()
+
+    return closed_by(close, b"whole", start_response)
 
 
 def flood(environ, start_response):

@@ -155,10 +155,62 @@ fn a_whole_response_is_not_harmed_by_a_close_that_hangs() {
         let mut client = server.connect();
         client.send(get("/closing"));
         client.send(get("/next_one"));
-        assert_eq!(client.response().expect(200).text(), "whole");
+        assert_eq!(client.response().expect(200).text(), "xxxxx");
         client.response().expect(200);
         server.wait_for_log(&["GET /closing", "its response is sent"]);
         assert_eq!(pid(&server), worker);
+    });
+}
+
+/// More than the kernel holds for a client that does not read.
+const LARGE: usize = 32 << 20;
+
+#[test]
+fn a_client_that_is_being_served_is_not_harmed_by_a_close_that_hangs() {
+    differs(RECOVERS, || {
+        let server = late().start();
+        let mut client = server.connect();
+        client.send(get(&format!("/closing?{LARGE}")));
+        server.wait_for_log(&["GET /closing", "its response is sent"]);
+        assert_eq!(client.response().expect(200).body.len(), LARGE);
+        client.send(get("/next_one"));
+        client.response().expect(200);
+    });
+}
+
+#[test]
+fn a_client_that_is_being_served_gets_the_rest_from_a_worker_that_is_given_up() {
+    differs(RECOVERS, || {
+        let server = late().set("harakiri-graceful-timeout", "0").start();
+        let worker = pid(&server);
+        let mut client = server.connect();
+        client.send(get(&format!("/closing/sleep?{LARGE}")));
+        server.wait_for_log(&["is replaced", "harakiri"]);
+        wait_until("another worker serves", || pid(&server) != worker);
+        assert_eq!(client.response().expect(200).body.len(), LARGE);
+        client.expect_closed();
+        wait_until("the old worker is gone", || !std::path::Path::new(&format!("/proc/{worker}")).exists());
+    });
+}
+
+#[test]
+fn a_whole_response_over_fastcgi_is_ended_for_a_close_that_hangs() {
+    differs(RECOVERS, || {
+        for how in ["loop", "sleep"] {
+            let server = Setup::fastcgi("late").set("harakiri", "1").set("threads", "2");
+            let server = server.set("harakiri-graceful-timeout", "1").allow("harakiri: ").allow("Traceback").start();
+            let mut records = fastcgi::Records::new(server.connect());
+            records.client.send(fastcgi::request(1, "GET", &format!("/closing/{how}"), b"", true));
+            let (out, status) = records.response(1);
+            assert!(out.ends_with(b"xxxxx") && status == 0, "{} {status}", out.escape_ascii());
+            server.wait_for_log(&[&format!("GET /closing/{how}"), "its response is sent"]);
+            // Nothing of it is left for the next request of the same number.
+            records.client.send(fastcgi::request(1, "GET", "/pid", b"", true));
+            assert!(records.response(1).0.starts_with(b"Status: 200"));
+            if how == "sleep" {
+                server.wait_for_log(&["is replaced", "harakiri"]);
+            }
+        }
     });
 }
 
@@ -285,6 +337,22 @@ fn a_request_may_limit_itself() {
                 assert_eq!(pid(&server), worker);
                 server.wait_for_log(&["GET /own_limit_late", "the connection is cut"]);
             }
+        },
+    );
+}
+
+#[test]
+fn an_own_limit_for_a_close_spares_the_client() {
+    differs(
+        "`rsgi.set_user_harakiri(seconds)` limits the running request alone; uWSGI's is in its module `uwsgi`.",
+        || {
+            let server = Setup::http("late").allow("harakiri: ").allow("Traceback").start();
+            let mut client = server.connect();
+            client.send(get("/closing_with_own_limit"));
+            client.send(get("/next_one"));
+            assert_eq!(client.response().expect(200).text(), "whole");
+            client.response().expect(200);
+            server.wait_for_log(&["GET /closing_with_own_limit", "its response is sent"]);
         },
     );
 }

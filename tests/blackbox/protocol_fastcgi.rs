@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 
 use crate::harness::fastcgi::{
     ABORT, BEGIN, END, GET_VALUES, GET_VALUES_RESULT, PARAMS, Records, STDERR, STDIN, STDOUT, UNKNOWN_TYPE, pair,
-    record, request,
+    record, request, request_with,
 };
 use crate::harness::server::{Server, Setup, Speaks};
 use crate::harness::{differs, wait_until};
@@ -139,6 +139,39 @@ fn fastcgi_5_5_with_two_threads_a_fast_request_ends_first_and_an_abort_leaves_th
             aborted.push(records.response(id).1);
         }
         assert_eq!(aborted, [1, 1, 0, 0, 0]);
+    });
+}
+
+#[test]
+fn fastcgi_5_4_an_aborted_request_that_fails_leaves_the_others() {
+    differs(KEEPS, || {
+        let server = Setup::fastcgi("edges").set("threads", "2").allow("Traceback").start();
+        let mut records = Records::new(server.connect());
+        records.client.send(request(1, "GET", "/breaks", b"", true));
+        records.client.send(request_with(2, "GET", "/paused", b"", true, &[("QUERY_STRING", "3")]));
+        let mut out = [Vec::new(), Vec::new()];
+        while !out[0].ends_with(b"begun") || !out[1].ends_with(b"zzz") {
+            let record = records.next();
+            assert_eq!(record.kind, STDOUT, "{record:?}");
+            out[usize::from(record.id) - 1].extend(record.content);
+        }
+        records.client.send(record(ABORT, 1, b""));
+        has_read_all(&mut records);
+        std::fs::write(server.path("go"), "").expect("the file");
+        let mut ended = [None, None];
+        while ended.contains(&None) {
+            let record = records.next();
+            match record.kind {
+                STDOUT => out[usize::from(record.id) - 1].extend(record.content),
+                kind => {
+                    assert_eq!(kind, END, "{record:?}");
+                    ended[usize::from(record.id) - 1] = Some(record.content[3]);
+                }
+            }
+        }
+        assert_eq!((body(&out[1]).as_str(), ended), ("zzzend", [Some(1), Some(0)]));
+        records.client.send(request(1, "GET", "/", b"", true));
+        assert_eq!(body(&records.response(1).0), "ready");
     });
 }
 

@@ -34,7 +34,8 @@ fn ask_for_stream(server: &Server, how: &str, kind: &str) -> (Client, String) {
         // Its last chunk completes a response with a length, and has to come like any other.
         "fastcgi" => {
             let path = format!("/stream/{how}/{name}");
-            client.send(fastcgi::request_with(1, "GET", &path, b"", false, &[("QUERY_STRING", "length")]))
+            let more = [("PATH_INFO", path.as_str()), ("QUERY_STRING", "length")];
+            client.send(fastcgi::request_with(1, "GET", &path, b"", false, &more))
         }
         "uwsgi" => client.send(uwsgi::request("GET", &target, &[])),
         "until-close" => client.send(format!("GET {target} HTTP/1.0\r\n\r\n")),
@@ -83,6 +84,37 @@ fn a_chunk_arrives_while_the_only_thread_waits() {
             std::fs::write(server.path(&format!("{name}.{number}")), "").expect("the file");
         });
     }
+}
+
+#[test]
+fn a_head_arrives_while_the_application_makes_the_body_that_nobody_gets() {
+    let server = all().start();
+    let go_on = |kind: &str| {
+        for number in 0..3 {
+            std::fs::write(server.path(&format!("head-{kind}.{number}")), "").expect("the file");
+        }
+    };
+    for kind in ["length", "chunked"] {
+        let mut client = server.connect();
+        client
+            .send(format!("HEAD /stream/file/head-{kind}?{kind} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"));
+        client.response_to("HEAD").expect(200);
+        go_on(kind);
+        // uWSGI sends the body.
+        client.try_rest().expect("the end");
+    }
+    let mut records = fastcgi::Records::new(server.endpoint_at(2).connect());
+    let path = "/stream/file/head-fastcgi";
+    let more = [("PATH_INFO", path), ("QUERY_STRING", "length")];
+    records.client.send(fastcgi::request_with(1, "HEAD", path, b"", true, &more));
+    let mut head = Vec::new();
+    while !head.starts_with(b"Status: 200") {
+        let record = records.next();
+        assert_eq!(record.kind, fastcgi::STDOUT, "{record:?}");
+        head.extend(record.content);
+    }
+    go_on("fastcgi");
+    while records.next().kind != fastcgi::END {}
 }
 
 /// Lets a call in C that waits for a writer of the pipe return.

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from frontends import CONFIGS, HOST, KINDS, ROWS, installed, rsgi_for
+from frontends import CONFIGS, HOST, KINDS, ROWS, Lighttpd, installed, rsgi_for
 from support import open_folder
 
 #: How each listens with TLS: of what stands in its file, what takes the place of the line that listens.
@@ -18,6 +18,7 @@ TLS = {
     "nginx": "listen 127.0.0.1:{port} ssl;\n    ssl_certificate {pem};\n    ssl_certificate_key {pem};",
     "Apache": "Listen 127.0.0.1:{port}\n<VirtualHost *:{port}>\n    SSLEngine on\n    SSLCertificateFile {pem}",
     "HAProxy": "bind 127.0.0.1:{port} ssl crt {pem}",
+    "lighttpd": 'server.modules += ( "mod_openssl" )\nssl.engine = "enable"\nssl.pemfile = "{pem}"\n' + Lighttpd.on_port,
     "Caddy": "https://" + HOST + ":{port} {{\n\tbind 127.0.0.1\n\ttls {pem} {pem}",
     "nghttpx": "frontend=127.0.0.1,{port}\nprivate-key-file={pem}\ncertificate-file={pem}",
 }
@@ -25,7 +26,7 @@ TLS = {
 #: The site below /front: the line that it goes before, and what the README says.
 MOUNTS = {
     ("nginx", "uwsgi"): """\
-    location /front {
+    location ~ ^/front(/|$) {
         include uwsgi_params;
         uwsgi_param SCRIPT_NAME /front;
         uwsgi_modifier1 30;
@@ -33,7 +34,7 @@ MOUNTS = {
     }
 """,
     ("nginx", "FastCGI"): """\
-    location /front {
+    location ~ ^/front(/|$) {
         fastcgi_split_path_info ^(/front)(/.*)?$;
         include fastcgi_params;
         fastcgi_param PATH_INFO $fastcgi_path_info;
@@ -61,8 +62,26 @@ MOUNTS = {
     ("HAProxy", "FastCGI"): """\
     path-info ^(/front)(/.*)?$
 """,
+    ("lighttpd", "FastCGI"): """\
+    $HTTP["url"] =~ "^/front(/|$)" {
+        fastcgi.server = ( "/front" => ((
+            "socket" => "/run/site/rsgi.sock",
+            "check-local" => "disable"
+        )) )
+    }
+""",
+    ("lighttpd", "SCGI"): """\
+    $HTTP["url"] =~ "^/front(/|$)" {
+        scgi.server = ( "/front" => ((
+            "socket" => "/run/site/rsgi.sock",
+            "check-local" => "disable"
+        )) )
+    }
+""",
     ("Caddy", "FastCGI"): """\
-	handle_path /front* {
+	@front path /front /front/*
+	handle @front {
+		uri strip_prefix /front
 		reverse_proxy unix//run/site/rsgi.sock {
 			transport fastcgi {
 				env SCRIPT_NAME /front
@@ -80,6 +99,7 @@ BEFORE = {
     "nginx": "    location / {",
     "Apache": '    ProxyPass "/"',
     "HAProxy": "    option keep-conn",
+    "lighttpd": "server.stream-response-body",
     "Caddy": "\treverse_proxy unix",
 }
 
@@ -183,6 +203,7 @@ BELOW = [
     ("/front/", "/front", "/", ""),
     ("/front", "/front", "", ""),
     ("/front/a%2fb/c+d", "/front", "/a/b/c+d", ""),
+    ("/frontal/x", "", "/frontal/x", ""),
     ("/other/front/x", "", "/other/front/x", ""),
     ("/", "", "/", ""),
 ]

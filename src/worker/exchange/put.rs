@@ -32,14 +32,18 @@ impl Connection {
             *remaining -= piece.len() as u64;
         }
         let complete = whole || response.remaining == Some(0);
+        // Over FastCGI the end of the request goes out with it, unless the application may have more to do before: the rest of
+        // an iterable that nobody gets to see (HEAD), the close() of a file.
+        let ends = whole && response.remaining.is_some() && !response.is_file;
         if let Some(branch) = &self.branch {
-            // The end of the request goes out with it, unless the application may have more to do before.
             if piece.len() >= LARGE || self.is_far_behind(piece) {
                 let (records, id) = (branch.stdout(first, b""), branch.id);
-                return self.put_records(&records, Some((keep(), id)), whole);
+                self.put_records(&records, Some((keep(), id)), ends);
+            } else {
+                let records = branch.stdout(first, piece);
+                self.put_records(&records, None, ends);
             }
-            let records = branch.stdout(first, piece);
-            return self.put_records(&records, None, whole);
+            return self.tell_of_end(complete);
         }
         let response = &self.work().response;
         let chunked = response.framing == Some(BodyFraming::Chunked) && !piece.is_empty();
@@ -57,13 +61,13 @@ impl Connection {
         if !chunked && (complete || piece.len() >= LARGE) {
             if self.io.send(first, piece, keep).is_err() {
                 self.work_mut().response.gone = true;
-            } else if self.io.queue().len() == 0 {
-                self.tell_of_end(complete);
-            } else {
+                return;
+            }
+            if self.io.queue().len() > 0 {
                 // Also at the end: what the application does after it must not keep the rest back.
                 self.announce();
             }
-            return;
+            return self.tell_of_end(complete);
         }
         let mut queue = self.io.queue();
         queue.push(first);
@@ -100,21 +104,21 @@ impl Connection {
     }
 
     /// Collects records of a FastCGI request, and behind them what is to be records of this id.
-    fn put_records(&mut self, records: &[u8], large: Option<(Kept, u16)>, whole: bool) {
+    fn put_records(&mut self, records: &[u8], large: Option<(Kept, u16)>, ends: bool) {
         let response_buffer = self.worker.options.response_buffer;
         let mut queue = self.io.queue();
         queue.push(records);
         if let Some((kept, id)) = large {
             queue.push_records(kept, id);
         }
-        if !whole && queue.len() >= ENOUGH.min(response_buffer) {
+        if !ends && queue.len() >= ENOUGH.min(response_buffer) {
             queue.flush(&self.io.stream);
         }
         let (gone, waiting) = (queue.is_gone(), queue.len());
         drop(queue);
         if gone {
             self.work_mut().response.gone = true;
-        } else if waiting > 0 && !whole {
+        } else if waiting > 0 && !ends {
             self.announce();
         }
     }
@@ -154,6 +158,7 @@ impl Connection {
         if let Some(remaining) = &mut response.remaining {
             *remaining -= part.len;
         }
+        let complete = response.remaining == Some(0);
         let id = self.branch.as_ref().map(|branch| branch.id);
         let mut queue = self.io.queue();
         match &self.branch {
@@ -166,10 +171,13 @@ impl Connection {
         drop(queue);
         if gone {
             self.work_mut().response.gone = true;
-        } else if !empty {
+            return;
+        }
+        if !empty {
             // The application's close() comes next, and may take its time.
             self.announce();
         }
+        self.tell_of_end(complete);
     }
 
     /// Writes a response that is one small piece, head included.
@@ -213,7 +221,8 @@ impl Connection {
         }
     }
 
-    /// From the end of its response on, a request may be stopped, but the connection is not cut for it.
+    /// From the end of its response on, a request may be stopped, but the connection is not cut for it. What of the response
+    /// waits must be announced.
     #[inline]
     fn tell_of_end(&self, complete: bool) {
         if let Some(harakiri) = self.worker.harakiri.get()

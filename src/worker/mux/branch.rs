@@ -102,8 +102,11 @@ impl Branch {
         Arc::ptr_eq(&running.aborted, &self.aborted)
     }
 
-    /// The records that end the request; [`Branch::settle`] must follow when they are queued. `cut`: the response is not whole.
+    /// The records that end the request; [`Branch::settle`] must follow when they are queued. `cut`: the response is not whole,
+    /// which nobody is to hear of who does not want it any more.
     pub(in crate::worker) fn finish(&self, cut: bool) -> Vec<u8> {
+        let aborted = self.is_aborted();
+        let cut = cut && !aborted;
         if let Some(body) = &self.body {
             body.close();
         }
@@ -120,7 +123,7 @@ impl Branch {
         }
         if cut {
             self.family.broken.store(true, Ordering::Relaxed);
-        } else if self.is_aborted() {
+        } else if aborted {
             render_end(self.id, 1, Ended::RequestComplete, &mut out);
         } else {
             render_finish(self.id, 0, &mut out);
