@@ -194,8 +194,12 @@ impl Connection {
         }
         let sent = self.io.send_copied(response);
         self.pending = !sent.as_ref().is_ok_and(|all| *all);
-        self.tell_of_end(!self.pending);
-        self.work_mut().response.gone = sent.is_err();
+        let gone = sent.is_err();
+        self.work_mut().response.gone = gone;
+        if self.pending && !gone {
+            self.announce();
+        }
+        self.tell_of_end(!gone);
     }
 
     /// Whether the rest of a response, of this length, is to be sent with those of other connections: requests wait that can be
@@ -216,8 +220,8 @@ impl Connection {
         }
         self.worker.standby.look();
         // It found the announcement, or is found here.
-        if self.worker.standby.is_driving() {
-            self.io.flush();
+        if self.worker.standby.is_driving() && !self.io.flush() {
+            self.worker.reactor.interrupt();
         }
     }
 
