@@ -19,6 +19,8 @@ const MAX_NAMES: usize = 512;
 const MAX_INTERNED: usize = 256;
 /// Longest value that is remembered.
 const MAX_VALUE: usize = 256;
+/// Fields of a request whose places are remembered.
+const MAX_ORDER: usize = 64;
 /// A value that changed so many times in a row is not worth remembering.
 const MAX_MISSES: u8 = 16;
 
@@ -150,6 +152,8 @@ pub(super) struct Names {
     /// Open addressing over a power of two: index + 1 into `spellings`, 0 is free.
     table: Vec<u32>,
     spellings: Vec<Spelling>,
+    /// By the place in a request: the spelling that stood there last. Clients and front ends keep their order.
+    order: Vec<u32>,
     keys: Vec<Key>,
     by_text: HashMap<String, u32>,
     interned: usize,
@@ -174,6 +178,7 @@ impl Names {
             seed: RandomState::new().hash_one(0),
             table: vec![0; MAX_NAMES * 2],
             spellings: Vec::new(),
+            order: vec![0; MAX_ORDER],
             keys: KNOWN.iter().map(|name| Key::with(PyString::intern(py, name), name, kind(name))).collect(),
             by_text: KNOWN.iter().enumerate().map(|(index, name)| ((*name).into(), index as u32)).collect(),
             interned: 0,
@@ -198,9 +203,24 @@ impl Names {
         &mut self.keys[index]
     }
 
-    /// The index of the key for `name`.
+    /// The index of the key for `name`, which stands at `place` among the fields of its request.
     #[inline]
-    pub(super) fn find(&mut self, py: Python<'_>, name: &[u8]) -> usize {
+    pub(super) fn find(&mut self, py: Python<'_>, place: usize, name: &[u8]) -> usize {
+        let expected = self.order.get(place).and_then(|&last| self.spellings.get(last as usize));
+        if let Some(expected) = expected
+            && *expected.name == *name
+        {
+            return expected.key as usize;
+        }
+        let spelling = self.look_up(py, name);
+        if let Some(last) = self.order.get_mut(place) {
+            *last = spelling as u32;
+        }
+        self.spellings[spelling].key as usize
+    }
+
+    /// The index of the spelling `name`.
+    fn look_up(&mut self, py: Python<'_>, name: &[u8]) -> usize {
         let hash = hash(self.seed, name);
         let mask = self.table.len() - 1;
         let mut at = hash as usize & mask;
@@ -210,7 +230,7 @@ impl Names {
                 entry => {
                     let spelling = &self.spellings[entry as usize - 1];
                     if spelling.hash == hash && *spelling.name == *name {
-                        return spelling.key as usize;
+                        return entry as usize - 1;
                     }
                 }
             }
@@ -246,7 +266,7 @@ impl Names {
         } else {
             self.place(self.spellings.len() - 1);
         }
-        key as usize
+        self.spellings.len() - 1
     }
 
     fn place(&mut self, index: usize) {
