@@ -160,7 +160,9 @@ impl Connection {
 
     /// Writes a response that is one small piece, head included.
     pub(super) fn put_whole(&mut self, response: &[u8], body: usize) {
-        let sent = self.io.send_copied(response);
+        // Only TCP clients have a port.
+        let ends = self.last && !self.peer.port.is_empty();
+        let sent = if ends { self.io.send_last(response) } else { self.io.send_copied(response) };
         self.pending = !sent.as_ref().is_ok_and(|all| *all);
         self.tell_of_end(!self.pending);
         let state = &mut self.work_mut().response;
