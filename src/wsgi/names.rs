@@ -330,7 +330,7 @@ fn header(name: &[u8]) -> (Vec<u8>, Kind) {
 fn texts_are_the_same_when_all_of_their_bytes_are() {
     let text: Vec<u8> = (0..100).collect();
     for len in 0..text.len() {
-        assert!(same(&text[..len], &text[..len].to_vec()));
+        assert!(same(&text[..len], &text[..len]));
         assert!(!same(&text[..len], &text[..len + 1]) && !same(&text[..len + 1], &text[..len]));
         for at in 0..len {
             let mut other = text[..len].to_vec();
