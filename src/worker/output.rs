@@ -251,7 +251,7 @@ impl Io {
     }
 
     /// As [`Io::send_copied`], for the last bytes of a connection over TCP: they wait for the end of the stream, which
-    /// follows at once, and travel with it. A packet costs more than the system call.
+    /// follows at once, and travel with it. A packet costs more than the call.
     pub(super) fn send_last(&self, bytes: &[u8]) -> io::Result<bool> {
         let taken = self.stream.write_more(bytes).inspect_err(|_| self.queue().give_up())?;
         if taken < bytes.len() {
