@@ -43,21 +43,49 @@ const HIGHS: u64 = 0x8080_8080_8080_8080;
 /// The length of the token that `bytes` begins with, and whether it holds a `_`.
 #[inline]
 pub(super) fn token_len(bytes: &[u8]) -> (usize, bool) {
-    let mut seen = 0;
-    for (at, &byte) in bytes.iter().enumerate() {
+    let (mut at, mut seen) = (0, 0);
+    loop {
+        // Most names are letters and hyphens: eight of them at a time.
+        while let Some(group) = bytes.get(at..at + 8) {
+            let good = letters_len(word(group));
+            at += good;
+            if good < 8 {
+                break;
+            }
+        }
+        let Some(&byte) = bytes.get(at) else { break };
         let class = CLASS[byte as usize];
         if class & TOKEN == 0 {
-            return (at, seen & UNDERSCORE != 0);
+            break;
         }
         seen |= class;
+        at += 1;
     }
-    (bytes.len(), seen & UNDERSCORE != 0)
+    (at, seen & UNDERSCORE != 0)
+}
+
+/// How many of the eight bytes in a word, from the lowest on, are letters or hyphens.
+#[inline]
+fn letters_len(word: u64) -> usize {
+    let low = word & !HIGHS;
+    let small = low | (ONES * 0x20);
+    // None of these sums carries into the next byte.
+    let letters = (small + ONES * (0x80 - b'a' as u64)) & !(small + ONES * (0x7f - b'z' as u64));
+    let hyphens = !((low ^ (ONES * b'-' as u64)) + ONES * 0x7f);
+    let bad = (!(letters | hyphens) | word) & HIGHS;
+    bad.trailing_zeros() as usize / 8
+}
+
+/// Eight bytes as a number, the first one lowest.
+#[inline]
+fn word(group: &[u8]) -> u64 {
+    u64::from_le_bytes([group[0], group[1], group[2], group[3], group[4], group[5], group[6], group[7]])
 }
 
 /// Whether `bytes` is a token: one `tchar` or more.
 #[inline]
 pub(super) fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && token_len(bytes).0 == bytes.len()
+    !bytes.is_empty() && bytes.iter().fold(TOKEN, |all, &byte| all & CLASS[byte as usize]) != 0
 }
 
 /// Offset of the first byte that is below `floor` or DEL, or the length of `bytes`.
@@ -66,7 +94,7 @@ fn printable_len<const FLOOR: u8>(bytes: &[u8]) -> usize {
     let floor = ONES * FLOOR as u64;
     let mut at = 0;
     while let Some(group) = bytes.get(at..at + 8) {
-        let word = u64::from_le_bytes([group[0], group[1], group[2], group[3], group[4], group[5], group[6], group[7]]);
+        let word = word(group);
         let delete = word ^ (ONES * 0x7f);
         // The borrow of a subtraction only spoils bytes above a true hit, so the lowest mark is exact.
         let marks = ((word.wrapping_sub(floor) & !word) | (delete.wrapping_sub(ONES) & !delete)) & HIGHS;
@@ -182,6 +210,26 @@ mod tests {
                 assert_eq!(value_len(&text), value_end, "value, byte {bad:#x} at {len}");
                 let target_end = if control || bad == b' ' { len } else { len + 1 };
                 assert_eq!(target_len(&text), target_end, "target, byte {bad:#x} at {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn tokens_end_exactly_at_the_first_byte_that_is_none() {
+        let slow = |bytes: &[u8]| {
+            let len = bytes.iter().take_while(|&&byte| CLASS[byte as usize] & TOKEN != 0).count();
+            (len, bytes[..len].contains(&b'_'))
+        };
+        for len in 0..26 {
+            for filler in [&b"x-"[..], b"Az", b"a_", b"0-", b"~z"] {
+                for bad in 0..=255u8 {
+                    let mut text: Vec<u8> = filler.iter().copied().cycle().take(len).collect();
+                    text.push(bad);
+                    assert_eq!(token_len(&text), slow(&text), "{}", text.escape_ascii());
+                    assert_eq!(is_token(&text), slow(&text).0 == text.len(), "{}", text.escape_ascii());
+                    text.extend_from_slice(b"behind-it: y\xff");
+                    assert_eq!(token_len(&text), slow(&text), "{}", text.escape_ascii());
+                }
             }
         }
     }

@@ -14,7 +14,7 @@ use super::request::Version;
 use super::{Protocol, Style};
 use field::{Meaning, push_field};
 
-pub use field::{Prepared, PreparedStatus};
+pub use field::Prepared;
 pub use reason::reason;
 
 /// What every head begins with, until [`Head::finish`] knows better.
@@ -115,6 +115,14 @@ pub struct Head {
     dropped: Option<&'static str>,
 }
 
+/// The beginning of a head (its status line), or all that an application gives of it, checked and rendered once.
+#[derive(Debug)]
+pub struct PreparedHead {
+    bytes: Box<[u8]>,
+    /// Everything else.
+    rest: Head,
+}
+
 /// The application's Content-Length.
 #[derive(Clone, Copy, Debug)]
 struct Length {
@@ -206,17 +214,22 @@ impl Head {
         Ok(())
     }
 
-    /// Begins the head with a status line that was checked before.
+    /// Begins the head with what was checked before.
     #[inline]
-    pub fn start_prepared(&mut self, status: &PreparedStatus) {
-        self.clear();
-        self.bytes.extend_from_slice(&status.line);
-        self.status = status.code;
+    pub fn start_prepared(&mut self, prepared: &PreparedHead) {
+        self.bytes.clear();
+        self.bytes.extend_from_slice(&prepared.bytes);
+        let bytes = std::mem::take(&mut self.bytes);
+        *self = Head { bytes, ..prepared.rest };
     }
 
-    /// The status line as it stands right after [`Head::start`], to be used again.
-    pub fn prepare_status(&self) -> PreparedStatus {
-        PreparedStatus { line: self.bytes.clone().into_boxed_slice(), code: self.status }
+    /// The head as it stands, to be used again; `None` when a field of it concerns the connection.
+    ///
+    /// To be called before [`Head::finish`].
+    pub fn prepare(&self) -> Option<PreparedHead> {
+        let nothing = !self.close && self.dropped.is_none();
+        let rest = Head { bytes: Vec::new(), ..*self };
+        nothing.then(|| PreparedHead { bytes: self.bytes.clone().into_boxed_slice(), rest })
     }
 
     fn add_length(&mut self, value: u64) -> Result<(), HeadError> {

@@ -7,6 +7,19 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use socket2::SockAddr;
 
+/// As [`accept`], for whoever does not ask who it is (over a unix socket nobody has a name).
+///
+/// # Errors
+/// As there.
+pub fn accept_unnamed(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let (flags, none) = (libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, std::ptr::null_mut());
+    // SAFETY: no address is asked for, and the descriptor that comes back is owned by nobody else.
+    unsafe {
+        let fd = libc::accept4(listener.as_raw_fd(), none, none.cast(), flags);
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
+}
+
 /// Accepts one connection; the socket is non-blocking and close-on-exec.
 ///
 /// # Errors

@@ -250,6 +250,18 @@ impl Io {
         Ok(taken == bytes.len())
     }
 
+    /// As [`Io::send_copied`], for the last bytes of a connection over TCP: they wait for the end of the stream, which
+    /// follows at once, and travel with it. A packet costs more than the call.
+    pub(super) fn send_last(&self, bytes: &[u8]) -> io::Result<bool> {
+        let taken = self.stream.write_more(bytes).inspect_err(|_| self.queue().give_up())?;
+        if taken < bytes.len() {
+            self.queue().push(&bytes[taken..]);
+        } else {
+            self.stream.finish_writing();
+        }
+        Ok(taken == bytes.len())
+    }
+
     /// Sends head and body with one system call when nothing waits before them; what the socket
     /// does not take goes to the queue.
     pub(super) fn send(&self, first: &[u8], piece: &[u8], keep: &mut dyn FnMut() -> Kept) -> io::Result<()> {
@@ -314,6 +326,24 @@ mod tests {
         assert_eq!(&all[..4], b"head");
         assert_eq!(&all[4..4 + big.len()], &big[..]);
         assert_eq!(&all[4 + big.len()..], b"tailend");
+    }
+
+    #[test]
+    fn the_last_bytes_are_followed_by_the_end_of_the_stream() {
+        use std::io::Write;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let io = Io::new(Stream::new(OwnedFd::from(ours)));
+        // Nobody closes: the client may still say something, and the application is not hurried.
+        assert!(io.send_last(b"the answer").unwrap());
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).unwrap();
+        assert_eq!(all, b"the answer");
+        client.write_all(b"more").unwrap();
+        assert!(io.stream.wait(false, std::time::Duration::from_secs(60)).unwrap());
+        assert_eq!(io.stream.read(&mut [0; 9]).unwrap(), 4);
     }
 
     /// A file with so many bytes, and what it holds.

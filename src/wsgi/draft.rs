@@ -4,7 +4,7 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyAny, PyDict};
 
-use super::names::{Known, Names};
+use super::names::{Key, Known, Names};
 use super::raw;
 
 /// What the last request left.
@@ -142,15 +142,16 @@ impl<'py> Draft<'_, 'py> {
     /// Sets the key at an index of the names.
     #[inline]
     pub(super) fn set_key(&mut self, index: usize, bytes: &[u8]) -> PyResult<()> {
-        let stands = self.enter(index);
-        let key = self.names.key(index);
+        let Draft { environ, names, last, made, before, .. } = self;
+        let key = names.key(index);
+        let stands = enter(key, index, *before, made, last);
         let repeats = key.repeats(bytes);
         if stands && repeats {
             return Ok(());
         }
-        let py = self.environ.py();
+        let py = environ.py();
         let value = key.value(py, bytes, repeats);
-        self.environ.set_item(key.text.bind(py), value)
+        environ.set_item(key.text.bind(py), value)
     }
 
     /// Sets the key at an index of the names to a value that is hardly the same the next time.
@@ -162,17 +163,8 @@ impl<'py> Draft<'_, 'py> {
         self.environ.set_item(key.text.bind(py), raw::latin1(py, bytes))
     }
 
-    /// Notes that a key is set, and tells whether its last value stands in this environ.
-    #[inline]
-    fn enter(&mut self, index: usize) -> bool {
-        let key = self.names.key(index);
-        let (written, number) = (key.written, self.made.number);
-        if written != number {
-            key.written = number;
-            self.made.has_secrets |= !key.keeps;
-            self.last.filled.push(index as u32);
-        }
-        written == number || written == self.before && written != 0
+    fn enter(&mut self, index: usize) {
+        enter(self.names.key(index), index, self.before, &mut self.made, self.last);
     }
 
     /// The body, for a request that has one.
@@ -204,6 +196,18 @@ impl<'py> Draft<'_, 'py> {
         }
         Ok(self.environ)
     }
+}
+
+/// Notes that a key is set, and tells whether its last value stands in the environ.
+#[inline]
+fn enter(key: &mut Key, index: usize, before: u64, made: &mut Made, last: &mut Last) -> bool {
+    let written = key.written;
+    if written != made.number {
+        key.written = made.number;
+        made.has_secrets |= !key.keeps;
+        last.filled.push(index as u32);
+    }
+    written == made.number || written == before && written != 0
 }
 
 /// Makes a key what it is in the template.

@@ -291,8 +291,8 @@ fn add_fields(draft: &mut Draft<'_, '_>, joined: &mut Joined, request: &Request,
     let number = draft.number();
     let mut seen = Seen::default();
     joined.clear();
-    for field in &request.fields {
-        let index = draft.names.find(py, field.name.of(head));
+    for (place, field) in request.fields.iter().enumerate() {
+        let index = draft.names.find(py, place, field.name.of(head));
         let key = draft.names.key(index);
         let bytes = field.value.of(head);
         match key.kind {

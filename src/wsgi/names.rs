@@ -19,6 +19,8 @@ const MAX_NAMES: usize = 512;
 const MAX_INTERNED: usize = 256;
 /// Longest value that is remembered.
 const MAX_VALUE: usize = 256;
+/// Fields of a request whose places are remembered.
+const MAX_ORDER: usize = 64;
 /// A value that changed so many times in a row is not worth remembering.
 const MAX_MISSES: u8 = 16;
 
@@ -109,7 +111,7 @@ impl Key {
     /// Whether the last value was made of these bytes and is still known.
     #[inline]
     pub(super) fn repeats(&mut self, bytes: &[u8]) -> bool {
-        let repeats = self.last.is_some() && self.last_bytes == bytes;
+        let repeats = self.last.is_some() && same(&self.last_bytes, bytes);
         if repeats {
             self.misses = 0;
         }
@@ -150,6 +152,8 @@ pub(super) struct Names {
     /// Open addressing over a power of two: index + 1 into `spellings`, 0 is free.
     table: Vec<u32>,
     spellings: Vec<Spelling>,
+    /// By the place in a request: the spelling that stood there last. Clients and front ends keep their order.
+    order: Vec<u32>,
     keys: Vec<Key>,
     by_text: HashMap<String, u32>,
     interned: usize,
@@ -174,6 +178,7 @@ impl Names {
             seed: RandomState::new().hash_one(0),
             table: vec![0; MAX_NAMES * 2],
             spellings: Vec::new(),
+            order: vec![0; MAX_ORDER],
             keys: KNOWN.iter().map(|name| Key::with(PyString::intern(py, name), name, kind(name))).collect(),
             by_text: KNOWN.iter().enumerate().map(|(index, name)| ((*name).into(), index as u32)).collect(),
             interned: 0,
@@ -198,9 +203,24 @@ impl Names {
         &mut self.keys[index]
     }
 
-    /// The index of the key for `name`.
+    /// The index of the key for `name`, which stands at `place` among the fields of its request.
     #[inline]
-    pub(super) fn find(&mut self, py: Python<'_>, name: &[u8]) -> usize {
+    pub(super) fn find(&mut self, py: Python<'_>, place: usize, name: &[u8]) -> usize {
+        let expected = self.order.get(place).and_then(|&last| self.spellings.get(last as usize));
+        if let Some(expected) = expected
+            && same(&expected.name, name)
+        {
+            return expected.key as usize;
+        }
+        let spelling = self.look_up(py, name);
+        if let Some(last) = self.order.get_mut(place) {
+            *last = spelling as u32;
+        }
+        self.spellings[spelling].key as usize
+    }
+
+    /// The index of the spelling `name`.
+    fn look_up(&mut self, py: Python<'_>, name: &[u8]) -> usize {
         let hash = hash(self.seed, name);
         let mask = self.table.len() - 1;
         let mut at = hash as usize & mask;
@@ -210,7 +230,7 @@ impl Names {
                 entry => {
                     let spelling = &self.spellings[entry as usize - 1];
                     if spelling.hash == hash && *spelling.name == *name {
-                        return spelling.key as usize;
+                        return entry as usize - 1;
                     }
                 }
             }
@@ -246,7 +266,7 @@ impl Names {
         } else {
             self.place(self.spellings.len() - 1);
         }
-        key as usize
+        self.spellings.len() - 1
     }
 
     fn place(&mut self, index: usize) {
@@ -256,6 +276,21 @@ impl Names {
             at = (at + 1) & mask;
         }
         self.table[at] = index as u32 + 1;
+    }
+}
+
+/// Whether two texts are the same. They are mostly short: a call of memcmp costs more than the comparison.
+#[inline]
+fn same(one: &[u8], other: &[u8]) -> bool {
+    let len = one.len();
+    if len != other.len() {
+        return false;
+    }
+    let ones = |at: usize| one.get(at..at + 8) == other.get(at..at + 8);
+    match len {
+        0..8 => one.iter().zip(other).all(|(a, b)| a == b),
+        8..=64 => (0..len / 8).all(|group| ones(group * 8)) && ones(len - 8),
+        _ => one == other,
     }
 }
 
@@ -287,6 +322,21 @@ fn header(name: &[u8]) -> (Vec<u8>, Kind) {
         b"HOST" => (b"HTTP_HOST".to_vec(), Kind::Host),
         b"COOKIE" => (b"HTTP_COOKIE".to_vec(), Kind::Join(b"; ")),
         _ => ([b"HTTP_", &upper[..]].concat(), Kind::Join(b",")),
+    }
+}
+
+#[cfg(test)]
+#[test]
+fn texts_are_the_same_when_all_of_their_bytes_are() {
+    let text: Vec<u8> = (0..100).collect();
+    for len in 0..text.len() {
+        assert!(same(&text[..len], &text[..len]));
+        assert!(!same(&text[..len], &text[..len + 1]) && !same(&text[..len + 1], &text[..len]));
+        for at in 0..len {
+            let mut other = text[..len].to_vec();
+            other[at] ^= 0x80;
+            assert!(!same(&text[..len], &other), "{at} of {len}");
+        }
     }
 }
 

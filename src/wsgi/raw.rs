@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyType};
+use pyo3::types::string::PyStringData;
+use pyo3::types::{PyDict, PyList, PyString, PyTuple, PyType};
 
 /// A `str` of latin-1 bytes, as PEP 3333 wants every byte string of a request. One pass for what is all ASCII.
 #[inline]
@@ -23,6 +24,63 @@ pub(super) fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> Bound<'py, PyString>
         let text = ffi::PyUnicode_DecodeLatin1(bytes.as_ptr().cast(), bytes.len() as ffi::Py_ssize_t, std::ptr::null());
         Bound::from_owned_ptr(py, text).cast_into_unchecked()
     }
+}
+
+/// The characters of a text, if all of them are latin-1 (a byte each).
+#[inline]
+pub(super) fn latin1_bytes<'a>(text: &'a Bound<'_, PyString>) -> Option<&'a [u8]> {
+    // SAFETY: the text is alive by the reference given and texts do not change, so that its memory stays what it is. CPython
+    // stores a text in the narrowest of its forms: another one holds a character above U+00FF.
+    match unsafe { text.data() } {
+        Ok(PyStringData::Ucs1(bytes)) => Some(bytes),
+        _ => None,
+    }
+}
+
+/// The two items of an object that is a plain tuple of two.
+#[inline]
+pub(super) fn pair<'a, 'py>(
+    object: &'a Bound<'py, PyAny>,
+) -> Option<(Borrowed<'a, 'py, PyAny>, Borrowed<'a, 'py, PyAny>)> {
+    let tuple = object.cast_exact::<PyTuple>().ok()?;
+    // SAFETY: its length is two, and it is alive by the reference given, so that its items are: tuples do not change.
+    (tuple.len() == 2).then(|| unsafe { (tuple.get_borrowed_item_unchecked(0), tuple.get_borrowed_item_unchecked(1)) })
+}
+
+/// Whether a list holds these pairs and nothing else, each in a plain tuple.
+#[inline]
+#[cfg(not(Py_GIL_DISABLED))]
+pub(super) fn holds_pairs(list: &Bound<'_, PyList>, pairs: &[(Py<PyAny>, Py<PyAny>)]) -> bool {
+    list.len() == pairs.len()
+        && pairs.iter().enumerate().all(|(index, (name, value))| {
+            // SAFETY: this thread has the interpreter's lock and runs no Python code here, so that the list stays as long as it
+            // was found. An item that C code has not set yet is null; a tuple of two has two items.
+            unsafe {
+                let item = ffi::PyList_GET_ITEM(list.as_ptr(), index as ffi::Py_ssize_t);
+                !item.is_null()
+                    && ffi::PyTuple_CheckExact(item) != 0
+                    && ffi::PyTuple_GET_SIZE(item) == 2
+                    && ffi::PyTuple_GET_ITEM(item, 0) == name.as_ptr()
+                    && ffi::PyTuple_GET_ITEM(item, 1) == value.as_ptr()
+            }
+        })
+}
+
+#[inline]
+#[cfg(Py_GIL_DISABLED)]
+pub(super) fn holds_pairs(list: &Bound<'_, PyList>, pairs: &[(Py<PyAny>, Py<PyAny>)]) -> bool {
+    holds_pairs_safely(list, pairs)
+}
+
+/// The same without an assumption.
+#[cfg(any(test, Py_GIL_DISABLED))]
+pub(super) fn holds_pairs_safely(list: &Bound<'_, PyList>, pairs: &[(Py<PyAny>, Py<PyAny>)]) -> bool {
+    let mut known = pairs.iter();
+    let same = list.iter().all(|item| {
+        let found = pair(&item).zip(known.next());
+        found.is_some_and(|((name, value), known)| known.0.is(name) && known.1.is(value))
+    });
+    same && known.next().is_none()
 }
 
 /// A number that no two states of any dicts share, as long as CPython keeps one (to 3.13).

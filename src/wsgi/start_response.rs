@@ -5,7 +5,6 @@
 //! waited for while attached, and Python code never runs under it but by the destructors of what pyo3 drops late, which
 //! find it taken.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use pyo3::exceptions::{PyAssertionError, PyBrokenPipeError, PyRuntimeError, PyTypeError, PyValueError};
@@ -15,7 +14,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use super::memory::Memory;
-use super::raw::{Held, Holder, references};
+use super::raw::{self, Held, Holder, references};
 use crate::gateway::{Exchange, FilePart, Kept, Payload, Sent};
 use crate::protocol::response::{Head, HeadError};
 
@@ -271,23 +270,31 @@ fn fill(
     status: &Bound<'_, PyAny>,
     headers: &Bound<'_, PyAny>,
 ) -> Result<(), Refusal> {
-    if !memory.start(head, status) {
-        let text = as_text(status, "status")?;
-        head.start(&latin1_bytes(&text, "status")?).map_err(Refusal::Status)?;
+    if memory.repeat(head, status, headers) {
+        return Ok(());
+    }
+    let mut known = memory.start(head, status);
+    if !known {
+        head.start(latin1(as_text(status, "status")?, "status")?).map_err(Refusal::Status)?;
         memory.learn_status(head, status);
     }
     for_each(headers, |pair| {
         if memory.add(head, pair) {
             return Ok(());
         }
+        known = false;
         let (name, value) = pair_of(pair).ok_or(Refusal::NotPairs)?;
-        let (text, value_text) = (as_text(&name, "a header name")?, as_text(&value, "a header value")?);
-        let (bytes, value_bytes) =
-            (latin1_bytes(&text, "a header name")?, latin1_bytes(&value_text, "a header value")?);
-        head.field(&bytes, &value_bytes).map_err(|error| Refusal::Field { name: text.to_string(), error })?;
-        memory.learn(pair, &name, &value, (&bytes, &value_bytes));
+        let (name, value) = (as_text(&name, "a header name")?, as_text(&value, "a header value")?);
+        let bytes = (latin1(name, "a header name")?, latin1(value, "a header value")?);
+        head.field(bytes.0, bytes.1)
+            .map_err(|error| Refusal::Field { name: name.to_string_lossy().into_owned(), error })?;
+        memory.learn(pair, bytes);
         Ok(())
-    })
+    })?;
+    if known {
+        memory.learn_whole(head, status, headers);
+    }
+    Ok(())
 }
 
 fn for_each<'py>(
@@ -303,6 +310,7 @@ fn for_each<'py>(
     }
 }
 
+#[inline]
 fn pair_of<'py>(pair: &Bound<'py, PyAny>) -> Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
     if let Ok(tuple) = pair.cast::<PyTuple>() {
         (tuple.len() == 2).then(|| Some((tuple.get_item(0).ok()?, tuple.get_item(1).ok()?)))?
@@ -312,21 +320,13 @@ fn pair_of<'py>(pair: &Bound<'py, PyAny>) -> Option<(Bound<'py, PyAny>, Bound<'p
     }
 }
 
-fn as_text<'a>(object: &'a Bound<'_, PyAny>, what: &'static str) -> Result<Cow<'a, str>, Refusal> {
-    match object.cast::<PyString>() {
-        // For ASCII this is the string's own memory.
-        Ok(text) => Ok(text.to_str().map_or_else(|_| text.to_string_lossy(), Cow::Borrowed)),
-        Err(_) => Err(Refusal::NotText { what, type_name: type_name(object) }),
-    }
+fn as_text<'a, 'py>(object: &'a Bound<'py, PyAny>, what: &'static str) -> Result<&'a Bound<'py, PyString>, Refusal> {
+    object.cast::<PyString>().map_err(|_| Refusal::NotText { what, type_name: type_name(object) })
 }
 
 /// The bytes that latin-1 text stands for (PEP 3333: no character above U+00FF).
-fn latin1_bytes<'a>(text: &'a str, what: &'static str) -> Result<Cow<'a, [u8]>, Refusal> {
-    if text.is_ascii() {
-        return Ok(Cow::Borrowed(text.as_bytes()));
-    }
-    let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
-    bytes.map(Cow::Owned).ok_or(Refusal::NotLatin1(what))
+fn latin1<'a>(text: &'a Bound<'_, PyString>, what: &'static str) -> Result<&'a [u8], Refusal> {
+    raw::latin1_bytes(text).ok_or(Refusal::NotLatin1(what))
 }
 
 /// The name of an object's type, for messages.

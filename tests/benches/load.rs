@@ -311,14 +311,10 @@ impl Closed<'_> {
         client.response.kept.clear();
         client.response.bytes = 0;
         client.waits = true;
-        if client.socket.is_none() {
+        let fresh = client.socket.is_none();
+        if fresh {
             match self.options.connect() {
                 Ok(socket) => {
-                    let fd = socket.as_raw_fd();
-                    let interest = Interest::READABLE | Interest::WRITABLE;
-                    if let Err(error) = self.poll.registry().register(&mut SourceFd(&fd), Token(number), interest) {
-                        fail(&format!("a connection cannot be watched: {error}"));
-                    }
                     client.socket = Some(socket);
                     self.totals.connects += 1;
                 }
@@ -337,6 +333,15 @@ impl Closed<'_> {
             }
         }
         self.send(number);
+        if fresh && let Some(socket) = &self.clients[number].socket {
+            // What is out needs no word that there is room: each would cost the server a wake-up.
+            let all_sent = self.clients[number].sent == self.request.len() && self.options.post.is_none();
+            let interest = if all_sent { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
+            let fd = socket.as_raw_fd();
+            if let Err(error) = self.poll.registry().register(&mut SourceFd(&fd), Token(number), interest) {
+                fail(&format!("a connection cannot be watched: {error}"));
+            }
+        }
     }
 
     fn send(&mut self, number: usize) {
@@ -362,7 +367,8 @@ impl Closed<'_> {
         self.clients[number].waits = false;
     }
 
-    fn receive(&mut self, number: usize) {
+    /// Reads what is there. `ended`: the server is known to have closed.
+    fn receive(&mut self, number: usize, ended: bool) {
         loop {
             let client = &mut self.clients[number];
             let Some(mut socket) = client.socket.as_ref() else { return };
@@ -389,7 +395,11 @@ impl Closed<'_> {
             }
             if client.response.part == Part::Done {
                 client.response.part = Part::UntilClose;
-                continue;
+                if ended {
+                    continue;
+                }
+                // The close is an event of its own.
+                return;
             }
             if count < self.buffer.len() {
                 return;
@@ -463,7 +473,7 @@ impl Closed<'_> {
                     self.send(number);
                 }
                 if event.is_readable() {
-                    self.receive(number);
+                    self.receive(number, event.is_read_closed());
                 }
             }
         }

@@ -27,13 +27,6 @@ impl Prepared {
     }
 }
 
-/// A status line that is checked and rendered once.
-#[derive(Debug)]
-pub struct PreparedStatus {
-    pub(super) line: Box<[u8]>,
-    pub(super) code: u16,
-}
-
 /// What a field of the application means for the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {

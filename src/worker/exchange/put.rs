@@ -187,12 +187,14 @@ impl Connection {
         if let Some(remaining) = &mut state.remaining {
             *remaining -= body as u64;
         }
-        if self.is_better_held(response.len()) {
+        // Only TCP clients have a port.
+        let ends = self.last && !self.peer.port.is_empty();
+        if !ends && self.is_better_held(response.len()) {
             self.pending = true;
             self.io.queue().push(response);
             return self.lay_ready();
         }
-        let sent = self.io.send_copied(response);
+        let sent = if ends { self.io.send_last(response) } else { self.io.send_copied(response) };
         self.pending = !sent.as_ref().is_ok_and(|all| *all);
         let gone = sent.is_err();
         self.work_mut().response.gone = gone;

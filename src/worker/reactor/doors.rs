@@ -28,8 +28,17 @@ const COMPLAIN_PAUSE: Millis = 10_000;
 impl Reactor {
     pub(super) fn accept(&self, worker: &Arc<Worker>, spare: &mut Spare, index: usize) -> Option<Box<Connection>> {
         let listener = self.lock().doors[index].listener.clone()?;
-        match sys::accept::accept(listener.fd.as_fd()) {
-            Ok((fd, address)) => {
+        let accepted = match listener.address {
+            Address::Unix(_) | Address::Abstract(_) => {
+                sys::accept::accept_unnamed(listener.fd.as_fd()).map(|fd| (fd, Peer::default()))
+            }
+            _ => sys::accept::accept(listener.fd.as_fd()).map(|(fd, address)| {
+                let (addr, port) = peer_names(&address);
+                (fd, Peer { addr, port })
+            }),
+        };
+        match accepted {
+            Ok((fd, peer)) => {
                 {
                     let mut state = self.lock();
                     state.live += 1;
@@ -42,8 +51,7 @@ impl Reactor {
                         self.watch_door(&mut state, index, true);
                     }
                 }
-                let (addr, port) = peer_names(&address);
-                let mut connection = Connection::new(worker, Stream::new(fd), index, Peer { addr, port });
+                let mut connection = Connection::new(worker, Stream::new(fd), index, peer);
                 // The first worker that gets a processor can empty the queue before the others that were woken run.
                 if worker.options.processes > 1
                     && !worker.is_retiring()

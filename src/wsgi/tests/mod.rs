@@ -6,5 +6,6 @@ mod failure;
 pub(super) mod fake;
 mod input;
 mod loader;
+mod memory;
 mod response;
 mod thread;

@@ -82,7 +82,8 @@ pub fn check_response(input: &[u8]) {
     if head.start(parts.next().unwrap_or_default()).is_err() {
         return;
     }
-    prepared.start_prepared(&head.prepare_status());
+    let Some(status) = head.prepare() else { panic!("a status line concerns no connection") };
+    prepared.start_prepared(&status);
     let mut closes = false;
     while let (Some(name), Some(value)) = (parts.next(), parts.next()) {
         let added = head.field(name, value);
@@ -94,6 +95,9 @@ pub fn check_response(input: &[u8]) {
         }
         closes = head.wants_close();
     }
+    let mut whole = Head::new();
+    let is_whole = head.prepare().map(|prepared| whole.start_prepared(&prepared)).is_some();
+    assert_eq!(is_whole, !closes && head.dropped().is_none());
     let facts = Facts {
         version: if flag(0) { Version::Http11 } else { Version::Http10 },
         head_request: flag(1),
@@ -106,6 +110,10 @@ pub fn check_response(input: &[u8]) {
     if !closes {
         assert_eq!(prepared.finish(&facts), framing);
         assert_eq!(prepared.bytes(), head.bytes());
+    }
+    if is_whole {
+        assert_eq!(whole.finish(&facts), framing);
+        assert_eq!(whole.bytes(), head.bytes());
     }
     judge_head(&head, &framing, &facts);
 }
