@@ -304,6 +304,40 @@ pub fn after_fork_child(_py: Python<'_>) {
     unsafe { ffi::PyOS_AfterFork_Child() }
 }
 
+/// So many objects more than were thrown away begin a collection while an application is imported. Most of what an import makes
+/// stays: by CPython's own threshold (700) it is looked through a hundred times, for nothing.
+const IMPORT_THRESHOLD: u32 = 100_000;
+
+/// Thresholds of the three generations, as `gc` has them.
+type Thresholds = (u32, u32, u32);
+
+/// Runs an import that [`freeze`] collects after, without collections in between unless there is very much. What the
+/// application itself says to the collector stands.
+pub fn with_rare_collections<T>(import: impl FnOnce() -> T) -> T {
+    let usual = Python::attach(|py| {
+        let usual = thresholds(py)?;
+        let rare = (usual.0.max(IMPORT_THRESHOLD), usual.1, usual.2);
+        // 0: it is off.
+        if usual.0 > 0 { set_thresholds(py, rare).map(|()| Some((usual, rare))) } else { Ok(None) }
+    });
+    let outcome = import();
+    if let Ok(Some((usual, rare))) = usual {
+        let restored = Python::attach(|py| if thresholds(py)? == rare { set_thresholds(py, usual) } else { Ok(()) });
+        if let Err(error) = restored {
+            log::warn!("the garbage collector keeps the threshold of the import: {error}");
+        }
+    }
+    outcome
+}
+
+fn thresholds(py: Python<'_>) -> PyResult<Thresholds> {
+    py.import("gc")?.call_method0("get_threshold")?.extract()
+}
+
+fn set_thresholds(py: Python<'_>, thresholds: Thresholds) -> PyResult<()> {
+    py.import("gc")?.call_method1("set_threshold", thresholds).map(|_| ())
+}
+
 /// Before the first fork of a zygote: throws garbage away and puts what is left out of the collector's reach, so
 /// that collections in the workers do not touch (and by that copy) the pages they share.
 ///

@@ -95,7 +95,7 @@ pub fn run(zygote: Zygote, worker: impl FnOnce(Birth, Load) -> u8) -> u8 {
     }
     let apps = match zygote.lazy {
         true => None,
-        false => match import(&zygote.apps, zygote.import_timeout) {
+        false => match interpreter::with_rare_collections(|| import(&zygote.apps, zygote.import_timeout)) {
             Ok(apps) => {
                 warn_of_threads();
                 Some(apps)
