@@ -311,23 +311,35 @@ const IMPORT_THRESHOLD: u32 = 100_000;
 /// Thresholds of the three generations, as `gc` has them.
 type Thresholds = (u32, u32, u32);
 
-/// Runs an import that [`freeze`] collects after, without collections in between unless there is very much. What the
-/// application itself says to the collector stands.
-pub fn with_rare_collections<T>(import: impl FnOnce() -> T) -> T {
-    let usual = Python::attach(|py| {
-        let usual = thresholds(py)?;
-        let rare = (usual.0.max(IMPORT_THRESHOLD), usual.1, usual.2);
-        // 0: it is off.
-        if usual.0 > 0 { set_thresholds(py, rare).map(|()| Some((usual, rare))) } else { Ok(None) }
-    });
-    let outcome = import();
-    if let Ok(Some((usual, rare))) = usual {
-        let restored = Python::attach(|py| if thresholds(py)? == rare { set_thresholds(py, usual) } else { Ok(()) });
+/// As long as it lives, there are no collections unless there is very much to look through: during an import and until
+/// [`freeze`] has collected. (With the usual threshold back before that, everything would be looked through twice.) What the
+/// application itself says to the collector meanwhile stands.
+pub struct RareCollections {
+    usual: Thresholds,
+    rare: Thresholds,
+}
+
+impl RareCollections {
+    /// None: the collector is off, or does not say how it works.
+    pub fn begin() -> Option<RareCollections> {
+        Python::attach(|py| {
+            let usual = thresholds(py).ok().filter(|usual| usual.0 > 0)?;
+            let rare = (usual.0.max(IMPORT_THRESHOLD), usual.1, usual.2);
+            set_thresholds(py, rare).ok().map(|()| RareCollections { usual, rare })
+        })
+    }
+}
+
+impl Drop for RareCollections {
+    fn drop(&mut self) {
+        let restored = Python::attach(|py| match thresholds(py)? == self.rare {
+            true => set_thresholds(py, self.usual),
+            false => Ok(()),
+        });
         if let Err(error) = restored {
             log::warn!("the garbage collector keeps the threshold of the import: {error}");
         }
     }
-    outcome
 }
 
 fn thresholds(py: Python<'_>) -> PyResult<Thresholds> {

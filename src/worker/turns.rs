@@ -30,11 +30,11 @@ pub(super) fn shorten() {
 
 /// Waits for events by `wait`; before that, lets others have the processor if it is their turn.
 pub(super) fn wait<T>(wait: impl FnOnce() -> T) -> T {
-    let before = exact_micros();
+    let mut before = exact_micros();
     if before.saturating_sub(BEGAN.get()) >= TURN.as_micros() as u64 {
         thread::yield_now();
-        BEGAN.set(exact_micros());
-        return wait();
+        before = exact_micros();
+        BEGAN.set(before);
     }
     let outcome = wait();
     let now = exact_micros();
@@ -42,4 +42,22 @@ pub(super) fn wait<T>(wait: impl FnOnce() -> T) -> T {
         BEGAN.set(now);
     }
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_that_is_over_ends_before_the_wait_and_the_next_one_goes_on() {
+        BEGAN.set(0);
+        let mut at = 0;
+        let begin = exact_micros();
+        assert_eq!(wait(|| at = BEGAN.get()), ());
+        assert!(at >= begin, "others went first");
+        // Far in the future: it has just begun.
+        BEGAN.set(u64::MAX);
+        assert_eq!(wait(|| 7), 7);
+        assert!(BEGAN.get() == u64::MAX || BEGAN.get() >= begin, "only a wait begins another");
+    }
 }
