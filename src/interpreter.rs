@@ -304,6 +304,52 @@ pub fn after_fork_child(_py: Python<'_>) {
     unsafe { ffi::PyOS_AfterFork_Child() }
 }
 
+/// So many objects more than were thrown away begin a collection while an application is imported. Most of what an import makes
+/// stays: by CPython's own threshold (700) it is looked through a hundred times, for nothing.
+const IMPORT_THRESHOLD: u32 = 100_000;
+
+/// Thresholds of the three generations, as `gc` has them.
+type Thresholds = (u32, u32, u32);
+
+/// As long as it lives, there are no collections unless there is very much to look through: during an import and until
+/// [`freeze`] has collected. (With the usual threshold back before that, everything would be looked through twice.) What the
+/// application itself says to the collector meanwhile stands.
+pub struct RareCollections {
+    usual: Thresholds,
+    rare: Thresholds,
+}
+
+impl RareCollections {
+    /// None: the collector is off, or does not say how it works.
+    pub fn begin() -> Option<RareCollections> {
+        Python::attach(|py| {
+            let usual = thresholds(py).ok().filter(|usual| usual.0 > 0)?;
+            let rare = (usual.0.max(IMPORT_THRESHOLD), usual.1, usual.2);
+            set_thresholds(py, rare).ok().map(|()| RareCollections { usual, rare })
+        })
+    }
+}
+
+impl Drop for RareCollections {
+    fn drop(&mut self) {
+        let restored = Python::attach(|py| match thresholds(py)? == self.rare {
+            true => set_thresholds(py, self.usual),
+            false => Ok(()),
+        });
+        if let Err(error) = restored {
+            log::warn!("the garbage collector keeps the threshold of the import: {error}");
+        }
+    }
+}
+
+fn thresholds(py: Python<'_>) -> PyResult<Thresholds> {
+    py.import("gc")?.call_method0("get_threshold")?.extract()
+}
+
+fn set_thresholds(py: Python<'_>, thresholds: Thresholds) -> PyResult<()> {
+    py.import("gc")?.call_method1("set_threshold", thresholds).map(|_| ())
+}
+
 /// Before the first fork of a zygote: throws garbage away and puts what is left out of the collector's reach, so
 /// that collections in the workers do not touch (and by that copy) the pages they share.
 ///

@@ -93,6 +93,8 @@ pub fn run(zygote: Zygote, worker: impl FnOnce(Birth, Load) -> u8) -> u8 {
         tell(&zygote.control, &FromZygote::StartFailed(cause));
         return exit::ERROR;
     }
+    // A lazy import is not frozen.
+    let rare = if zygote.lazy { None } else { interpreter::RareCollections::begin() };
     let apps = match zygote.lazy {
         true => None,
         false => match import(&zygote.apps, zygote.import_timeout) {
@@ -113,6 +115,7 @@ pub fn run(zygote: Zygote, worker: impl FnOnce(Birth, Load) -> u8) -> u8 {
     if let Err(error) = Python::attach(interpreter::freeze) {
         log::warn!("the garbage collector cannot be frozen: {error}");
     }
+    drop(rare);
     if let (Some(watched), false) = (&zygote.watched, zygote.lazy) {
         watched.announce(&zygote.control, &FromZygote::Modules.encode());
     }

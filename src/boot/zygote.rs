@@ -13,7 +13,7 @@ use crate::config::{self, Recycle, Settings};
 use crate::logging::access::Access;
 use crate::master::{self, Task};
 use crate::protocol::http::head::Limits;
-use crate::sys::{privileges, process, user};
+use crate::sys::{privileges, process, scheduler, user};
 use crate::worker::Quota;
 use crate::zygote::{self, Zygote};
 use crate::{hooks, interpreter, logging, sys, worker, wsgi};
@@ -53,6 +53,7 @@ pub(super) fn run_zygote(task: Task, start_dir: &Path) -> u8 {
     };
     zygote::run(zygote, move |birth, load| {
         rename(title(&settings.process_names, &Role::Worker(birth.id)));
+        let shares_processors = settings.processes as usize > scheduler::processors();
         bind_to_processors(&settings, birth.id);
         let context = worker::Context {
             id: birth.id,
@@ -61,7 +62,7 @@ pub(super) fn run_zygote(task: Task, start_dir: &Path) -> u8 {
             listeners,
             mailboxes,
             scoreboard,
-            options: worker_options(&settings),
+            options: worker::Options { shares_processors, ..worker_options(&settings) },
             wsgi: wsgi::Options {
                 threads: settings.threads,
                 processes: settings.processes,
@@ -156,6 +157,7 @@ fn worker_options(settings: &Settings) -> worker::Options {
     worker::Options {
         threads: settings.threads,
         processes: settings.processes,
+        shares_processors: false,
         limits: Limits { max_head: settings.buffer_size, max_line },
         limit_post: settings.limit_post,
         post_buffering: settings.post_buffering,

@@ -12,6 +12,7 @@ pub mod memory;
 pub mod mount;
 pub mod privileges;
 pub mod process;
+pub mod scheduler;
 pub mod signal;
 pub mod socket;
 pub mod user;

@@ -27,9 +27,14 @@ thread_local! {
     static LATELY: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The monotonic clock in microseconds, for what a request took.
+/// The monotonic clock in microseconds.
+pub(super) fn exact_micros() -> u64 {
+    read(ClockId::CLOCK_MONOTONIC).as_micros() as u64
+}
+
+/// The same, for what a request took.
 pub(super) fn micros() -> u64 {
-    let micros = read(ClockId::CLOCK_MONOTONIC).as_micros() as u64;
+    let micros = exact_micros();
     LATELY.set(micros);
     micros
 }

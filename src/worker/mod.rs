@@ -11,6 +11,7 @@
 //!   it knows who only waits for a processor.
 //! - `harakiri`: requests that run for too long.
 //! - `stacks`: what every thread is doing, for whoever asks the master.
+//! - `turns`: how workers share a processor.
 //! - `access`: the request line. `quota`: when this worker should be replaced. `clock`: time.
 //!
 //! The rules these keep are in `src/README.md`, "Life of a worker".
@@ -35,6 +36,7 @@ mod segment;
 mod stacks;
 mod standby;
 mod threads;
+mod turns;
 mod work;
 
 #[cfg(test)]
@@ -75,6 +77,8 @@ pub struct Options {
     pub threads: u32,
     /// Workers of this server; with more than one, each accepts in turn.
     pub processes: u32,
+    /// There are more workers than processors.
+    pub shares_processors: bool,
     /// Longest request head and request line, in bytes.
     pub limits: Limits,
     /// Longest request body in bytes, 0 without limit.
@@ -262,8 +266,11 @@ pub fn run(context: Context, load: impl FnOnce() -> Result<Arc<wsgi::Apps>, Stri
             return crate::exit::NO_APP;
         }
     };
+    if options.shares_processors {
+        turns::shorten();
+    }
     let prepared = sys::worker_signals::install()
-        .and_then(|signals| Reactor::new().map(|reactor| (signals, reactor)))
+        .and_then(|signals| Reactor::new(options.shares_processors).map(|reactor| (signals, reactor)))
         .and_then(|(signals, reactor)| {
             reactor.watch(control.as_fd(), mailboxes.reader(id), signals, listeners).map(|()| reactor)
         });

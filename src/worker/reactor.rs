@@ -26,10 +26,10 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
 
-use super::Worker;
 use super::clock::{self, NEVER, now};
 use super::connection::{Connection, Step};
 use super::work::Spare;
+use super::{Worker, turns};
 use crate::control::FromWorker;
 use crate::net::listener::Listener;
 use crate::sys;
@@ -55,6 +55,8 @@ pub(super) struct Reactor {
     state: Mutex<State>,
     wake: Condvar,
     signals: Mutex<Option<OwnedFd>>,
+    /// There are more workers than processors.
+    shares: bool,
     /// No descriptors are left: each response ends its connection.
     pub(super) crowded: AtomicBool,
     /// The response to what was picked last may wait for others.
@@ -80,7 +82,7 @@ pub(super) enum Patience {
 }
 
 impl Reactor {
-    pub(super) fn new() -> io::Result<Reactor> {
+    pub(super) fn new(shares: bool) -> io::Result<Reactor> {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
         let epoll = poll.as_raw_fd();
@@ -93,6 +95,7 @@ impl Reactor {
             state: Mutex::new(State::new()),
             wake: Condvar::new(),
             signals: Mutex::new(None),
+            shares,
             crowded: AtomicBool::new(false),
             holds: AtomicBool::new(false),
             room: Mutex::default(),
@@ -310,7 +313,8 @@ impl Reactor {
     fn wait(&self, timeout: Option<Duration>, who: Driver) {
         let mut poller = self.poller.lock().unwrap_or_else(PoisonError::into_inner);
         let Poller { poll, events } = &mut *poller;
-        if let Err(error) = poll.poll(events, timeout)
+        let waited = if self.shares { turns::wait(|| poll.poll(events, timeout)) } else { poll.poll(events, timeout) };
+        if let Err(error) = waited
             && error.kind() != io::ErrorKind::Interrupted
         {
             log::error!("waiting for events failed: {error}");

@@ -28,6 +28,7 @@ pub(super) fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
     let mut options = Options {
         threads: 1,
         processes: 1,
+        shares_processors: false,
         limits: Limits { max_head: 65536, max_line: 16384 },
         limit_post: 0,
         post_buffering: Some(100),
@@ -70,7 +71,7 @@ pub(super) fn worker(change: impl FnOnce(&mut Options)) -> Arc<Worker> {
         control: OwnedFd::from(control),
         retiring: AtomicBool::new(false),
         closing: AtomicBool::new(false),
-        reactor: Reactor::new().unwrap(),
+        reactor: Reactor::new(false).unwrap(),
         standby: Standby::new(1),
         witness: super::stacks::Witness::new(1),
         outputs: vec![Default::default()],

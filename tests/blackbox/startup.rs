@@ -169,6 +169,29 @@ fn what_the_user_of_the_server_cannot_remove_is_told_and_replaced() {
     );
 }
 
+/// During an import it is told to look through what there is less often.
+#[test]
+fn what_an_application_says_to_the_garbage_collector_stands_and_else_it_is_as_ever() {
+    let page = "def application(environ, start_response):\n    \
+                    start_response('200 OK', [('Content-Type', 'text/plain')])\n    \
+                    return [repr((gc.isenabled(), gc.get_threshold())).encode()]\n";
+    for (told, expected) in [
+        ("gc.set_threshold(5000, 20, 30)", "(True, (5000, 20, 30))"),
+        ("gc.disable()", "(False, "),
+        // 700 to CPython 3.11, 2000 since.
+        ("pass", "(True, ("),
+    ] {
+        let source = format!("import gc\n{told}\n{page}");
+        let setup = Setup::of("collected").file("collected.py", source).listen("http-socket", Speaks::Http);
+        let folder = setup.path("").display().to_string();
+        let server = setup.set("chdir", folder).start();
+        let said = server.get("/").expect(200).text();
+        assert!(said.starts_with(expected), "{told}: {said}");
+        let first: u32 = said.split(['(', ',']).nth(3).unwrap_or_default().trim().parse().unwrap();
+        assert!(first <= 5000, "{told}: {said}");
+    }
+}
+
 #[test]
 fn threads_started_at_import_are_named_where_they_get_lost() {
     differs(
