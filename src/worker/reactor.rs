@@ -67,6 +67,19 @@ pub(super) enum Back {
     Served(Box<Connection>),
 }
 
+/// What came of the standby thread's turn as driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Another thread drives.
+    Taken,
+    /// It waited for events.
+    Done,
+    /// So it did, and had more to do before than to take requests in.
+    Busy,
+    /// It only took in requests that wait, and there are timers to look at after so long.
+    Full { limit: Option<Duration> },
+}
+
 /// How long a thread may look for a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Patience {
@@ -142,7 +155,7 @@ impl Reactor {
                 Pick::Nothing if state.seal(worker) => {
                     drop(state);
                     self.wake.notify_all();
-                    worker.standby.look();
+                    worker.standby.hurry();
                     return None;
                 }
                 Pick::Nothing if state.driver == Driver::Nobody => {
@@ -234,20 +247,22 @@ impl Reactor {
     }
 
     /// The standby thread's turn as driver: does all I/O that is known, hands complete requests to sleeping app
-    /// threads, then waits for events, at most `limit`. False: another thread drives.
-    pub(super) fn drive(&self, worker: &Arc<Worker>, spare: &mut Spare, limit: Option<Duration>) -> bool {
+    /// threads, then waits for events, at most `limit`. It does not wait where all of it were requests for which no thread
+    /// is free: then nobody drives while it naps.
+    pub(super) fn drive(&self, worker: &Arc<Worker>, spare: &mut Spare, limit: Option<Duration>) -> Turn {
         clock::has_waited();
+        let (mut full, mut other) = (false, false);
         loop {
             let mut state = self.lock();
             if state.driver == Driver::Thread {
-                return false;
+                return Turn::Taken;
             }
             state.driver = Driver::Standby;
             match state.pick_io() {
                 Pick::Nothing if state.seal(worker) => {
                     drop(state);
                     self.finish();
-                    return true;
+                    return Turn::Done;
                 }
                 Pick::Nothing => {
                     // Requests wait here that an idle worker could take: look for one soon.
@@ -259,13 +274,21 @@ impl Reactor {
                     };
                     state.tell_idle(worker);
                     worker.slot().set_waiting(state.requests.len());
+                    if full && !other && state.asleep == 0 && !state.requests.is_empty() {
+                        state.driver = Driver::Nobody;
+                        return Turn::Full { limit: timeout };
+                    }
                     drop(state);
                     self.wait(timeout, Driver::Standby);
-                    return true;
+                    return if other { Turn::Busy } else { Turn::Done };
                 }
                 pick => {
                     drop(state);
-                    if let Some(connection) = self.act(worker, spare, pick) {
+                    let known = matches!(pick, Pick::Connection(..));
+                    let found = self.act(worker, spare, pick);
+                    full |= known && found.is_some();
+                    other |= !known || found.is_none();
+                    if let Some(connection) = found {
                         self.hand_out(worker, connection);
                     }
                 }

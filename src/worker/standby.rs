@@ -12,6 +12,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use super::Worker;
+use super::reactor::Turn;
 use super::run_delay::RunDelay;
 use super::threads::Unwinding;
 use super::work::Spare;
@@ -21,6 +22,9 @@ const TICK: Duration = Duration::from_millis(1);
 
 /// While every request is over within a tick, the standby thread looks less often: each look costs as much as three requests.
 const LONG_TICK: Duration = Duration::from_millis(4);
+
+/// Then, and while there are no more connections than app threads, it looks only so often: nobody waits behind anybody.
+const LONE_TICK: Duration = Duration::from_millis(25);
 
 /// Ticks in which all went fast before they become long: where there are slow requests at all, the next one is found soon.
 const FAST_TICKS: u32 = 400;
@@ -33,6 +37,11 @@ const WORTH_SLEEPING: Duration = Duration::from_millis(3);
 
 /// How soon output that a socket did not take is tried again while the standby thread drives.
 const RETRY: Duration = Duration::from_millis(10);
+
+/// How long nobody looks for events while requests wait for app threads, and nothing but more of them comes: they would wait,
+/// too. An app thread that finds none looks itself. The first nap is this long, each one after it twice as long as the last.
+const NAP: Duration = Duration::from_millis(1);
+const LONGEST_NAP: Duration = Duration::from_millis(10);
 
 /// One sequence number, alone on its cache line.
 #[repr(align(64))]
@@ -182,6 +191,16 @@ impl Sights {
         quiet
     }
 
+    /// Notes who is at which request: enough for who drives already.
+    fn note(&mut self, standby: &Standby) {
+        for (core, sight) in self.sights.iter_mut().enumerate() {
+            let sequence = standby.sequence(core);
+            if sequence != sight.sequence {
+                *sight = Sight { sequence, since: self.began.elapsed(), delay: None };
+            }
+        }
+    }
+
     /// Whether a thread is still at the request that it had at the last look, and is slow with it.
     fn somebody_is_stuck(&self, standby: &Standby) -> bool {
         self.sights.iter().enumerate().any(|(core, sight)| {
@@ -191,12 +210,14 @@ impl Sights {
         })
     }
 
-    /// Whether a thread is still at the request that it had at the last look.
-    fn somebody_stays(&self, standby: &Standby) -> bool {
-        self.sights
-            .iter()
-            .enumerate()
-            .any(|(core, sight)| sight.is_inside() && standby.sequence(core) == sight.sequence)
+    /// Whether a thread is inside that has begun no more than so many requests since the last look.
+    fn somebody_stays(&self, standby: &Standby, requests: u32) -> bool {
+        self.sights.iter().enumerate().any(|(core, sight)| {
+            sight.is_inside() && {
+                let sequence = standby.sequence(core);
+                sequence % 2 == 1 && sequence.wrapping_sub(sight.sequence) <= 2 * requests
+            }
+        })
     }
 }
 
@@ -235,10 +256,18 @@ pub(super) fn run(worker: &Arc<Worker>) {
             busy = begin.elapsed() < WORTH_SLEEPING;
             continue;
         }
-        // Long and short ones take turns, so that a slow request is found out within the two.
-        let relax = fast >= FAST_TICKS && fast % 2 == 0 && !waits;
-        standby.relaxed.store(relax, Ordering::Relaxed);
-        thread::park_timeout(if relax { LONG_TICK } else { TICK });
+        let tick = if waits || fast < FAST_TICKS {
+            TICK
+        } else if worker.slot().connections() <= standby.sequences.len() as u64 {
+            LONE_TICK
+        } else if fast % 2 == 0 {
+            LONG_TICK
+        } else {
+            // Long and short ones take turns, so that a slow request is found out within the two.
+            TICK
+        };
+        standby.relaxed.store(tick > TICK, Ordering::Relaxed);
+        thread::park_timeout(tick);
         if sights.somebody_is_stuck(standby) {
             (fast, busy) = (0, false);
             drive(worker, &mut spare, &mut sights);
@@ -252,24 +281,39 @@ pub(super) fn run(worker: &Arc<Worker>) {
 fn drive(worker: &Arc<Worker>, spare: &mut Spare, sights: &mut Sights) {
     let standby = &worker.standby;
     let mut looked = Instant::now();
+    let mut nap = NAP;
     loop {
         standby.waiting.store(true, Ordering::SeqCst);
+        // For the nap: whoever comes with a request that waited for nobody leaves others to this thread.
+        standby.asleep.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         worker.look_at_deadlines();
         let retry = worker.flush_outputs().then_some(RETRY);
         let limit = retry.into_iter().chain(worker.pause()).min();
         worker.reactor.relieve(worker);
-        let drove = worker.reactor.drive(worker, spare, limit);
+        let turn = worker.reactor.drive(worker, spare, limit);
+        // A thread that was seen with a slow request before a nap may have another one after it.
+        let mut begun = 0;
+        match turn {
+            Turn::Full { limit } => {
+                thread::park_timeout(limit.map_or(nap, |limit| limit.min(nap)));
+                begun = looked.elapsed().as_millis() as u32;
+                nap = LONGEST_NAP.min(nap * 2);
+            }
+            Turn::Busy => nap = NAP,
+            Turn::Taken | Turn::Done => {}
+        }
         standby.waiting.store(false, Ordering::SeqCst);
-        if !drove {
+        standby.asleep.store(false, Ordering::SeqCst);
+        if turn == Turn::Taken {
             return;
         }
-        if !sights.somebody_stays(standby) || worker.reactor.is_done() {
+        if !sights.somebody_stays(standby, begun) || worker.reactor.is_done() {
             worker.reactor.hand_over();
             return;
         }
         if looked.elapsed() >= TICK {
-            sights.look(standby);
+            sights.note(standby);
             looked = Instant::now();
         }
     }
@@ -303,12 +347,13 @@ mod tests {
         standby.enter(1);
         assert!(!sights.look(&standby), "somebody is inside");
         assert!(!sights.look(&standby), "and still is");
-        assert!(sights.somebody_stays(&standby));
+        assert!(sights.somebody_stays(&standby, 0));
         standby.advance(1);
-        assert!(!sights.somebody_stays(&standby), "with another request");
+        assert!(!sights.somebody_stays(&standby, 0), "with another request");
+        assert!(sights.somebody_stays(&standby, 1), "but with one only");
         standby.leave(1);
         assert!(!sights.look(&standby), "there was a request in between");
         assert!(sights.look(&standby));
-        assert!(!sights.somebody_stays(&standby));
+        assert!(!sights.somebody_stays(&standby, 0));
     }
 }
