@@ -13,18 +13,24 @@ use std::time::{Duration, Instant};
 
 use super::Worker;
 use super::reactor::Turn;
-use super::run_delay::RunDelay;
+use super::run_delay::{RunDelay, Times};
 use super::threads::Unwinding;
 use super::work::Spare;
 
 /// A request that takes longer than one to two of these leaves the I/O to the standby thread.
 const TICK: Duration = Duration::from_millis(1);
 
+/// At one request for so long, without waiting for a processor, is stuck with it.
+const STUCK: Duration = Duration::from_micros(750);
+
 /// While every request is over within a tick, the standby thread looks less often: each look costs as much as three requests.
 const LONG_TICK: Duration = Duration::from_millis(4);
 
-/// Then, and while there are no more connections than app threads, it looks only so often: nobody waits behind anybody.
+/// And only so often while there are no more connections than app threads: nobody waits behind anybody.
 const LONE_TICK: Duration = Duration::from_millis(25);
+
+/// Ticks in which all went fast before it looks so seldom: a connection may still come from another worker.
+const LONE_TICKS: u32 = 20;
 
 /// Ticks in which all went fast before they become long: where there are slow requests at all, the next one is found soon.
 const FAST_TICKS: u32 = 400;
@@ -136,9 +142,14 @@ impl Standby {
         self.sequences.iter().any(|sequence| sequence.0.load(Ordering::Acquire) % 2 == 1)
     }
 
-    /// How long an app thread has waited for a processor in its life.
-    fn delay(&self, core: usize) -> Option<Duration> {
+    /// What an app thread has done in its life.
+    fn times(&self, core: usize) -> Option<Times> {
         self.delays[core].get().and_then(RunDelay::read)
+    }
+
+    /// Whether an app thread waits for a processor, and has for most of the time since `then`.
+    fn is_queued(&self, core: usize, then: Times) -> bool {
+        self.delays[core].get().is_some_and(|delay| delay.is_queued(then, STUCK))
     }
 }
 
@@ -148,8 +159,8 @@ struct Sight {
     sequence: u32,
     /// When that number was seen first, in terms of [`Sights::clock`].
     since: Duration,
-    /// What it had waited for a processor by then, where the kernel tells.
-    delay: Option<Duration>,
+    /// What it had done by then, where the kernel tells.
+    times: Option<Times>,
 }
 
 impl Sight {
@@ -158,9 +169,9 @@ impl Sight {
     }
 
     /// Whether it has been at one request, and not in want of a processor, for about a tick.
-    fn is_stuck(&self, now: Duration, delay: Option<Duration>) -> bool {
-        let waited = delay.zip(self.delay).map(|(now, then)| now.saturating_sub(then)).unwrap_or_default();
-        self.is_inside() && now.saturating_sub(self.since).saturating_sub(waited) >= TICK * 3 / 4
+    fn is_stuck(&self, now: Duration, times: Option<Times>) -> bool {
+        let waited = times.zip(self.times).map(|(now, then)| now.waited.saturating_sub(then.waited));
+        self.is_inside() && now.saturating_sub(self.since).saturating_sub(waited.unwrap_or_default()) >= STUCK
     }
 }
 
@@ -172,7 +183,7 @@ struct Sights {
 
 impl Sights {
     fn new(threads: usize) -> Sights {
-        let nothing = Sight { sequence: 0, since: Duration::ZERO, delay: None };
+        let nothing = Sight { sequence: 0, since: Duration::ZERO, times: None };
         Sights { began: Instant::now(), sights: vec![nothing; threads] }
     }
 
@@ -182,8 +193,8 @@ impl Sights {
         for (core, sight) in self.sights.iter_mut().enumerate() {
             let sequence = standby.sequence(core);
             if sequence != sight.sequence {
-                let delay = if sequence % 2 == 1 { standby.delay(core) } else { None };
-                *sight = Sight { sequence, since: self.began.elapsed(), delay };
+                let times = if sequence % 2 == 1 { standby.times(core) } else { None };
+                *sight = Sight { sequence, since: self.began.elapsed(), times };
                 quiet = false;
             }
             quiet &= !sight.is_inside();
@@ -196,7 +207,7 @@ impl Sights {
         for (core, sight) in self.sights.iter_mut().enumerate() {
             let sequence = standby.sequence(core);
             if sequence != sight.sequence {
-                *sight = Sight { sequence, since: self.began.elapsed(), delay: None };
+                *sight = Sight { sequence, since: self.began.elapsed(), times: None };
             }
         }
     }
@@ -206,7 +217,8 @@ impl Sights {
         self.sights.iter().enumerate().any(|(core, sight)| {
             sight.is_inside()
                 && standby.sequence(core) == sight.sequence
-                && sight.is_stuck(self.began.elapsed(), standby.delay(core))
+                && sight.is_stuck(self.began.elapsed(), standby.times(core))
+                && !sight.times.is_some_and(|then| standby.is_queued(core, then))
         })
     }
 
@@ -235,7 +247,9 @@ pub(super) fn run(worker: &Arc<Worker>) {
         let mut waits = worker.flush_outputs();
         // A driving app thread does the I/O, and wakes this one when it goes into the application.
         let covered = |waits: bool| !waits && (!standby.somebody_is_inside() || worker.reactor.thread_drives());
-        if (quiet >= QUIET_TICKS || !busy && worker.reactor.thread_drives()) && covered(waits) {
+        let lone = fast >= LONE_TICKS && worker.slot().connections() <= standby.sequences.len() as u64;
+        let sleepy = quiet >= QUIET_TICKS || !busy && !lone && worker.reactor.thread_drives();
+        if sleepy && covered(waits) {
             standby.asleep.store(true, Ordering::SeqCst);
             fence(Ordering::SeqCst);
             let begin = Instant::now();
@@ -256,11 +270,11 @@ pub(super) fn run(worker: &Arc<Worker>) {
             busy = begin.elapsed() < WORTH_SLEEPING;
             continue;
         }
-        let tick = if waits || fast < FAST_TICKS {
+        let tick = if waits {
             TICK
-        } else if worker.slot().connections() <= standby.sequences.len() as u64 {
+        } else if lone {
             LONE_TICK
-        } else if fast % 2 == 0 {
+        } else if fast >= FAST_TICKS && fast % 2 == 0 {
             LONG_TICK
         } else {
             // Long and short ones take turns, so that a slow request is found out within the two.
@@ -326,17 +340,18 @@ mod tests {
     #[test]
     fn who_waits_for_a_processor_is_not_stuck() {
         let ms = Duration::from_millis;
-        let sight = |sequence| Sight { sequence, since: ms(100), delay: Some(ms(50)) };
-        assert!(!sight(1).is_stuck(ms(100), Some(ms(50))));
-        assert!(sight(1).is_stuck(ms(101), Some(ms(50))));
+        let times = |waited| Some(Times { ran: ms(7), waited: ms(waited) });
+        let sight = |sequence| Sight { sequence, since: ms(100), times: times(50) };
+        assert!(!sight(1).is_stuck(ms(100), times(50)));
+        assert!(sight(1).is_stuck(ms(101), times(50)));
         // Where nobody tells, all time counts.
         assert!(sight(1).is_stuck(ms(120), None));
         // All of the time in the queue; most of it; and at work for a tick, however long it waited for that.
-        assert!(!sight(1).is_stuck(ms(101), Some(ms(51))));
-        assert!(!sight(1).is_stuck(ms(120), Some(ms(70))));
-        assert!(sight(1).is_stuck(ms(121), Some(ms(70))));
+        assert!(!sight(1).is_stuck(ms(101), times(51)));
+        assert!(!sight(1).is_stuck(ms(120), times(70)));
+        assert!(sight(1).is_stuck(ms(121), times(70)));
         // Between requests.
-        assert!(!sight(2).is_stuck(ms(200), Some(ms(50))));
+        assert!(!sight(2).is_stuck(ms(200), times(50)));
     }
 
     #[test]
