@@ -321,6 +321,28 @@ impl Connection {
         step
     }
 
+    /// Whether its response is one of those that may wait for others (`reactor::held`).
+    pub(super) fn may_be_held(&self) -> bool {
+        self.pending
+            && self.branch.is_none()
+            && !self.cut
+            && !self.worker.is_retiring()
+            && self.work().streamed.is_none()
+            && self.io.queue().is_short()
+    }
+
+    /// Its response waits for others.
+    pub(super) fn hold(&mut self, spare: &mut Spare) {
+        self.phase = Phase::Drain;
+        self.hops = 0;
+        self.in_a_row = 0;
+        self.deadline = after(now(), self.worker.options.timeouts.write);
+        // The next request uses the buffers, but for what the client has sent behind this one.
+        if let Some(work) = self.work.take_if(|work| work.filled <= work.request.head_len) {
+            spare.give(work);
+        }
+    }
+
     fn drain(&mut self, spare: &mut Spare) -> Option<Step> {
         if self.pending {
             let (empty, full, gone) = {
@@ -352,15 +374,7 @@ impl Connection {
             }
             return Some(Step::Close);
         }
-        let work = self.work_mut();
-        let end = work.request.head_len.min(work.filled);
-        work.input.copy_within(end..work.filled, 0);
-        work.filled -= end;
-        work.scanned = 0;
-        work.body = None;
-        work.incoming = None;
-        work.told = None;
-        let unread = work.filled > 0;
+        let unread = self.work.as_mut().is_some_and(|work| work.forget_request());
         if self.last {
             return self.close_in_order(unread);
         }

@@ -298,7 +298,9 @@ impl Exchange for Connection {
                 self.pending = true;
                 let mut queue = self.io.queue();
                 queue.push(response::LAST_CHUNK);
-                queue.flush(&self.io.stream);
+                if !self.worker.reactor.holds() {
+                    queue.flush(&self.io.stream);
+                }
             }
             (_, Some(left)) if left > 0 && !gone => {
                 log::error!(

@@ -18,6 +18,9 @@ const GATHER: usize = 16;
 /// Small pieces are copied together up to this many bytes in one segment.
 const SEGMENT: usize = 64 * 1024;
 
+/// What is no longer than this may wait for a moment, to be sent with what others are to get.
+pub(super) const SHORT: usize = 32 * 1024;
+
 /// So many bytes are written to one client before others have their turn.
 const TURN: u64 = 4 * 1024 * 1024;
 
@@ -40,6 +43,11 @@ pub(super) struct Queue {
 impl Queue {
     pub(super) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Whether something waits that is short.
+    pub(super) fn is_short(&self) -> bool {
+        0 < self.len && self.len <= SHORT && !self.full && !self.is_at_file()
     }
 
     pub(super) fn is_gone(&self) -> bool {

@@ -4,11 +4,12 @@
 //! It is a value that one thread at a time drives. Only *waiting* for events needs the driver's role; whatever
 //! is known already may be taken by any thread, and whoever adds to it takes from it before it
 //! sleeps. epoll_wait runs outside the lock, reading and parsing too: under the lock there are only moves.
-//! `state` is what is known, `doors` accepts, `moves` gives connections to other workers, `orders` hears the master, and
-//! `retirement` is the end.
+//! `state` is what is known, `held` has responses that are sent together, `doors` accepts, `moves` gives connections to other
+//! workers, `orders` hears the master, and `retirement` is the end.
 //! No Python reference is ever dropped under it (connections are dropped by the thread that took them).
 
 mod doors;
+mod held;
 mod moves;
 mod orders;
 mod retirement;
@@ -18,7 +19,7 @@ mod tests;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -56,6 +57,8 @@ pub(super) struct Reactor {
     signals: Mutex<Option<OwnedFd>>,
     /// No descriptors are left: each response ends its connection.
     pub(super) crowded: AtomicBool,
+    /// The response to what was picked last may wait for others.
+    holds: AtomicBool,
     /// Descriptors that are kept free for those that come with a letter.
     room: Mutex<Vec<Registry>>,
 }
@@ -104,6 +107,7 @@ impl Reactor {
             wake: Condvar::new(),
             signals: Mutex::new(None),
             crowded: AtomicBool::new(false),
+            holds: AtomicBool::new(false),
             room: Mutex::default(),
         })
     }
@@ -149,7 +153,9 @@ impl Reactor {
         };
         loop {
             let mut state = held.take().unwrap_or_else(|| self.lock());
-            match state.pick(worker) {
+            let pick = state.pick(worker);
+            self.holds.store(state.may_hold(), Ordering::Relaxed);
+            match pick {
                 Pick::Request(connection) => return Some(connection),
                 Pick::Nothing if patience == Patience::None => return None,
                 Pick::Nothing if state.seal(worker) => {
@@ -200,6 +206,15 @@ impl Reactor {
     ) -> Option<MutexGuard<'_, State>> {
         if connection.branch.is_some() {
             return Some(self.end_branch(connection));
+        }
+        if self.holds() && connection.may_be_held() {
+            let mut state = self.lock();
+            // Whoever waits for events does not see what is added now.
+            if state.driver == Driver::Nobody && state.has_more() {
+                connection.hold(spare);
+                state.held.add(connection, clock::micros());
+                return Some(state);
+            }
         }
         let step = connection.after_response(spare);
         let connection = match (step, connection.token) {
@@ -258,6 +273,7 @@ impl Reactor {
                 return Turn::Taken;
             }
             state.driver = Driver::Standby;
+            state.held.release();
             match state.pick_io() {
                 Pick::Nothing if state.seal(worker) => {
                     drop(state);
@@ -481,6 +497,12 @@ impl Reactor {
         state.live -= 1;
         worker.slot().set_connections(state.live);
         self.finish_if_done(state);
+    }
+
+    /// Whether a response that is made now may wait for others.
+    #[inline]
+    pub(super) fn holds(&self) -> bool {
+        self.holds.load(Ordering::Relaxed)
     }
 
     /// Whether an app thread waits for events right now.

@@ -131,6 +131,12 @@ impl Standby {
             thread.unpark();
         }
         // After the fence in `look`.
+        self.is_driving()
+    }
+
+    /// Whether it drives, and may be waiting for events.
+    #[inline]
+    pub(super) fn is_driving(&self) -> bool {
         self.waiting.load(Ordering::Relaxed)
     }
 

@@ -80,6 +80,18 @@ impl Work {
         self.told = None;
     }
 
+    /// The request is answered. True: bytes of the next one are here.
+    pub(super) fn forget_request(&mut self) -> bool {
+        let end = self.request.head_len.min(self.filled);
+        self.input.copy_within(end..self.filled, 0);
+        self.filled -= end;
+        self.scanned = 0;
+        self.body = None;
+        self.incoming = None;
+        self.told = None;
+        self.filled > 0
+    }
+
     /// The bytes that the request's spans refer to.
     pub(super) fn head(&self) -> &[u8] {
         &self.input[..self.request.head_len]

@@ -133,3 +133,54 @@ fn a_worker_whose_interpreter_is_held_goes_on_talking() {
         waiting.response().expect(200);
     });
 }
+
+/// Keeps the only thread busy until a list of requests is read and waits behind it; returns the clients of these.
+fn ready_together(server: &Server, name: &str, requests: &[String]) -> Vec<Client> {
+    let mut busy = server.connect();
+    busy.send(get(&format!("/wait/{name}")));
+    let inside = server.path(&format!("{name}.in"));
+    wait_until("the first request is inside", || inside.exists());
+    let ask = |request: &String| {
+        let mut client = server.connect();
+        client.send(request);
+        client
+    };
+    let clients = requests.iter().map(ask).collect();
+    // It came after them, and is answered without the application.
+    server.ask("GET / HTTP/1.1\r\nno colon\r\n\r\n").expect(400);
+    std::fs::write(server.path(&format!("{name}.go")), "").expect("the file");
+    busy.response().expect(200);
+    clients
+}
+
+#[test]
+fn a_response_does_not_wait_for_the_request_that_runs_next() {
+    differs(TALKS, || {
+        let server = Setup::http("fairness").start();
+        for round in 0..3 {
+            let next = format!("next{round}");
+            let requests = [get("/pid"), get("/pid"), get(&format!("/wait/{next}")), get("/pid")];
+            let mut clients = ready_together(&server, &format!("busy{round}"), &requests);
+            clients[0].response().expect(200);
+            clients[1].response().expect(200);
+            std::fs::write(server.path(&format!("{next}.go")), "").expect("the file");
+            clients[2].response().expect(200);
+            clients[3].response().expect(200);
+        }
+    });
+}
+
+#[test]
+fn the_end_of_a_response_comes_though_its_application_has_more_to_do_and_others_wait() {
+    differs(TALKS, || {
+        let server = Setup::http("fairness").start();
+        for kind in ["length", "chunked", "write"] {
+            let name = format!("file-{kind}");
+            let requests = [get(&format!("/stream/file/{name}?{kind}")), get("/pid")];
+            let mut clients = ready_together(&server, &format!("before-{kind}"), &requests);
+            let path = |number: u32| server.path(&format!("{name}.{number}"));
+            chunk_by_chunk(&mut clients[0], |number| std::fs::write(path(number), "").expect("the file"));
+            clients[1].response().expect(200);
+        }
+    });
+}

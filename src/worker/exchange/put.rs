@@ -5,6 +5,9 @@ use std::sync::Arc;
 use crate::gateway::{FilePart, Kept};
 use crate::protocol::response::{self, BodyFraming};
 use crate::worker::connection::Connection;
+use crate::worker::output::SHORT;
+
+use super::SMALL;
 
 /// A piece at least this large is written at once and by reference.
 const LARGE: usize = 16 * 1024;
@@ -40,6 +43,17 @@ impl Connection {
         }
         let response = &self.work().response;
         let chunked = response.framing == Some(BodyFraming::Chunked) && !piece.is_empty();
+        if complete && !chunked && self.is_better_held(first.len() + piece.len()) {
+            let mut queue = self.io.queue();
+            queue.push(first);
+            if piece.len() <= SMALL {
+                queue.push(piece)
+            } else {
+                queue.push_kept(keep(), 0)
+            }
+            drop(queue);
+            return self.lay_ready();
+        }
         if !chunked && (complete || piece.len() >= LARGE) {
             if self.io.send(first, piece, keep).is_err() {
                 self.work_mut().response.gone = true;
@@ -160,14 +174,42 @@ impl Connection {
 
     /// Writes a response that is one small piece, head included.
     pub(super) fn put_whole(&mut self, response: &[u8], body: usize) {
+        let state = &mut self.work_mut().response;
+        state.body_bytes = body as u64;
+        if let Some(remaining) = &mut state.remaining {
+            *remaining -= body as u64;
+        }
+        if self.is_better_held(response.len()) {
+            self.pending = true;
+            self.io.queue().push(response);
+            return self.lay_ready();
+        }
         let sent = self.io.send_copied(response);
         self.pending = !sent.as_ref().is_ok_and(|all| *all);
         self.tell_of_end(!self.pending);
-        let state = &mut self.work_mut().response;
-        state.body_bytes = body as u64;
-        state.gone = sent.is_err();
-        if let Some(remaining) = &mut state.remaining {
-            *remaining -= body as u64;
+        self.work_mut().response.gone = sent.is_err();
+    }
+
+    /// Whether the rest of a response, of this length, is to be sent with those of other connections: requests wait that can be
+    /// run meanwhile, and the standby thread does not wait for events, but looks after its ticks.
+    #[inline]
+    fn is_better_held(&self, len: usize) -> bool {
+        self.worker.reactor.holds() && len <= SHORT && !self.worker.standby.is_driving()
+    }
+
+    /// The response is complete in the queue, and is sent when its turn comes. The application's close() may come before and
+    /// take its time: then the standby thread sends it.
+    fn lay_ready(&mut self) {
+        self.tell_of_end(true);
+        let work = self.work_mut();
+        let core = work.core;
+        if !std::mem::replace(&mut work.response.announced, true) {
+            self.worker.announce_output(core, Arc::clone(&self.io));
+        }
+        self.worker.standby.look();
+        // It found the announcement, or is found here.
+        if self.worker.standby.is_driving() {
+            self.io.flush();
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use slab::Slab;
 
 use super::BATCH;
+use super::held::Held;
 use super::retirement::SEAL_TICK;
 use crate::control::Retire;
 use crate::net::listener::Listener;
@@ -93,6 +94,8 @@ pub(super) struct State {
     pub(super) events: VecDeque<Event>,
     /// Connections that have more to do and let others go first: their turn is after the next look for events.
     pub(super) again: Vec<usize>,
+    /// Connections with a response that is sent together with others.
+    pub(super) held: Held<Box<Connection>>,
     /// Complete requests that wait for an app thread.
     pub(super) requests: VecDeque<Box<Connection>>,
     pub(super) timers: BinaryHeap<Reverse<(Millis, usize)>>,
@@ -150,6 +153,7 @@ impl State {
             slots: Slab::new(),
             events: VecDeque::with_capacity(BATCH),
             again: Vec::new(),
+            held: Held::new(),
             requests: VecDeque::new(),
             timers: BinaryHeap::new(),
             driver: Driver::Nobody,
@@ -203,7 +207,20 @@ impl State {
         self.requests.push_back(connection);
     }
 
+    /// Whether something is to be done that nobody has begun.
+    pub(super) fn has_more(&self) -> bool {
+        !self.events.is_empty() || !self.requests.is_empty()
+    }
+
+    /// Whether a response that is made now may wait for others.
+    pub(super) fn may_hold(&mut self) -> bool {
+        self.has_more() && self.held.pays()
+    }
+
     pub(super) fn pick(&mut self, worker: &Worker) -> Pick {
+        if let Some(connection) = self.held.next() {
+            return Pick::Connection(connection, What::Ended);
+        }
         if !worker.is_paused()
             && let Some(connection) = self.requests.pop_front()
         {
@@ -213,6 +230,9 @@ impl State {
     }
 
     pub(super) fn pick_io(&mut self) -> Pick {
+        if let Some(connection) = self.held.next() {
+            return Pick::Connection(connection, What::Ended);
+        }
         while let Some(Event { token, what }) = self.events.pop_front() {
             if token == CONTROL {
                 return Pick::Control;
@@ -241,6 +261,10 @@ impl State {
                 (None, What::Expired) => {}
                 (None, what) => slot.missed = Some(what.after(slot.missed)),
             }
+        }
+        self.held.release();
+        if let Some(connection) = self.held.next() {
+            return Pick::Connection(connection, What::Ended);
         }
         match self.draining.front() {
             Some(&(index, _)) if self.pause.is_none() => Pick::Listener(index),
