@@ -209,8 +209,8 @@ impl Reactor {
         }
         if self.holds() && connection.may_be_held() {
             let mut state = self.lock();
-            // Whoever waits for events does not see what is added now.
-            if state.driver == Driver::Nobody && state.has_more() {
+            // Whoever waits for events does not see what is added now, nor does a standby thread that naps.
+            if state.driver == Driver::Nobody && !worker.standby.is_driving() && state.has_more() {
                 connection.hold(spare);
                 state.held.add(connection, clock::micros());
                 return Some(state);

@@ -26,7 +26,7 @@ const STUCK: Duration = Duration::from_micros(750);
 /// While every request is over within a tick, the standby thread looks less often: each look costs as much as three requests.
 const LONG_TICK: Duration = Duration::from_millis(4);
 
-/// And only so often while there are no more connections than app threads: nobody waits behind anybody.
+/// And only so often while there is one connection at most: nobody waits behind anybody. The second one wakes it.
 const LONE_TICK: Duration = Duration::from_millis(25);
 
 /// Ticks in which all went fast before it looks so seldom: a connection may still come from another worker.
@@ -253,7 +253,7 @@ pub(super) fn run(worker: &Arc<Worker>) {
         let mut waits = worker.flush_outputs();
         // A driving app thread does the I/O, and wakes this one when it goes into the application.
         let covered = |waits: bool| !waits && (!standby.somebody_is_inside() || worker.reactor.thread_drives());
-        let lone = fast >= LONE_TICKS && worker.slot().connections() <= standby.sequences.len() as u64;
+        let lone = fast >= LONE_TICKS && worker.slot().connections() <= 1;
         let sleepy = quiet >= QUIET_TICKS || !busy && !lone && worker.reactor.thread_drives();
         if sleepy && covered(waits) {
             standby.asleep.store(true, Ordering::SeqCst);
@@ -286,8 +286,11 @@ pub(super) fn run(worker: &Arc<Worker>) {
             // Long and short ones take turns, so that a slow request is found out within the two.
             TICK
         };
-        standby.relaxed.store(tick > TICK, Ordering::Relaxed);
-        thread::park_timeout(tick);
+        standby.relaxed.store(tick > TICK, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        // The second connection may have come before anybody could see that it is to be told.
+        let is_company = tick == LONE_TICK && worker.slot().connections() > 1;
+        thread::park_timeout(if is_company { TICK } else { tick });
         if sights.somebody_is_stuck(standby) {
             (fast, busy) = (0, false);
             drive(worker, &mut spare, &mut sights);
