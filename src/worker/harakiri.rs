@@ -469,7 +469,7 @@ impl Connection {
         }
         harakiri.want(core, limit);
         // Whoever waits may have reckoned with no end.
-        worker.standby.look();
+        worker.standby.hurry();
         worker.reactor.interrupt();
     }
 

@@ -72,6 +72,19 @@ pub(super) enum Back {
     Served(Box<Connection>),
 }
 
+/// What came of the standby thread's turn as driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Another thread drives.
+    Taken,
+    /// It waited for events.
+    Done,
+    /// So it did, and had more to do before than to take requests in.
+    Busy,
+    /// It only took in requests that wait, and there are timers to look at after so long.
+    Full { limit: Option<Duration> },
+}
+
 /// How long a thread may look for a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Patience {
@@ -151,7 +164,7 @@ impl Reactor {
                 Pick::Nothing if state.seal(worker) => {
                     drop(state);
                     self.wake.notify_all();
-                    worker.standby.look();
+                    worker.standby.hurry();
                     return None;
                 }
                 Pick::Nothing if state.driver == Driver::Nobody => {
@@ -199,8 +212,8 @@ impl Reactor {
         }
         if self.holds() && connection.may_be_held() {
             let mut state = self.lock();
-            // Whoever waits for events does not see what is added now.
-            if state.driver == Driver::Nobody && state.has_more() {
+            // Whoever waits for events does not see what is added now, nor does a standby thread that naps.
+            if state.driver == Driver::Nobody && !worker.standby.is_driving() && state.has_more() {
                 connection.hold(spare);
                 state.held.add(connection, clock::micros());
                 return Some(state);
@@ -252,13 +265,15 @@ impl Reactor {
     }
 
     /// The standby thread's turn as driver: does all I/O that is known, hands complete requests to sleeping app
-    /// threads, then waits for events, at most `limit`. False: another thread drives.
-    pub(super) fn drive(&self, worker: &Arc<Worker>, spare: &mut Spare, limit: Option<Duration>) -> bool {
+    /// threads, then waits for events, at most `limit`. It does not wait where all of it were requests for which no thread
+    /// is free: then nobody drives while it naps.
+    pub(super) fn drive(&self, worker: &Arc<Worker>, spare: &mut Spare, limit: Option<Duration>) -> Turn {
         clock::has_waited();
+        let (mut full, mut other) = (false, false);
         loop {
             let mut state = self.lock();
             if state.driver == Driver::Thread {
-                return false;
+                return Turn::Taken;
             }
             state.driver = Driver::Standby;
             state.held.release();
@@ -266,7 +281,7 @@ impl Reactor {
                 Pick::Nothing if state.seal(worker) => {
                     drop(state);
                     self.finish();
-                    return true;
+                    return Turn::Done;
                 }
                 Pick::Nothing => {
                     // Requests wait here that an idle worker could take: look for one soon.
@@ -278,13 +293,21 @@ impl Reactor {
                     };
                     state.tell_idle(worker);
                     worker.slot().set_waiting(state.requests.len());
+                    if full && !other && state.asleep == 0 && !state.requests.is_empty() {
+                        state.driver = Driver::Nobody;
+                        return Turn::Full { limit: timeout };
+                    }
                     drop(state);
                     self.wait(timeout, Driver::Standby);
-                    return true;
+                    return if other { Turn::Busy } else { Turn::Done };
                 }
                 pick => {
                     drop(state);
-                    if let Some(connection) = self.act(worker, spare, pick) {
+                    let known = matches!(pick, Pick::Connection(..));
+                    let found = self.act(worker, spare, pick);
+                    full |= known && found.is_some();
+                    other |= !known || found.is_none();
+                    if let Some(connection) = found {
                         self.hand_out(worker, connection);
                     }
                 }

@@ -12,15 +12,25 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use super::Worker;
-use super::run_delay::RunDelay;
+use super::reactor::Turn;
+use super::run_delay::{RunDelay, Times};
 use super::threads::Unwinding;
 use super::work::Spare;
 
 /// A request that takes longer than one to two of these leaves the I/O to the standby thread.
 const TICK: Duration = Duration::from_millis(1);
 
+/// At one request for so long, without waiting for a processor, is stuck with it.
+const STUCK: Duration = Duration::from_micros(750);
+
 /// While every request is over within a tick, the standby thread looks less often: each look costs as much as three requests.
 const LONG_TICK: Duration = Duration::from_millis(4);
+
+/// And only so often while there is one connection at most: nobody waits behind anybody. The second one wakes it.
+const LONE_TICK: Duration = Duration::from_millis(25);
+
+/// Ticks in which all went fast before it looks so seldom: a connection may still come from another worker.
+const LONE_TICKS: u32 = 20;
 
 /// Ticks in which all went fast before they become long: where there are slow requests at all, the next one is found soon.
 const FAST_TICKS: u32 = 400;
@@ -33,6 +43,11 @@ const WORTH_SLEEPING: Duration = Duration::from_millis(3);
 
 /// How soon output that a socket did not take is tried again while the standby thread drives.
 const RETRY: Duration = Duration::from_millis(10);
+
+/// How long nobody looks for events while requests wait for app threads, and nothing but more of them comes: they would wait,
+/// too. An app thread that finds none looks itself. The first nap is this long, each one after it twice as long as the last.
+const NAP: Duration = Duration::from_millis(1);
+const LONGEST_NAP: Duration = Duration::from_millis(10);
 
 /// One sequence number, alone on its cache line.
 #[repr(align(64))]
@@ -133,9 +148,14 @@ impl Standby {
         self.sequences.iter().any(|sequence| sequence.0.load(Ordering::Acquire) % 2 == 1)
     }
 
-    /// How long an app thread has waited for a processor in its life.
-    fn delay(&self, core: usize) -> Option<Duration> {
+    /// What an app thread has done in its life.
+    fn times(&self, core: usize) -> Option<Times> {
         self.delays[core].get().and_then(RunDelay::read)
+    }
+
+    /// Whether an app thread waits for a processor, and has for most of the time since `then`.
+    fn is_queued(&self, core: usize, then: Times) -> bool {
+        self.delays[core].get().is_some_and(|delay| delay.is_queued(then, STUCK))
     }
 }
 
@@ -145,8 +165,8 @@ struct Sight {
     sequence: u32,
     /// When that number was seen first, in terms of [`Sights::clock`].
     since: Duration,
-    /// What it had waited for a processor by then, where the kernel tells.
-    delay: Option<Duration>,
+    /// What it had done by then, where the kernel tells.
+    times: Option<Times>,
 }
 
 impl Sight {
@@ -155,9 +175,9 @@ impl Sight {
     }
 
     /// Whether it has been at one request, and not in want of a processor, for about a tick.
-    fn is_stuck(&self, now: Duration, delay: Option<Duration>) -> bool {
-        let waited = delay.zip(self.delay).map(|(now, then)| now.saturating_sub(then)).unwrap_or_default();
-        self.is_inside() && now.saturating_sub(self.since).saturating_sub(waited) >= TICK * 3 / 4
+    fn is_stuck(&self, now: Duration, times: Option<Times>) -> bool {
+        let waited = times.zip(self.times).map(|(now, then)| now.waited.saturating_sub(then.waited));
+        self.is_inside() && now.saturating_sub(self.since).saturating_sub(waited.unwrap_or_default()) >= STUCK
     }
 }
 
@@ -169,7 +189,7 @@ struct Sights {
 
 impl Sights {
     fn new(threads: usize) -> Sights {
-        let nothing = Sight { sequence: 0, since: Duration::ZERO, delay: None };
+        let nothing = Sight { sequence: 0, since: Duration::ZERO, times: None };
         Sights { began: Instant::now(), sights: vec![nothing; threads] }
     }
 
@@ -179,8 +199,8 @@ impl Sights {
         for (core, sight) in self.sights.iter_mut().enumerate() {
             let sequence = standby.sequence(core);
             if sequence != sight.sequence {
-                let delay = if sequence % 2 == 1 { standby.delay(core) } else { None };
-                *sight = Sight { sequence, since: self.began.elapsed(), delay };
+                let times = if sequence % 2 == 1 { standby.times(core) } else { None };
+                *sight = Sight { sequence, since: self.began.elapsed(), times };
                 quiet = false;
             }
             quiet &= !sight.is_inside();
@@ -188,21 +208,34 @@ impl Sights {
         quiet
     }
 
+    /// Notes who is at which request: enough for who drives already.
+    fn note(&mut self, standby: &Standby) {
+        for (core, sight) in self.sights.iter_mut().enumerate() {
+            let sequence = standby.sequence(core);
+            if sequence != sight.sequence {
+                *sight = Sight { sequence, since: self.began.elapsed(), times: None };
+            }
+        }
+    }
+
     /// Whether a thread is still at the request that it had at the last look, and is slow with it.
     fn somebody_is_stuck(&self, standby: &Standby) -> bool {
         self.sights.iter().enumerate().any(|(core, sight)| {
             sight.is_inside()
                 && standby.sequence(core) == sight.sequence
-                && sight.is_stuck(self.began.elapsed(), standby.delay(core))
+                && sight.is_stuck(self.began.elapsed(), standby.times(core))
+                && !sight.times.is_some_and(|then| standby.is_queued(core, then))
         })
     }
 
-    /// Whether a thread is still at the request that it had at the last look.
-    fn somebody_stays(&self, standby: &Standby) -> bool {
-        self.sights
-            .iter()
-            .enumerate()
-            .any(|(core, sight)| sight.is_inside() && standby.sequence(core) == sight.sequence)
+    /// Whether a thread is inside that has begun no more than so many requests since the last look.
+    fn somebody_stays(&self, standby: &Standby, requests: u32) -> bool {
+        self.sights.iter().enumerate().any(|(core, sight)| {
+            sight.is_inside() && {
+                let sequence = standby.sequence(core);
+                sequence % 2 == 1 && sequence.wrapping_sub(sight.sequence) <= 2 * requests
+            }
+        })
     }
 }
 
@@ -220,7 +253,9 @@ pub(super) fn run(worker: &Arc<Worker>) {
         let mut waits = worker.flush_outputs();
         // A driving app thread does the I/O, and wakes this one when it goes into the application.
         let covered = |waits: bool| !waits && (!standby.somebody_is_inside() || worker.reactor.thread_drives());
-        if (quiet >= QUIET_TICKS || !busy && worker.reactor.thread_drives()) && covered(waits) {
+        let lone = fast >= LONE_TICKS && worker.slot().connections() <= 1;
+        let sleepy = quiet >= QUIET_TICKS || !busy && !lone && worker.reactor.thread_drives();
+        if sleepy && covered(waits) {
             standby.asleep.store(true, Ordering::SeqCst);
             fence(Ordering::SeqCst);
             let begin = Instant::now();
@@ -241,10 +276,21 @@ pub(super) fn run(worker: &Arc<Worker>) {
             busy = begin.elapsed() < WORTH_SLEEPING;
             continue;
         }
-        // Long and short ones take turns, so that a slow request is found out within the two.
-        let relax = fast >= FAST_TICKS && fast % 2 == 0 && !waits;
-        standby.relaxed.store(relax, Ordering::Relaxed);
-        thread::park_timeout(if relax { LONG_TICK } else { TICK });
+        let tick = if waits {
+            TICK
+        } else if lone {
+            LONE_TICK
+        } else if fast >= FAST_TICKS && fast % 2 == 0 {
+            LONG_TICK
+        } else {
+            // Long and short ones take turns, so that a slow request is found out within the two.
+            TICK
+        };
+        standby.relaxed.store(tick > TICK, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        // The second connection may have come before anybody could see that it is to be told.
+        let is_company = tick == LONE_TICK && worker.slot().connections() > 1;
+        thread::park_timeout(if is_company { TICK } else { tick });
         if sights.somebody_is_stuck(standby) {
             (fast, busy) = (0, false);
             drive(worker, &mut spare, &mut sights);
@@ -258,24 +304,39 @@ pub(super) fn run(worker: &Arc<Worker>) {
 fn drive(worker: &Arc<Worker>, spare: &mut Spare, sights: &mut Sights) {
     let standby = &worker.standby;
     let mut looked = Instant::now();
+    let mut nap = NAP;
     loop {
         standby.waiting.store(true, Ordering::SeqCst);
+        // For the nap: whoever comes with a request that waited for nobody leaves others to this thread.
+        standby.asleep.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         worker.look_at_deadlines();
         let retry = worker.flush_outputs().then_some(RETRY);
         let limit = retry.into_iter().chain(worker.pause()).min();
         worker.reactor.relieve(worker);
-        let drove = worker.reactor.drive(worker, spare, limit);
+        let turn = worker.reactor.drive(worker, spare, limit);
+        // A thread that was seen with a slow request before a nap may have another one after it.
+        let mut begun = 0;
+        match turn {
+            Turn::Full { limit } => {
+                thread::park_timeout(limit.map_or(nap, |limit| limit.min(nap)));
+                begun = looked.elapsed().as_millis() as u32;
+                nap = LONGEST_NAP.min(nap * 2);
+            }
+            Turn::Busy => nap = NAP,
+            Turn::Taken | Turn::Done => {}
+        }
         standby.waiting.store(false, Ordering::SeqCst);
-        if !drove {
+        standby.asleep.store(false, Ordering::SeqCst);
+        if turn == Turn::Taken {
             return;
         }
-        if !sights.somebody_stays(standby) || worker.reactor.is_done() {
+        if !sights.somebody_stays(standby, begun) || worker.reactor.is_done() {
             worker.reactor.hand_over();
             return;
         }
         if looked.elapsed() >= TICK {
-            sights.look(standby);
+            sights.note(standby);
             looked = Instant::now();
         }
     }
@@ -288,17 +349,18 @@ mod tests {
     #[test]
     fn who_waits_for_a_processor_is_not_stuck() {
         let ms = Duration::from_millis;
-        let sight = |sequence| Sight { sequence, since: ms(100), delay: Some(ms(50)) };
-        assert!(!sight(1).is_stuck(ms(100), Some(ms(50))));
-        assert!(sight(1).is_stuck(ms(101), Some(ms(50))));
+        let times = |waited| Some(Times { ran: ms(7), waited: ms(waited) });
+        let sight = |sequence| Sight { sequence, since: ms(100), times: times(50) };
+        assert!(!sight(1).is_stuck(ms(100), times(50)));
+        assert!(sight(1).is_stuck(ms(101), times(50)));
         // Where nobody tells, all time counts.
         assert!(sight(1).is_stuck(ms(120), None));
         // All of the time in the queue; most of it; and at work for a tick, however long it waited for that.
-        assert!(!sight(1).is_stuck(ms(101), Some(ms(51))));
-        assert!(!sight(1).is_stuck(ms(120), Some(ms(70))));
-        assert!(sight(1).is_stuck(ms(121), Some(ms(70))));
+        assert!(!sight(1).is_stuck(ms(101), times(51)));
+        assert!(!sight(1).is_stuck(ms(120), times(70)));
+        assert!(sight(1).is_stuck(ms(121), times(70)));
         // Between requests.
-        assert!(!sight(2).is_stuck(ms(200), Some(ms(50))));
+        assert!(!sight(2).is_stuck(ms(200), times(50)));
     }
 
     #[test]
@@ -309,12 +371,13 @@ mod tests {
         standby.enter(1);
         assert!(!sights.look(&standby), "somebody is inside");
         assert!(!sights.look(&standby), "and still is");
-        assert!(sights.somebody_stays(&standby));
+        assert!(sights.somebody_stays(&standby, 0));
         standby.advance(1);
-        assert!(!sights.somebody_stays(&standby), "with another request");
+        assert!(!sights.somebody_stays(&standby, 0), "with another request");
+        assert!(sights.somebody_stays(&standby, 1), "but with one only");
         standby.leave(1);
         assert!(!sights.look(&standby), "there was a request in between");
         assert!(sights.look(&standby));
-        assert!(!sights.somebody_stays(&standby));
+        assert!(!sights.somebody_stays(&standby, 0));
     }
 }

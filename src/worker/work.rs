@@ -1,5 +1,7 @@
 //! The buffers of a request, and where they are kept between two: an idle connection has none.
 
+use std::sync::{Mutex, PoisonError};
+
 use super::exchange::Response;
 use super::incoming::{Incoming, SharedBody};
 use super::pace::Pace;
@@ -105,15 +107,33 @@ pub(super) struct Spare {
     pub(super) attached: bool,
 }
 
+/// Where requests are read by one thread and run by others, those who have too many buffers leave some to who has none.
+#[expect(clippy::vec_box, reason = "see Spare")]
+static LEFT: Mutex<Vec<Box<Work>>> = Mutex::new(Vec::new());
+
+/// So many are left at most.
+const MOST_LEFT: usize = 8;
+
 impl Spare {
     pub(super) fn take(&mut self) -> Box<Work> {
-        self.works.pop().unwrap_or_else(Work::new)
+        self.works.pop().unwrap_or_else(|| {
+            let left = LEFT.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            left.unwrap_or_else(Work::new)
+        })
     }
 
     pub(super) fn give(&mut self, mut work: Box<Work>) {
         work.forget();
-        if self.works.len() < 4 && work.input.len() == READ {
+        if work.input.len() != READ {
+            return;
+        }
+        if self.works.len() < 4 {
             self.works.push(work);
+            return;
+        }
+        let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
+        if left.len() < MOST_LEFT {
+            left.push(work);
         }
     }
 }

@@ -43,6 +43,9 @@ impl Reactor {
                     let mut state = self.lock();
                     state.live += 1;
                     worker.slot().set_connections(state.live);
+                    if state.live == 2 {
+                        worker.standby.hurry();
+                    }
                     self.count_drained(&mut state, index);
                     if worker.options.processes > 1 && state.doors[index].watched {
                         // The kernel wakes exclusive waiters in the order they came and does not rotate them: without

@@ -190,6 +190,9 @@ impl Reactor {
         let mut state = self.lock();
         state.live += 1;
         worker.slot().set_connections(state.live);
+        if state.live == 2 {
+            worker.standby.hurry();
+        }
         if let Some(pid) = promised_to(&buffer[..taken.len]) {
             worker.scoreboard.keep_promise(worker.id, pid);
         }
