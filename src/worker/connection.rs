@@ -290,7 +290,7 @@ impl Connection {
         if self.pending {
             self.deadline = after(now(), self.worker.options.timeouts.write);
         }
-        let streamed = self.work_mut().streamed.take();
+        let streamed = self.work.as_mut().and_then(|work| work.streamed.take());
         if let Some(body) = streamed {
             match body.close() {
                 Some(rest) => {
@@ -308,6 +308,11 @@ impl Connection {
                 }
             }
         }
+        self.send_held(spare)
+    }
+
+    /// Writes out what waits of the response; then the next request or the end.
+    pub(super) fn send_held(&mut self, spare: &mut Spare) -> Step {
         let step = self.step(spare);
         match step {
             Step::Request if self.in_a_row < REQUESTS_A_TURN => self.in_a_row += 1,
@@ -331,11 +336,10 @@ impl Connection {
             && self.io.queue().is_short()
     }
 
-    /// Its response waits for others.
+    /// Its response may wait for others from now on.
     pub(super) fn hold(&mut self, spare: &mut Spare) {
         self.phase = Phase::Drain;
         self.hops = 0;
-        self.in_a_row = 0;
         self.deadline = after(now(), self.worker.options.timeouts.write);
         // The next request uses the buffers, but for what the client has sent behind this one.
         if let Some(work) = self.work.take_if(|work| work.filled <= work.request.head_len) {

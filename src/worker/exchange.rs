@@ -303,7 +303,7 @@ impl Exchange for Connection {
                 self.pending = true;
                 let mut queue = self.io.queue();
                 queue.push(response::LAST_CHUNK);
-                if !self.worker.reactor.holds() {
+                if !self.is_better_held(queue.len()) {
                     queue.flush(&self.io.stream);
                 }
             }

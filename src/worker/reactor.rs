@@ -5,7 +5,7 @@
 //! is known already may be taken by any thread, and whoever adds to it takes from it before it
 //! sleeps. epoll_wait runs outside the lock, reading and parsing too: under the lock there are only moves.
 //! `state` is what is known, `held` has responses that are sent together, `doors` accepts, `moves` gives connections to other
-//! workers, `orders` hears the master, and `retirement` is the end.
+//! workers, `returns` takes back connections whose requests were run, `orders` hears the master, and `retirement` is the end.
 //! No Python reference is ever dropped under it (connections are dropped by the thread that took them).
 
 mod doors;
@@ -13,6 +13,7 @@ mod held;
 mod moves;
 mod orders;
 mod retirement;
+mod returns;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -74,7 +75,7 @@ pub(super) enum Back {
 
 /// What came of the standby thread's turn as driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum Drove {
     /// Another thread drives.
     Taken,
     /// It waited for events.
@@ -150,12 +151,12 @@ impl Reactor {
         back: Back,
         patience: Patience,
     ) -> Option<Box<Connection>> {
-        let mut held = match back {
+        let mut locked = match back {
             Back::Nothing => None,
             Back::Served(connection) => self.put_back(worker, connection, spare),
         };
         loop {
-            let mut state = held.take().unwrap_or_else(|| self.lock());
+            let mut state = locked.take().unwrap_or_else(|| self.lock());
             let pick = state.pick(worker);
             self.holds.store(state.may_hold(), Ordering::Relaxed);
             match pick {
@@ -189,91 +190,29 @@ impl Reactor {
                 }
                 pick => {
                     drop(state);
+                    // A pipelined request behind a response that was held goes behind those who wait already.
+                    let waits = matches!(pick, Pick::Held(_));
                     if let Some(connection) = self.act(worker, spare, pick) {
-                        if !worker.is_paused() {
+                        if !waits && !worker.is_paused() {
                             return Some(connection);
                         }
-                        self.lock().requests.push_back(connection);
+                        self.lock().queue(worker, connection);
                     }
                 }
             }
         }
-    }
-
-    /// Puts a connection back whose request was served. The lock is kept where it had to be taken: the next pick needs it.
-    fn put_back(
-        &self,
-        worker: &Worker,
-        mut connection: Box<Connection>,
-        spare: &mut Spare,
-    ) -> Option<MutexGuard<'_, State>> {
-        if connection.branch.is_some() {
-            return Some(self.end_branch(connection));
-        }
-        if self.holds() && connection.may_be_held() {
-            let mut state = self.lock();
-            // Whoever waits for events does not see what is added now, nor does a standby thread that naps.
-            if state.driver == Driver::Nobody && !worker.standby.is_driving() && state.has_more() {
-                connection.hold(spare);
-                state.held.add(connection, clock::micros());
-                return Some(state);
-            }
-        }
-        let step = connection.after_response(spare);
-        let connection = match (step, connection.token) {
-            (Step::Wait, Some(token)) if !worker.is_retiring() => {
-                let mut state = self.lock();
-                match state.park(connection, token) {
-                    Parked::Asleep => return Some(state),
-                    Parked::TooLate => {
-                        drop(state);
-                        self.interrupt();
-                        return None;
-                    }
-                    Parked::Missed(mut connection, what) => {
-                        drop(state);
-                        let step = what.meet(&mut connection, spare);
-                        self.settle(connection, step)
-                    }
-                }
-            }
-            _ => self.settle(connection, step),
-        };
-        // A pipelined request goes behind those who wait already.
-        let mut state = self.lock();
-        if let Some(connection) = connection {
-            state.queue(worker, connection);
-        }
-        Some(state)
-    }
-
-    /// A request of a FastCGI connection is over: the connection must be told.
-    fn end_branch(&self, connection: Box<Connection>) -> MutexGuard<'_, State> {
-        let trunk = connection.branch.as_ref().map(|branch| branch.trunk());
-        let worker = Arc::clone(&connection.worker);
-        drop(connection);
-        let mut state = self.lock();
-        state.events.extend(trunk.map(|token| Event { token, what: What::Ended }));
-        self.closed(&worker, state);
-        self.lock()
-    }
-
-    /// A request of a FastCGI connection is answered, though its thread still runs.
-    pub(super) fn tell_trunk(&self, token: usize) {
-        self.lock().events.push_back(Event { token, what: What::Ended });
-        self.interrupt();
     }
 
     /// The standby thread's turn as driver: does all I/O that is known, hands complete requests to sleeping app
     /// threads, then waits for events, at most `limit`. It does not wait where all of it were requests for which no thread
     /// is free: then nobody drives while it naps.
-    pub(super) fn drive(&self, worker: &Arc<Worker>, spare: &mut Spare, limit: Option<Duration>) -> Turn {
+    pub(super) fn drive(&self, worker: &Arc<Worker>, spare: &mut Spare, limit: Option<Duration>) -> Drove {
         clock::has_waited();
         let (mut full, mut other) = (false, false);
         loop {
             let mut state = self.lock();
             if state.driver == Driver::Thread {
-                return Turn::Taken;
+                return Drove::Taken;
             }
             state.driver = Driver::Standby;
             state.held.release();
@@ -281,7 +220,7 @@ impl Reactor {
                 Pick::Nothing if state.seal(worker) => {
                     drop(state);
                     self.finish();
-                    return Turn::Done;
+                    return Drove::Done;
                 }
                 Pick::Nothing => {
                     // Requests wait here that an idle worker could take: look for one soon.
@@ -295,11 +234,11 @@ impl Reactor {
                     worker.slot().set_waiting(state.requests.len());
                     if full && !other && state.asleep == 0 && !state.requests.is_empty() {
                         state.driver = Driver::Nobody;
-                        return Turn::Full { limit: timeout };
+                        return Drove::Full { limit: timeout };
                     }
                     drop(state);
                     self.wait(timeout, Driver::Standby);
-                    return if other { Turn::Busy } else { Turn::Done };
+                    return if other { Drove::Busy } else { Drove::Done };
                 }
                 pick => {
                     drop(state);
@@ -371,6 +310,10 @@ impl Reactor {
             Pick::Request(connection) => Some(connection),
             Pick::Connection(mut connection, what) => {
                 let step = what.meet(&mut connection, spare);
+                self.settle(connection, step)
+            }
+            Pick::Held(mut connection) => {
+                let step = connection.send_held(spare);
                 self.settle(connection, step)
             }
             Pick::Listener(index) => self.accept(worker, spare, index),

@@ -12,7 +12,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use super::Worker;
-use super::reactor::Turn;
+use super::reactor::Drove;
 use super::run_delay::{RunDelay, Times};
 use super::threads::Unwinding;
 use super::work::Spare;
@@ -253,7 +253,8 @@ pub(super) fn run(worker: &Arc<Worker>) {
         let mut waits = worker.flush_outputs();
         // A driving app thread does the I/O, and wakes this one when it goes into the application.
         let covered = |waits: bool| !waits && (!standby.somebody_is_inside() || worker.reactor.thread_drives());
-        let lone = fast >= LONE_TICKS && worker.slot().connections() <= 1;
+        // A second app thread could take the request of a second client at once.
+        let lone = fast >= LONE_TICKS && standby.sequences.len() == 1 && worker.slot().connections() <= 1;
         let sleepy = quiet >= QUIET_TICKS || !busy && !lone && worker.reactor.thread_drives();
         if sleepy && covered(waits) {
             standby.asleep.store(true, Ordering::SeqCst);
@@ -314,21 +315,21 @@ fn drive(worker: &Arc<Worker>, spare: &mut Spare, sights: &mut Sights) {
         let retry = worker.flush_outputs().then_some(RETRY);
         let limit = retry.into_iter().chain(worker.pause()).min();
         worker.reactor.relieve(worker);
-        let turn = worker.reactor.drive(worker, spare, limit);
+        let drove = worker.reactor.drive(worker, spare, limit);
         // A thread that was seen with a slow request before a nap may have another one after it.
         let mut begun = 0;
-        match turn {
-            Turn::Full { limit } => {
+        match drove {
+            Drove::Full { limit } => {
                 thread::park_timeout(limit.map_or(nap, |limit| limit.min(nap)));
                 begun = looked.elapsed().as_millis() as u32;
                 nap = LONGEST_NAP.min(nap * 2);
             }
-            Turn::Busy => nap = NAP,
-            Turn::Taken | Turn::Done => {}
+            Drove::Busy => nap = NAP,
+            Drove::Taken | Drove::Done => {}
         }
         standby.waiting.store(false, Ordering::SeqCst);
         standby.asleep.store(false, Ordering::SeqCst);
-        if turn == Turn::Taken {
+        if drove == Drove::Taken {
             return;
         }
         if !sights.somebody_stays(standby, begun) || worker.reactor.is_done() {

@@ -61,13 +61,14 @@ fn places(name: *const pyo3::ffi::PyObject, value: *const pyo3::ffi::PyObject) -
 impl Memory {
     /// Makes the head of a response that is known as a whole. False: it is another one.
     #[inline]
-    pub(super) fn repeat(&self, head: &mut Head, status: &Bound<'_, PyAny>, headers: &Bound<'_, PyAny>) -> bool {
+    pub(super) fn repeat(&mut self, head: &mut Head, status: &Bound<'_, PyAny>, headers: &Bound<'_, PyAny>) -> bool {
         if let Some(whole) = &self.whole
             && whole.status.is(status)
             && let Ok(list) = headers.cast::<PyList>()
             && raw::holds_pairs(list, &whole.pairs)
         {
             head.start_prepared(&whole.head);
+            self.others = 0;
             return true;
         }
         false

@@ -151,6 +151,51 @@ fn nothing_is_lost_or_served_twice_under_mixed_load() {
     });
 }
 
+/// Ends a load, also when the test fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn clients_that_pipeline_without_end_leave_turns_to_others() {
+    differs(KEEPS_ALIVE, || {
+        let server = Setup::http("fairness").start();
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for name in ["a", "b", "c", "d", "e", "f"] {
+                let mut client = server.connect();
+                let over = &over;
+                scope.spawn(move || {
+                    let many = get(&format!("/served/{name}?0.0005")).repeat(100);
+                    client.send(&many).send(&many);
+                    while !over.load(Ordering::Relaxed) {
+                        for _ in 0..100 {
+                            client.response().expect(200);
+                        }
+                        client.send(&many);
+                    }
+                });
+            }
+            wait_until("they are served", || served(&server) > 300);
+            let _over = Over(&over);
+            let before = served(&server);
+            // On connections that are new, and on one that was not.
+            let mut kept = server.connect();
+            for _ in 0..5 {
+                pid_on(&mut kept);
+                server.get("/pid").expect(200);
+            }
+            // 16 each, and then it is somebody else's turn; a new connection may need several.
+            let meanwhile = served(&server) - before;
+            assert!(meanwhile < 10 * 6 * 100, "{meanwhile} requests of others for 10 of ours");
+        });
+    });
+}
+
 #[test]
 fn nothing_is_lost_or_served_twice_while_reloading() {
     differs(FAIR, || {

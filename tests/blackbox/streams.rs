@@ -216,3 +216,16 @@ fn the_end_of_a_response_comes_though_its_application_has_more_to_do_and_others_
         }
     });
 }
+
+#[test]
+fn the_limit_of_a_request_counts_from_its_own_begin() {
+    differs(TALKS, || {
+        let server = Setup::http("fairness").set("harakiri", "2").start();
+        // More than the limit in all, without a pause between them.
+        let slow = (0..12).map(|n| get(&format!("/served/{n}?0.25")));
+        let requests: Vec<_> = [get("/pid"), get("/pid")].into_iter().chain(slow).collect();
+        for mut client in ready_together(&server, "busy", &requests) {
+            client.response().expect(200);
+        }
+    });
+}

@@ -187,7 +187,7 @@ impl Connection {
         if let Some(remaining) = &mut state.remaining {
             *remaining -= body as u64;
         }
-        // Only TCP clients have a port.
+        // Clients over TCP have a port. (One that the PROXY protocol tells for a unix socket does no harm.)
         let ends = self.last && !self.peer.port.is_empty();
         if !ends && self.is_better_held(response.len()) {
             self.pending = true;
@@ -207,12 +207,12 @@ impl Connection {
     /// Whether the rest of a response, of this length, is to be sent with those of other connections: requests wait that can be
     /// run meanwhile, and the standby thread does not wait for events, but looks after its ticks.
     #[inline]
-    fn is_better_held(&self, len: usize) -> bool {
+    pub(super) fn is_better_held(&self, len: usize) -> bool {
         self.worker.reactor.holds() && len <= SHORT && !self.worker.standby.is_driving()
     }
 
     /// The response is complete in the queue, and is sent when its turn comes. The application's close() may come before and
-    /// take its time: then the standby thread sends it.
+    /// take its time: then the standby thread sends it at its next tick.
     fn lay_ready(&mut self) {
         self.tell_of_end(true);
         let work = self.work_mut();

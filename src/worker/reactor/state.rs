@@ -140,6 +140,8 @@ pub(super) enum Parked {
 pub(super) enum Pick {
     Request(Box<Connection>),
     Connection(Box<Connection>, What),
+    /// Its response is to be sent.
+    Held(Box<Connection>),
     Listener(usize),
     Control,
     Signals,
@@ -219,7 +221,7 @@ impl State {
 
     pub(super) fn pick(&mut self, worker: &Worker) -> Pick {
         if let Some(connection) = self.held.next() {
-            return Pick::Connection(connection, What::Ended);
+            return Pick::Held(connection);
         }
         if !worker.is_paused()
             && let Some(connection) = self.requests.pop_front()
@@ -231,7 +233,7 @@ impl State {
 
     pub(super) fn pick_io(&mut self) -> Pick {
         if let Some(connection) = self.held.next() {
-            return Pick::Connection(connection, What::Ended);
+            return Pick::Held(connection);
         }
         while let Some(Event { token, what }) = self.events.pop_front() {
             if token == CONTROL {
@@ -264,7 +266,7 @@ impl State {
         }
         self.held.release();
         if let Some(connection) = self.held.next() {
-            return Pick::Connection(connection, What::Ended);
+            return Pick::Held(connection);
         }
         match self.draining.front() {
             Some(&(index, _)) if self.pause.is_none() => Pick::Listener(index),
