@@ -155,8 +155,12 @@ impl Reactor {
             Back::Nothing => None,
             Back::Served(connection) => self.put_back(worker, connection, spare),
         };
+        let mut strayed = false;
         loop {
             let mut state = locked.take().unwrap_or_else(|| self.lock());
+            if std::mem::take(&mut strayed) {
+                state.held.pass_over();
+            }
             let pick = state.pick(worker);
             self.holds.store(state.may_hold(), Ordering::Relaxed);
             match pick {
@@ -198,6 +202,7 @@ impl Reactor {
                         }
                         self.lock().queue(worker, connection);
                     }
+                    strayed = true;
                 }
             }
         }

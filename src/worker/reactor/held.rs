@@ -33,7 +33,7 @@ pub(super) struct Held<T> {
     waiting: VecDeque<T>,
     /// Since when the first one waits, in microseconds.
     since: u64,
-    /// Since when the last one does.
+    /// Since when the last one does; 0: more was done since than to run requests.
     last: u64,
     /// Times between two of them that were looked at, and how many of these were not worth it.
     seen: u32,
@@ -61,12 +61,18 @@ impl<T> Held<T> {
     pub(super) fn add(&mut self, one: T, now: u64) {
         if self.waiting.is_empty() {
             self.since = now;
-        } else {
+        } else if self.last > 0 {
             self.weigh(now.saturating_sub(self.last));
         }
         self.last = now;
         self.waiting.push_back(one);
         self.leaving |= self.waiting.len() >= MOST || now.saturating_sub(self.since) >= LONGEST;
+    }
+
+    /// Something else was done than to run a request: the time that it took is not to be weighed.
+    #[inline]
+    pub(super) fn pass_over(&mut self) {
+        self.last = 0;
     }
 
     /// A request took so many microseconds.
@@ -164,6 +170,17 @@ mod tests {
         assert!(held_of(WORTH - 1) < 300);
         // Found out again when they become slow.
         assert!(held_of(50) > 8000);
+    }
+
+    #[test]
+    fn what_else_is_done_is_not_weighed() {
+        let mut held = Held::new();
+        for turn in 1..200 {
+            assert!(held.pays());
+            held.add(turn, turn * (WORTH - 1));
+            held.pass_over();
+            while held.next().is_some() {}
+        }
     }
 
     #[test]
