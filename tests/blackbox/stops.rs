@@ -143,7 +143,7 @@ fn stops_and_starts_on_an_inherited_socket_lose_nothing() {
 
 /// By itself: `cargo test --release --test blackbox -- --ignored --nocapture a_thousand_stops`.
 #[test]
-#[ignore = "takes long"]
+#[ignore = "a thousand cycles take many minutes: the test above makes 25 of them"]
 fn a_thousand_stops_and_starts_on_an_inherited_socket_lose_nothing() {
     rsgis(|| cycle(1000));
 }
@@ -222,7 +222,7 @@ fn recycling_makes_the_master_no_larger() {
 
 /// By itself: `cargo test --release --test blackbox -- --ignored --nocapture ten_minutes`.
 #[test]
-#[ignore = "takes long"]
+#[ignore = "takes ten minutes, by its name"]
 fn ten_minutes_of_recycling_make_the_master_no_larger() {
     let end = Instant::now() + Duration::from_secs(600);
     recycle(|births| births >= 100, |_| Instant::now() > end);

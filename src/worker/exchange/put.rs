@@ -59,6 +59,7 @@ impl Connection {
             return self.lay_ready();
         }
         if !chunked && (complete || piece.len() >= LARGE) {
+            self.tell_of_end(complete);
             if self.io.send(first, piece, keep).is_err() {
                 self.work_mut().response.gone = true;
                 return;
@@ -67,7 +68,7 @@ impl Connection {
                 // Also at the end: what the application does after it must not keep the rest back.
                 self.announce();
             }
-            return self.tell_of_end(complete);
+            return;
         }
         let mut queue = self.io.queue();
         queue.push(first);
@@ -194,6 +195,8 @@ impl Connection {
             self.io.queue().push(response);
             return self.lay_ready();
         }
+        // Before the client can have it: who has all of a response is not cut, however long the call takes to return.
+        self.tell_of_end(true);
         let sent = if ends { self.io.send_last(response) } else { self.io.send_copied(response) };
         self.pending = !sent.as_ref().is_ok_and(|all| *all);
         let gone = sent.is_err();
@@ -201,7 +204,6 @@ impl Connection {
         if self.pending && !gone {
             self.announce();
         }
-        self.tell_of_end(!gone);
     }
 
     /// Whether the rest of a response, of this length, is to be sent with those of other connections: requests wait that can be
