@@ -56,6 +56,10 @@ pub struct Limits {
 /// How often it is looked whether enough of them wait.
 const QUEUE_TICK: Millis = 1_000;
 
+/// How long the rest of a response may stay away behind its head before it counts as begun and not whole: its thread may
+/// have been put off the processor between the two.
+const HEAD_ALONE: Millis = 20;
+
 /// Nobody has begun a response.
 const FREE: u8 = 0;
 /// The application's head is fixed.
@@ -110,6 +114,8 @@ struct Running {
     target: Vec<u8>,
     peer: String,
     stopped: Option<Stopped>,
+    /// It was late with a head alone.
+    head_alone: bool,
     /// The entry in the log is written, or somebody is about to.
     told: Arc<AtomicBool>,
     /// The worker is given up.
@@ -168,6 +174,7 @@ impl Harakiri {
         running.peer.clear();
         running.peer.push_str(connection.who());
         running.stopped = None;
+        running.head_alone = false;
         running.stuck = false;
         running.wanted = 0;
         watch.head.store(FREE, Ordering::Release);
@@ -266,6 +273,11 @@ impl Harakiri {
             }
             if running.stopped.is_none() && self.spares(worker, &running, now) {
                 watch.due.store(now + QUEUE_TICK, Ordering::Release);
+            } else if running.stopped.is_none()
+                && watch.head.load(Ordering::Acquire) == APPLICATION
+                && !std::mem::replace(&mut running.head_alone, true)
+            {
+                watch.due.store(now + HEAD_ALONE, Ordering::Release);
             } else if running.stopped.is_none() {
                 self.stop(worker, core, &mut running);
                 watch.due.store((now + self.grace).max(1), Ordering::Release);

@@ -167,6 +167,7 @@ impl Connection {
             None => queue.push(head),
         }
         queue.push_file(part, id, !sendfile);
+        self.tell_of_end(complete);
         let empty = queue.flush(&self.io.stream);
         let gone = queue.is_gone();
         drop(queue);
@@ -178,7 +179,6 @@ impl Connection {
             // The application's close() comes next, and may take its time.
             self.announce();
         }
-        self.tell_of_end(complete);
     }
 
     /// Writes a response that is one small piece, head included.

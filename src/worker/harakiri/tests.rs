@@ -81,6 +81,36 @@ fn after_a_file(len: u64, promised: u64) -> u8 {
     harakiri.watches[0].head.load(Ordering::Relaxed)
 }
 
+/// How a request is stopped whose head was fixed just before its deadline; `whole`: the rest comes in the next moment.
+fn late_between_head_and_rest(whole: bool) -> Option<Stopped> {
+    let worker = worker(|_| {});
+    let harakiri = worker.harakiri.get_or_init(|| harakiri(5));
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let mut connection = Connection::new(&worker, Stream::new(OwnedFd::from(ours)), 0, Peer::default());
+    theirs.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    assert_eq!(connection.meet(Some(false), &mut Spare::default()), Step::Request);
+    connection.begin_response(0);
+    harakiri.begin(0, &connection);
+    let watch = &harakiri.watches[0];
+    watch.due.store(1, Ordering::Release);
+    assert!(harakiri.application_answers(0));
+    harakiri.look(&worker);
+    assert_eq!(watch.running().stopped, None);
+    assert!(watch.due.load(Ordering::Acquire) > now());
+    if whole {
+        harakiri.response_is_sent(0);
+    }
+    watch.due.store(1, Ordering::Release);
+    harakiri.look(&worker);
+    watch.running().stopped
+}
+
+#[test]
+fn a_response_that_is_being_sent_at_the_deadline_is_not_cut() {
+    assert_eq!(late_between_head_and_rest(true), Some(Stopped::Spared));
+    assert_eq!(late_between_head_and_rest(false), Some(Stopped::Cut));
+}
+
 #[test]
 fn a_whole_file_is_a_whole_response_also_while_it_is_on_its_way() {
     // More than the socket takes at once.
