@@ -30,7 +30,7 @@ use mio::{Events, Interest, Poll, Registry, Token};
 use super::clock::{self, NEVER, now};
 use super::connection::{Connection, Step};
 use super::work::Spare;
-use super::{Worker, turns};
+use super::{Worker, time_slice};
 use crate::control::FromWorker;
 use crate::net::listener::Listener;
 use crate::sys;
@@ -73,7 +73,7 @@ pub(super) enum Back {
     Served(Box<Connection>),
 }
 
-/// What came of the standby thread's turn as driver.
+/// What came of the standby thread's driving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Drove {
     /// Another thread drives.
@@ -208,7 +208,7 @@ impl Reactor {
         }
     }
 
-    /// The standby thread's turn as driver: does all I/O that is known, hands complete requests to sleeping app
+    /// The standby thread drives: it does all I/O that is known, hands complete requests to sleeping app
     /// threads, then waits for events, at most `limit`. It does not wait where all of it were requests for which no thread
     /// is free: then nobody drives while it naps.
     pub(super) fn drive(&self, worker: &Arc<Worker>, spare: &mut Spare, limit: Option<Duration>) -> Drove {
@@ -280,7 +280,8 @@ impl Reactor {
     fn wait(&self, timeout: Option<Duration>, who: Driver) {
         let mut poller = self.poller.lock().unwrap_or_else(PoisonError::into_inner);
         let Poller { poll, events } = &mut *poller;
-        let waited = if self.shares { turns::wait(|| poll.poll(events, timeout)) } else { poll.poll(events, timeout) };
+        let waited =
+            if self.shares { time_slice::wait(|| poll.poll(events, timeout)) } else { poll.poll(events, timeout) };
         if let Err(error) = waited
             && error.kind() != io::ErrorKind::Interrupted
         {

@@ -284,7 +284,7 @@ pub(super) fn run(worker: &Arc<Worker>) {
         } else if fast >= FAST_TICKS && fast % 2 == 0 {
             LONG_TICK
         } else {
-            // Long and short ones take turns, so that a slow request is found out within the two.
+            // Long and short ones alternate, so that a slow request is found out within the two.
             TICK
         };
         standby.relaxed.store(tick > TICK, Ordering::SeqCst);
