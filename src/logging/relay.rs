@@ -22,8 +22,8 @@ use crate::sys::fd::{self, PIECE};
 /// come late.
 const ROOM: i32 = 1 << 23;
 
-/// Messages that are read in a turn before the relay looks at other things.
-const TURN: usize = 512;
+/// So many messages are read from one pipe before others have their turn.
+const MESSAGES_A_TURN: usize = 512;
 
 /// How long the relay may take for its last lines.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -377,7 +377,7 @@ impl Source {
 
     /// Reads messages. One that fills a whole piece and does not end with its line goes on in the next.
     fn read(&mut self, longest: usize, mut pass: impl FnMut(&[u8])) -> More {
-        for _ in 0..TURN {
+        for _ in 0..MESSAGES_A_TURN {
             match self.pipe.read(&mut self.buffer) {
                 Ok(0) => {
                     self.end(&mut pass);

@@ -30,8 +30,8 @@ const PATIENCE: u8 = 4;
 pub(super) struct Memory {
     status: Option<(Py<PyAny>, PreparedHead)>,
     fields: Vec<Option<Known>>,
-    /// Where the next field goes whose places are all taken.
-    turn: usize,
+    /// Which of its places a field takes when all have one already: another each time.
+    victim: usize,
     whole: Option<Whole>,
     /// Responses since the one known as a whole came last.
     others: u8,
@@ -153,10 +153,10 @@ impl Memory {
             if self.fields.is_empty() {
                 self.fields.resize_with(1 << PLACES_LOG, || None);
             }
-            self.turn += 1;
+            self.victim += 1;
             let mut mine = places(name.as_ptr(), value.as_ptr());
             let place = mine.find(|&place| self.fields[place].is_none());
-            let place = place.or_else(|| places(name.as_ptr(), value.as_ptr()).nth(self.turn % WINDOW));
+            let place = place.or_else(|| places(name.as_ptr(), value.as_ptr()).nth(self.victim % WINDOW));
             let known = Known { name: name.to_owned().unbind(), value: value.to_owned().unbind(), field };
             if let Some(place) = place {
                 self.fields[place] = Some(known);

@@ -175,9 +175,9 @@ mod tests {
     #[test]
     fn what_else_is_done_is_not_weighed() {
         let mut held = Held::new();
-        for turn in 1..200 {
+        for request in 1..200 {
             assert!(held.pays());
-            held.add(turn, turn * (WORTH - 1));
+            held.add(request, request * (WORTH - 1));
             held.pass_over();
             while held.next().is_some() {}
         }
