@@ -11,6 +11,7 @@ mod files;
 mod later;
 mod once;
 mod privileges;
+mod processors;
 mod setup;
 mod titles;
 mod upgrade;

@@ -4,13 +4,26 @@
 use std::io;
 use std::time::Duration;
 
-use nix::sched::{CpuSet, sched_getaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-/// Processors that this process may run on.
-pub fn processors() -> usize {
-    let allowed = sched_getaffinity(Pid::from_raw(0));
-    allowed.map_or(1, |allowed| (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).count())
+/// The numbers of the processors that this thread may run on.
+///
+/// # Errors
+/// The system's.
+pub fn processors() -> io::Result<Vec<usize>> {
+    let allowed = sched_getaffinity(Pid::from_raw(0))?;
+    Ok((0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect())
+}
+
+/// Binds this thread, and what it starts, to these processors.
+///
+/// # Errors
+/// The system's.
+pub fn bind_to_processors(chosen: &[usize]) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    chosen.iter().try_for_each(|cpu| set.set(*cpu))?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
 /// Asks for time slices of this length (Linux 6.12 and later; others take no notice): the share of the processor stays, it
@@ -74,6 +87,17 @@ mod tests {
         assert_eq!(before.0, after.0);
         // Older kernels say 0 and keep to what they do.
         assert!(!asked || after.1 == 500_000 || after.1 == before.1, "{before:?} {after:?}");
-        assert!(processors() >= 1);
+    }
+
+    #[test]
+    fn a_thread_is_bound_to_one_of_its_processors() {
+        let bind = || {
+            let last = *processors().unwrap().last().unwrap();
+            bind_to_processors(&[last]).unwrap();
+            (processors().unwrap(), last)
+        };
+        // In a thread of its own, which ends with it.
+        let (bound, last) = std::thread::spawn(bind).join().unwrap();
+        assert_eq!(bound, [last]);
     }
 }

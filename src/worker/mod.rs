@@ -77,7 +77,7 @@ pub struct Options {
     pub threads: u32,
     /// Workers of this server; with more than one, each accepts in turn.
     pub processes: u32,
-    /// There are more workers than processors.
+    /// There are more workers on its processors than those.
     pub shares_processors: bool,
     /// Longest request head and request line, in bytes.
     pub limits: Limits,

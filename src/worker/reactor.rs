@@ -56,7 +56,7 @@ pub(super) struct Reactor {
     state: Mutex<State>,
     wake: Condvar,
     signals: Mutex<Option<OwnedFd>>,
-    /// There are more workers than processors.
+    /// There are more workers on our processors than those.
     shares: bool,
     /// No descriptors are left: each response ends its connection.
     pub(super) crowded: AtomicBool,
