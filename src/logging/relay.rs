@@ -190,13 +190,13 @@ impl Channel {
                 None => Some(io::stderr().as_fd().try_clone_to_owned()?),
             };
             let (messages, writer) = fd::message_pipe(ROOM)?;
-            fd::set_waiting(&messages, false)?;
+            fd::set_nonblocking(&messages, true)?;
             let own = fd::open_pipe_again(&writer)?;
             let requests = match plan.parts_requests() {
                 true => {
                     let (reader, writer) = fd::message_pipe(ROOM)?;
-                    fd::set_waiting(&reader, false)?;
-                    fd::set_waiting(&writer, false)?;
+                    fd::set_nonblocking(&reader, true)?;
+                    fd::set_nonblocking(&writer, true)?;
                     outlet::REQUESTS.use_pipe(writer);
                     Some(reader)
                 }
