@@ -236,7 +236,7 @@ impl Worker {
     }
 
     /// How long no request can be due.
-    fn pause(&self) -> Option<std::time::Duration> {
+    fn nothing_due_for(&self) -> Option<std::time::Duration> {
         self.harakiri.get().and_then(|harakiri| harakiri.pause(self.standby.somebody_is_inside()))
     }
 

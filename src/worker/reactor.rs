@@ -305,8 +305,8 @@ impl Reactor {
         if who == Driver::Thread {
             state.driver = Driver::Nobody;
         }
-        if state.pause.is_some_and(|until| until <= now) {
-            self.resume_accepting(&mut state);
+        if state.short_until.is_some_and(|until| until <= now) {
+            self.open_doors(&mut state);
         }
     }
 
