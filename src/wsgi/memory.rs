@@ -29,7 +29,7 @@ const PATIENCE: u8 = 4;
 #[derive(Default)]
 pub(super) struct Memory {
     status: Option<(Py<PyAny>, PreparedHead)>,
-    fields: Vec<Option<Known>>,
+    fields: Vec<Option<KnownField>>,
     /// Which of its places a field takes when all have one already: another each time.
     victim: usize,
     whole: Option<Whole>,
@@ -37,7 +37,7 @@ pub(super) struct Memory {
     others: u8,
 }
 
-struct Known {
+struct KnownField {
     name: Py<PyAny>,
     value: Py<PyAny>,
     field: Prepared,
@@ -157,7 +157,7 @@ impl Memory {
             let mut mine = places(name.as_ptr(), value.as_ptr());
             let place = mine.find(|&place| self.fields[place].is_none());
             let place = place.or_else(|| places(name.as_ptr(), value.as_ptr()).nth(self.victim % WINDOW));
-            let known = Known { name: name.to_owned().unbind(), value: value.to_owned().unbind(), field };
+            let known = KnownField { name: name.to_owned().unbind(), value: value.to_owned().unbind(), field };
             if let Some(place) = place {
                 self.fields[place] = Some(known);
             }
