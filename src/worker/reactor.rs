@@ -6,7 +6,7 @@
 //! sleeps. epoll_wait runs outside the lock, reading and parsing too: under the lock there are only moves.
 //! `state` is what is known, `held` has responses that are sent together, `doors` accepts, `moves` gives connections to other
 //! workers, `returns` takes back connections whose requests were run, `orders` hears the master, and `retirement` is the end.
-//! No Python reference is ever dropped under it (connections are dropped by the thread that took them).
+//! No Python reference is ever dropped under the lock (connections are dropped by the thread that took them).
 
 mod doors;
 mod held;

@@ -23,7 +23,7 @@ const MAX_LINE: usize = 512;
 const MAX_WHOLE: (usize, usize) = (8 * 1024, 64);
 
 /// The response known as a whole gives way to another after so many in a row that were not it.
-const PATIENCE: u8 = 4;
+const MOST_OTHERS: u8 = 4;
 
 /// What one app thread has learnt.
 #[derive(Default)]
@@ -76,7 +76,7 @@ impl Memory {
 
     /// Remembers a response all of whose fields are known, with the head that came of it.
     pub(super) fn learn_whole(&mut self, head: &Head, status: &Bound<'_, PyAny>, headers: &Bound<'_, PyAny>) {
-        if self.whole.is_some() && self.others < PATIENCE {
+        if self.whole.is_some() && self.others < MOST_OTHERS {
             self.others += 1;
             return;
         }

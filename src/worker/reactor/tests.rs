@@ -1,4 +1,4 @@
-//! Doors that are shut, and promises that are kept.
+//! Doors that are shut.
 
 use std::sync::Arc;
 
