@@ -4,10 +4,11 @@
 //! It is a value that one thread at a time drives. Only *waiting* for events needs the driver's role; whatever
 //! is known already may be taken by any thread, and whoever adds to it takes from it before it
 //! sleeps. epoll_wait runs outside the lock, reading and parsing too: under the lock there are only moves.
-//! `state` is what is known, `held` has responses that are sent together, `doors` accepts, `moves` gives connections to other
+//! `state` is what is known, `held` has responses that are sent together, `coalesce` puts looks for events off, `doors` accepts, `moves` gives connections to other
 //! workers, `returns` takes back connections whose requests were run, `orders` hears the master, and `retirement` is the end.
 //! No Python reference is ever dropped under the lock (connections are dropped by the thread that took them).
 
+mod coalesce;
 mod doors;
 mod held;
 mod moves;
@@ -22,6 +23,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
@@ -39,6 +41,9 @@ use state::{CONTROL, Door, Driver, Event, LISTENERS, MAILBOX, Parked, Pick, SIGN
 
 /// Events fetched by one epoll_wait.
 const BATCH: usize = 256;
+
+/// A look for events that has to be over so soon is not put off.
+const HURRY: Duration = Duration::from_millis(10);
 
 /// How soon a request that waits for an app thread is offered to other workers again.
 const RELIEF: Duration = Duration::from_millis(1);
@@ -176,11 +181,17 @@ impl Reactor {
                     state.driver = Driver::Thread;
                     let timeout = state.timeout();
                     let retiring = state.retiring.is_some();
+                    let hurries = retiring || timeout.is_some_and(|timeout| timeout < HURRY);
+                    let puts_off = !hurries
+                        && state.coalescing.puts_off(clock::exact_micros(), || worker.slot().requests_of_life());
                     // None, but during a pause.
                     let waiting = state.requests.len();
                     drop(state);
                     worker.slot().set_idle(!retiring && !worker.is_paused());
                     worker.slot().set_waiting(waiting);
+                    if puts_off {
+                        thread::sleep(coalesce::DELAY);
+                    }
                     self.wait(timeout, Driver::Thread);
                     worker.slot().set_idle(false);
                 }

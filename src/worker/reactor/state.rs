@@ -9,6 +9,7 @@ use std::time::Duration;
 use slab::Slab;
 
 use super::BATCH;
+use super::coalesce::Coalescing;
 use super::held::Held;
 use super::retirement::SEAL_TICK;
 use crate::control::Retire;
@@ -96,6 +97,8 @@ pub(super) struct State {
     pub(super) again: Vec<usize>,
     /// Connections with a response that is sent together with others.
     pub(super) held: Held<Box<Connection>>,
+    /// Whether more events are waited for before those that came are looked at.
+    pub(super) coalescing: Coalescing,
     /// Complete requests that wait for an app thread.
     pub(super) requests: VecDeque<Box<Connection>>,
     pub(super) timers: BinaryHeap<Reverse<(Millis, usize)>>,
@@ -156,6 +159,7 @@ impl State {
             events: VecDeque::with_capacity(BATCH),
             again: Vec::new(),
             held: Held::new(),
+            coalescing: Coalescing::new(),
             requests: VecDeque::new(),
             timers: BinaryHeap::new(),
             driver: Driver::Nobody,
