@@ -6,7 +6,7 @@
 //! sleeps. epoll_wait runs outside the lock, reading and parsing too: under the lock there are only moves.
 //! `state` is what is known, `held` has responses that are sent together, `coalesce` puts looks for events off, `doors` accepts, `moves` gives connections to other
 //! workers, `returns` takes back connections whose requests were run, `orders` hears the master, and `retirement` is the end.
-//! No Python reference is ever dropped under it (connections are dropped by the thread that took them).
+//! No Python reference is ever dropped under the lock (connections are dropped by the thread that took them).
 
 mod coalesce;
 mod doors;
@@ -32,7 +32,7 @@ use mio::{Events, Interest, Poll, Registry, Token};
 use super::clock::{self, NEVER, now};
 use super::connection::{Connection, Step};
 use super::work::Spare;
-use super::{Worker, turns};
+use super::{Worker, time_slice};
 use crate::control::FromWorker;
 use crate::net::listener::Listener;
 use crate::sys;
@@ -61,7 +61,7 @@ pub(super) struct Reactor {
     state: Mutex<State>,
     wake: Condvar,
     signals: Mutex<Option<OwnedFd>>,
-    /// There are more workers than processors.
+    /// There are more workers on our processors than those.
     shares: bool,
     /// No descriptors are left: each response ends its connection.
     pub(super) crowded: AtomicBool,
@@ -78,7 +78,7 @@ pub(super) enum Back {
     Served(Box<Connection>),
 }
 
-/// What came of the standby thread's turn as driver.
+/// What came of the standby thread's driving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Drove {
     /// Another thread drives.
@@ -219,7 +219,7 @@ impl Reactor {
         }
     }
 
-    /// The standby thread's turn as driver: does all I/O that is known, hands complete requests to sleeping app
+    /// The standby thread drives: it does all I/O that is known, hands complete requests to sleeping app
     /// threads, then waits for events, at most `limit`. It does not wait where all of it were requests for which no thread
     /// is free: then nobody drives while it naps.
     pub(super) fn drive(&self, worker: &Arc<Worker>, spare: &mut Spare, limit: Option<Duration>) -> Drove {
@@ -291,7 +291,8 @@ impl Reactor {
     fn wait(&self, timeout: Option<Duration>, who: Driver) {
         let mut poller = self.poller.lock().unwrap_or_else(PoisonError::into_inner);
         let Poller { poll, events } = &mut *poller;
-        let waited = if self.shares { turns::wait(|| poll.poll(events, timeout)) } else { poll.poll(events, timeout) };
+        let waited =
+            if self.shares { time_slice::wait(|| poll.poll(events, timeout)) } else { poll.poll(events, timeout) };
         if let Err(error) = waited
             && error.kind() != io::ErrorKind::Interrupted
         {
@@ -315,8 +316,8 @@ impl Reactor {
         if who == Driver::Thread {
             state.driver = Driver::Nobody;
         }
-        if state.pause.is_some_and(|until| until <= now) {
-            self.resume_accepting(&mut state);
+        if state.short_until.is_some_and(|until| until <= now) {
+            self.open_doors(&mut state);
         }
     }
 

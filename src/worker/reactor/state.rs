@@ -120,7 +120,7 @@ pub(super) struct State {
     pub(super) draining: VecDeque<(usize, u32)>,
     pub(super) doors: Vec<Door>,
     /// When listeners that were left out for want of descriptors are watched again.
-    pub(super) pause: Option<Millis>,
+    pub(super) short_until: Option<Millis>,
     /// The operator wants nobody to be let in.
     pub(super) shut: bool,
     /// When the log may be told of it again.
@@ -172,7 +172,7 @@ impl State {
             reads_mailbox: true,
             draining: VecDeque::new(),
             doors: Vec::new(),
-            pause: None,
+            short_until: None,
             shut: false,
             complain_at: 0,
             sealed: false,
@@ -273,7 +273,7 @@ impl State {
             return Pick::Held(connection);
         }
         match self.draining.front() {
-            Some(&(index, _)) if self.pause.is_none() => Pick::Listener(index),
+            Some(&(index, _)) if self.short_until.is_none() => Pick::Listener(index),
             _ => Pick::Nothing,
         }
     }
@@ -282,7 +282,7 @@ impl State {
     pub(super) fn timeout(&mut self) -> Option<Duration> {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
         let sealing = if self.has_nothing() { self.seal_by.map(|_| now() + SEAL_TICK) } else { None };
-        let next = [timer, self.pause, sealing].into_iter().flatten().min();
+        let next = [timer, self.short_until, sealing].into_iter().flatten().min();
         self.wakes_at = next.unwrap_or(NEVER);
         if !self.again.is_empty() {
             return Some(Duration::ZERO);
