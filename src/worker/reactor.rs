@@ -4,8 +4,9 @@
 //! It is a value that one thread at a time drives. Only *waiting* for events needs the driver's role; whatever
 //! is known already may be taken by any thread, and whoever adds to it takes from it before it
 //! sleeps. epoll_wait runs outside the lock, reading and parsing too: under the lock there are only moves.
-//! `state` is what is known, `held` has responses that are sent together, `coalesce` puts looks for events off, `doors` accepts, `moves` gives connections to other
-//! workers, `returns` takes back connections whose requests were run, `orders` hears the master, and `retirement` is the end.
+//! `state` is what is known, `held` has responses that are sent together, `coalesce` puts looks for events off, `doors` accepts,
+//! `moves` gives connections to other workers, `returns` takes back connections whose requests were run, `orders` hears the
+//! master, and `retirement` is the end.
 //! No Python reference is ever dropped under the lock (connections are dropped by the thread that took them).
 
 mod coalesce;
