@@ -11,6 +11,7 @@ mod files;
 mod later;
 mod once;
 mod privileges;
+mod processors;
 mod setup;
 mod titles;
 mod upgrade;
@@ -18,6 +19,7 @@ mod zygote;
 
 use std::cell::RefCell;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
@@ -27,10 +29,10 @@ use std::rc::Rc;
 use crate::cli::{self, Command};
 use crate::config::hooks::{Hook, Phase};
 use crate::config::{self, Background, Settings};
-use crate::logging::relay::Channel;
+use crate::logging::relay::{Channel, Plan};
 use crate::master::notify::Manager;
 use crate::master::{self, Hooks, Origin, Outcome, Sockets, Start};
-use crate::net::listener;
+use crate::net::listener::{self, SocketFile};
 use crate::sys;
 use crate::sys::exec::Program;
 use crate::sys::process::{self, Fork};
@@ -178,45 +180,11 @@ fn serve(
     herald: Rc<RefCell<Option<Herald>>>,
 ) -> u8 {
     let mut made = Made::new();
-    // Before the sockets, so that hooks can make folders for them.
-    let placed = identity(&settings)
-        .may_be_taken()
-        .map_err(|error| format!("{}: {error}", place_of_user(&settings)))
-        .and_then(|()| change_root(&settings, &mut made));
-    let (moved, safe) = match placed {
-        Ok(placed) => placed,
-        Err(error) => {
-            log::error!("{error}");
-            made.remove(&[]);
-            return exit::ERROR;
-        }
-    };
-    let start_dir = if moved { "/".into() } else { start_dir };
-    let sockets = match open_sockets(&settings, &passed, &start_dir) {
-        Ok(sockets) => sockets,
-        Err(errors) => {
+    let Prepared { sockets, log, safe, start_dir } = match prepare(&settings, &passed, start_dir, &mut made) {
+        Ok(prepared) => prepared,
+        Err((errors, files)) => {
             errors.iter().for_each(|error| log::error!("{error}"));
-            made.remove(&[]);
-            return exit::ERROR;
-        }
-    };
-    let mut safe = safe;
-    let settled = settle(&settings, &mut made, moved, &mut safe)
-        .and_then(|()| match settings.privileges.given_up_at_once() {
-            true => hooks::run(&settings.hooks, Phase::AsUser),
-            false => Ok(()),
-        })
-        .and_then(|()| hooks::run(&settings.hooks, Phase::MasterStart));
-    if let Err(error) = settled {
-        log::error!("{error}");
-        made.remove(&sockets.files());
-        return exit::ERROR;
-    }
-    let log = match open_log(&settings, &start_dir) {
-        Ok(log) => log,
-        Err(errors) => {
-            errors.iter().for_each(|error| log::error!("{error}"));
-            made.remove(&sockets.files());
+            made.remove(&files);
             return exit::ERROR;
         }
     };
@@ -256,6 +224,42 @@ fn serve(
     let at_exit = settings.hooks.clone();
     let outcome = master::run(Start { settings, sockets, passed, start_dir, log, hooks, origin });
     finish(&made, &at_exit, outcome)
+}
+
+/// What a server has before it begins.
+struct Prepared {
+    sockets: Sockets,
+    log: Option<(Channel, Plan)>,
+    /// Files for process ids, opened with the rights of the start.
+    safe: Vec<File>,
+    start_dir: PathBuf,
+}
+
+/// Gets what a server needs in order: the root of its file system, its sockets, its user, its log. What went wrong comes with
+/// the sockets' files that were made.
+fn prepare(
+    settings: &Settings,
+    passed: &[RawFd],
+    start_dir: PathBuf,
+    made: &mut Made,
+) -> Result<Prepared, (Vec<String>, Vec<SocketFile>)> {
+    let nothing = |error| (vec![error], Vec::new());
+    // Before the sockets, so that hooks can make folders for them.
+    identity(settings).may_be_taken().map_err(|error| nothing(format!("{}: {error}", place_of_user(settings))))?;
+    let (moved, mut safe) = change_root(settings, made).map_err(nothing)?;
+    let start_dir = if moved { "/".into() } else { start_dir };
+    let sockets = open_sockets(settings, passed, &start_dir).map_err(|errors| (errors, Vec::new()))?;
+    let settled = settle(settings, made, moved, &mut safe)
+        .and_then(|()| match settings.privileges.given_up_at_once() {
+            true => hooks::run(&settings.hooks, Phase::AsUser),
+            false => Ok(()),
+        })
+        .and_then(|()| hooks::run(&settings.hooks, Phase::MasterStart))
+        .map_err(|error| vec![error]);
+    match settled.and_then(|()| open_log(settings, &start_dir)) {
+        Ok(log) => Ok(Prepared { sockets, log, safe, start_dir }),
+        Err(errors) => Err((errors, sockets.files())),
+    }
 }
 
 /// The end of a server in order.

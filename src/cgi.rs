@@ -36,7 +36,7 @@ impl Streams {
     pub fn take() -> io::Result<Streams> {
         let own = |stream: &dyn AsFd| -> io::Result<File> {
             let own: OwnedFd = stream.as_fd().try_clone_to_owned()?;
-            fd::set_blocking(&own)?;
+            fd::set_nonblocking(&own, false)?;
             Ok(own.into())
         };
         let streams = Streams { input: own(&io::stdin())?, output: own(&io::stdout())? };

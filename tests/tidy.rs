@@ -243,6 +243,23 @@ fn the_code_map_names_files_that_exist() {
 }
 
 #[test]
+fn the_code_map_names_all_files() {
+    let map = std::fs::read_to_string(source().join("README.md")).expect("the code map");
+    let named: Vec<&str> = map.split('`').skip(1).step_by(2).collect();
+    // By its path, by its folder, or as a module.
+    let is_named = |file: &str| {
+        let module = file.strip_suffix("/mod.rs").or(file.strip_suffix(".rs")).unwrap_or(file);
+        named.iter().any(|name| *name == file || *name == module || name.ends_with('/') && file.starts_with(name))
+    };
+    let missing: Vec<String> = files()
+        .into_iter()
+        .map(|(name, ..)| name)
+        .filter(|name| name != "lib.rs" && !name.ends_with("tests.rs") && !name.contains("/tests/") && !is_named(name))
+        .collect();
+    assert!(missing.is_empty(), "src/README.md does not say what is in {missing:?}");
+}
+
+#[test]
 fn the_version_of_the_scoreboard_is_made_of_all_its_sources() {
     let handoff = std::fs::read_to_string(source().join("master/handoff.rs")).expect("a source file");
     let missing: Vec<String> = files()

@@ -7,16 +7,16 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::titles::{Role, rename, title};
-use super::{SYSTEMD_VARIABLES, later};
+use super::{SYSTEMD_VARIABLES, later, processors};
 use crate::config::hooks::Phase;
 use crate::config::{self, Recycle, Settings};
 use crate::logging::access::Access;
 use crate::master::{self, Task};
 use crate::protocol::http::head::Limits;
-use crate::sys::{privileges, process, scheduler, user};
+use crate::sys::{process, user};
 use crate::worker::Quota;
 use crate::zygote::{self, Zygote};
-use crate::{hooks, interpreter, logging, sys, worker, wsgi};
+use crate::{hooks, interpreter, logging, worker, wsgi};
 
 /// The life of a zygote and, in the processes it forks, of a worker.
 pub(super) fn run_zygote(task: Task, start_dir: &Path) -> u8 {
@@ -53,8 +53,7 @@ pub(super) fn run_zygote(task: Task, start_dir: &Path) -> u8 {
     };
     zygote::run(zygote, move |birth, load| {
         rename(title(&settings.process_names, &Role::Worker(birth.id)));
-        let shares_processors = settings.processes as usize > scheduler::processors();
-        bind_to_processors(&settings, birth.id);
+        let shares_processors = processors::take(&settings, birth.id);
         let context = worker::Context {
             id: birth.id,
             generation,
@@ -88,18 +87,6 @@ pub(super) fn run_zygote(task: Task, start_dir: &Path) -> u8 {
         };
         worker::run(context, load)
     })
-}
-
-/// `cpu-affinity`.
-fn bind_to_processors(settings: &Settings, worker: u32) {
-    let count = settings.privileges.cpu_affinity as usize;
-    if count == 0 {
-        return;
-    }
-    match privileges::bind_to_processors(worker as usize - 1, count) {
-        Ok(chosen) => log::debug!("worker {worker} is bound to processors {chosen:?}"),
-        Err(error) => log::warn!("{}: {}", settings.place("cpu-affinity"), sys::describe(&error)),
-    }
 }
 
 /// At the first start nothing waits for the end of an import.

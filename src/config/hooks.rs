@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::Touch;
 use super::draft::{Draft, Setting};
-use super::mounts::{Mount, Unmount};
+use super::file_systems::{MountFs, UnmountFs};
 
 /// A point in the server's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,9 +105,9 @@ pub enum Deed {
     /// `print`, `log`.
     Print(String),
     /// `mount`.
-    Mount(Mount),
+    Mount(MountFs),
     /// `umount`.
-    Unmount(Unmount),
+    Unmount(UnmountFs),
     /// `hostname`: the machine's name.
     Name(String),
     /// `wait_for_*`: no longer than so many seconds.
@@ -204,8 +204,8 @@ fn parse(text: &str) -> Result<Deed, &'static str> {
         }
         "sticky" => Ok(Deed::Sticky(argument.into())),
         "cd" | "chdir" => Ok(Deed::Enter(argument.into())),
-        "mount" => Mount::parse(argument).map(Deed::Mount).ok_or(MOUNT),
-        "umount" => Unmount::parse(argument).map(Deed::Unmount).ok_or(UNMOUNT),
+        "mount" => MountFs::parse(argument).map(Deed::Mount).ok_or(MOUNT),
+        "umount" => UnmountFs::parse(argument).map(Deed::Unmount).ok_or(UNMOUNT),
         "hostname" => Ok(Deed::Name(argument.into())),
         "putenv" => {
             let (name, value) = argument.split_once('=').ok_or("putenv: and NAME=value")?;

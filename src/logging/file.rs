@@ -40,7 +40,7 @@ pub fn open(path: &Path, making: &Making, truncate: bool) -> Result<File, String
             std::os::unix::fs::fchown(&file, uid, gid)?;
         }
         // It is shared with the application, which expects that everything is taken.
-        fd::set_waiting(&file, true)?;
+        fd::set_nonblocking(&file, false)?;
         Ok(file)
     };
     open().map_err(|error: io::Error| describe(path, &error))

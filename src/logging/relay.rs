@@ -22,8 +22,8 @@ use crate::sys::fd::{self, PIECE};
 /// come late.
 const ROOM: i32 = 1 << 23;
 
-/// Messages that are read in a turn before the relay looks at other things.
-const TURN: usize = 512;
+/// So many messages are read from one pipe before others have their turn.
+const MESSAGES_A_TURN: usize = 512;
 
 /// How long the relay may take for its last lines.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -190,13 +190,13 @@ impl Channel {
                 None => Some(io::stderr().as_fd().try_clone_to_owned()?),
             };
             let (messages, writer) = fd::message_pipe(ROOM)?;
-            fd::set_waiting(&messages, false)?;
+            fd::set_nonblocking(&messages, true)?;
             let own = fd::open_pipe_again(&writer)?;
             let requests = match plan.parts_requests() {
                 true => {
                     let (reader, writer) = fd::message_pipe(ROOM)?;
-                    fd::set_waiting(&reader, false)?;
-                    fd::set_waiting(&writer, false)?;
+                    fd::set_nonblocking(&reader, true)?;
+                    fd::set_nonblocking(&writer, true)?;
                     outlet::REQUESTS.use_pipe(writer);
                     Some(reader)
                 }
@@ -377,7 +377,7 @@ impl Source {
 
     /// Reads messages. One that fills a whole piece and does not end with its line goes on in the next.
     fn read(&mut self, longest: usize, mut pass: impl FnMut(&[u8])) -> More {
-        for _ in 0..TURN {
+        for _ in 0..MESSAGES_A_TURN {
             match self.pipe.read(&mut self.buffer) {
                 Ok(0) => {
                     self.end(&mut pass);

@@ -177,7 +177,7 @@ pub struct Worker {
     pub phase: Phase,
     /// It is to retire; somebody else must hold its number first.
     leaving: bool,
-    /// It is to be recycled then, when its turn comes.
+    /// It is to be recycled then, or when others that are replaced are done.
     #[serde(skip)]
     due: Option<(Millis, Why)>,
     /// It is killed on purpose.

@@ -245,7 +245,7 @@ impl Master {
     fn ask_worker(&self, key: u32) -> Option<OwnedFd> {
         let (_, control) = self.controls.iter().find(|(known, _)| *known == key)?;
         let (reader, writer) = fd::pipe().ok()?;
-        fd::set_nonblocking(&reader).ok()?;
+        fd::set_nonblocking(&reader, true).ok()?;
         fd::send(control, &ToWorker::Stacks.encode(), Some(writer.as_fd())).ok()?;
         Some(reader)
     }

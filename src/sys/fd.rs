@@ -53,13 +53,17 @@ pub fn set_close_on_exec(fd: impl AsFd, on: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Reading and writing never wait from now on.
+/// Makes reading from and writing to this open description never wait, or wait.
 ///
 /// # Errors
 /// The system's.
-pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
-    let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
-    fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+pub fn set_nonblocking(fd: impl AsFd, on: bool) -> io::Result<()> {
+    let before = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
+    let mut flags = before;
+    flags.set(OFlag::O_NONBLOCK, on);
+    if flags != before {
+        fcntl(&fd, FcntlArg::F_SETFL(flags))?;
+    }
     Ok(())
 }
 
@@ -297,18 +301,6 @@ pub fn raise_limit_again() {
     }
 }
 
-/// Lets reads and writes wait, whatever was set by whom the descriptor comes from.
-///
-/// # Errors
-/// The system's.
-pub fn set_blocking(fd: impl AsFd) -> io::Result<()> {
-    let flags = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
-    if flags.contains(OFlag::O_NONBLOCK) {
-        fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
-    }
-    Ok(())
-}
-
 /// The same open file under another number (`dup2`), as for a log file over standard error.
 ///
 /// # Errors
@@ -431,17 +423,6 @@ pub fn open_pipe_again(writer: impl AsFd) -> io::Result<OwnedFd> {
     let flags = OFlag::O_DIRECT | OFlag::O_NONBLOCK;
     fcntl(&own, FcntlArg::F_SETFL(flags))?;
     Ok(own)
-}
-
-/// Makes reading from and writing to this open description wait, or never wait.
-///
-/// # Errors
-/// The system's.
-pub fn set_waiting(fd: impl AsFd, waits: bool) -> io::Result<()> {
-    let mut flags = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
-    flags.set(OFlag::O_NONBLOCK, !waits);
-    fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags))?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,13 +1,12 @@
-//! What a process may do: users, groups, capabilities, limits, processors, the root of the file system.
+//! What a process may do: users, groups, capabilities, limits, the root of the file system.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
 use std::io;
 use std::path::Path;
 
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::{Gid, Pid, Uid};
+use nix::unistd::{Gid, Uid};
 
 /// Whom a process is to become.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -186,29 +185,6 @@ pub fn change_root(folder: &Path) -> io::Result<()> {
     std::env::set_current_dir("/")
 }
 
-/// Binds this thread, and what it starts, to `count` processors of those that it may use: the first ones for
-/// number 0, the next ones for number 1, and so on in a circle. Gives their numbers.
-///
-/// # Errors
-/// The system's.
-pub fn bind_to_processors(number: usize, count: usize) -> io::Result<Vec<usize>> {
-    let this = Pid::from_raw(0);
-    let allowed = sched_getaffinity(this)?;
-    let known: Vec<usize> = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect();
-    let chosen = share(&known, number, count);
-    let mut set = CpuSet::new();
-    chosen.iter().try_for_each(|cpu| set.set(*cpu))?;
-    sched_setaffinity(this, &set)?;
-    Ok(chosen)
-}
-
-fn share(all: &[usize], number: usize, count: usize) -> Vec<usize> {
-    let first = number * count;
-    let mut chosen: Vec<usize> = (first..first + count.min(all.len())).map(|at| all[at % all.len()]).collect();
-    chosen.sort_unstable();
-    chosen
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,14 +195,5 @@ mod tests {
         let same = Identity { uid: Some(now.0), gid: Some(now.1), ..Identity::default() };
         assert_eq!((same.may_be_taken(), same.take()), (Ok(()), Ok(())));
         assert_eq!(Identity::default().take(), Ok(()));
-    }
-
-    #[test]
-    fn processors_are_shared_in_a_circle() {
-        let all = [0, 1, 4, 5, 6];
-        assert_eq!(share(&all, 0, 2), [0, 1]);
-        assert_eq!(share(&all, 1, 2), [4, 5]);
-        assert_eq!(share(&all, 2, 2), [0, 6]);
-        assert_eq!(share(&all, 3, 100), all);
     }
 }

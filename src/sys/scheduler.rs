@@ -4,21 +4,34 @@
 use std::io;
 use std::time::Duration;
 
-use nix::sched::{CpuSet, sched_getaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-/// Processors that this process may run on.
-pub fn processors() -> usize {
-    let allowed = sched_getaffinity(Pid::from_raw(0));
-    allowed.map_or(1, |allowed| (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).count())
-}
-
-/// Asks for short turns at the processor (Linux 6.12 and later; others take no notice): the share stays, it comes in smaller
-/// pieces. For the calling thread and those that it starts from now on. True: it was asked for.
+/// The numbers of the processors that this thread may run on.
 ///
 /// # Errors
 /// The system's.
-pub fn ask_for_turns_of(turn: Duration) -> io::Result<bool> {
+pub fn processors() -> io::Result<Vec<usize>> {
+    let allowed = sched_getaffinity(Pid::from_raw(0))?;
+    Ok((0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect())
+}
+
+/// Binds this thread, and what it starts, to these processors.
+///
+/// # Errors
+/// The system's.
+pub fn bind_to_processors(chosen: &[usize]) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    chosen.iter().try_for_each(|cpu| set.set(*cpu))?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
+
+/// Asks for time slices of this length (Linux 6.12 and later; others take no notice): the share of the processor stays, it
+/// comes in smaller pieces. For the calling thread and those that it starts from now on. True: it was asked for.
+///
+/// # Errors
+/// The system's.
+pub fn ask_for_time_slice(length: Duration) -> io::Result<bool> {
     // Services are often forbidden what changes priorities, and killed for trying.
     if has_filter() {
         return Ok(false);
@@ -35,7 +48,7 @@ pub fn ask_for_turns_of(turn: Duration) -> io::Result<bool> {
         return Ok(false);
     }
     // What was not asked for is as it was: the niceness, too.
-    let wanted = libc::sched_attr { size, sched_runtime: turn.as_nanos() as u64, ..now };
+    let wanted = libc::sched_attr { size, sched_runtime: length.as_nanos() as u64, ..now };
     // SAFETY: `wanted` is a valid sched_attr of the size that it tells, which is only read.
     if unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const wanted, 0) } != 0 {
         return Err(io::Error::last_os_error());
@@ -63,10 +76,10 @@ mod tests {
     }
 
     #[test]
-    fn short_turns_are_asked_for_and_nothing_else_changes() {
+    fn short_time_slices_are_asked_for_and_nothing_else_changes() {
         let look = || {
             let before = niceness_and_slice();
-            let asked = ask_for_turns_of(Duration::from_micros(500)).unwrap();
+            let asked = ask_for_time_slice(Duration::from_micros(500)).unwrap();
             (before, asked, niceness_and_slice())
         };
         // In a thread of its own, which ends with it.
@@ -74,6 +87,17 @@ mod tests {
         assert_eq!(before.0, after.0);
         // Older kernels say 0 and keep to what they do.
         assert!(!asked || after.1 == 500_000 || after.1 == before.1, "{before:?} {after:?}");
-        assert!(processors() >= 1);
+    }
+
+    #[test]
+    fn a_thread_is_bound_to_one_of_its_processors() {
+        let bind = || {
+            let last = *processors().unwrap().last().unwrap();
+            bind_to_processors(&[last]).unwrap();
+            (processors().unwrap(), last)
+        };
+        // In a thread of its own, which ends with it.
+        let (bound, last) = std::thread::spawn(bind).join().unwrap();
+        assert_eq!(bound, [last]);
     }
 }

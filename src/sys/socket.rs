@@ -25,7 +25,21 @@ pub fn receive(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
 /// `WouldBlock` when the socket is full; else those of send(2).
 #[inline]
 pub fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
-    let (none, flags) = (std::ptr::null::<libc::c_void>(), libc::MSG_NOSIGNAL);
+    send_with(fd, bytes, libc::MSG_NOSIGNAL)
+}
+
+/// As [`send`], saying that more will follow at once: a packet that is not full waits for it.
+///
+/// # Errors
+/// Those of [`send`].
+#[inline]
+pub fn send_more(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    send_with(fd, bytes, libc::MSG_NOSIGNAL | libc::MSG_MORE)
+}
+
+#[inline]
+fn send_with(fd: RawFd, bytes: &[u8], flags: libc::c_int) -> io::Result<usize> {
+    let none = std::ptr::null::<libc::c_void>();
     // SAFETY: pointer and length are those of a live slice that the kernel reads; no address is given.
     let sent = unsafe { libc::syscall(libc::SYS_sendto, fd, bytes.as_ptr(), bytes.len(), flags, none, 0) };
     result(sent)
@@ -38,17 +52,6 @@ pub fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
 pub fn peer(socket: &impl AsFd) -> io::Result<(i32, u32)> {
     let found = nix::sys::socket::getsockopt(socket, nix::sys::socket::sockopt::PeerCredentials)?;
     Ok((found.pid(), found.uid()))
-}
-
-/// As [`send`], saying that more will follow at once: a packet that is not full waits for it.
-///
-/// # Errors
-/// Those of [`send`].
-pub fn send_more(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
-    let (none, flags) = (std::ptr::null::<libc::c_void>(), libc::MSG_NOSIGNAL | libc::MSG_MORE);
-    // SAFETY: pointer and length are those of a live slice that the kernel reads; no address is given.
-    let sent = unsafe { libc::syscall(libc::SYS_sendto, fd, bytes.as_ptr(), bytes.len(), flags, none, 0) };
-    result(sent)
 }
 
 /// Takes a TCP connection down with a reset, without closing the descriptor. Unix sockets know no reset.

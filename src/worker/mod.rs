@@ -11,7 +11,7 @@
 //!   it knows who only waits for a processor.
 //! - `harakiri`: requests that run for too long.
 //! - `stacks`: what every thread is doing, for whoever asks the master.
-//! - `turns`: how workers share a processor.
+//! - `time_slice`: how workers share a processor.
 //! - `access`: the request line. `quota`: when this worker should be replaced. `clock`: time.
 //!
 //! The rules these keep are in `src/README.md`, "Life of a worker".
@@ -36,7 +36,7 @@ mod segment;
 mod stacks;
 mod standby;
 mod threads;
-mod turns;
+mod time_slice;
 mod work;
 
 #[cfg(test)]
@@ -77,7 +77,7 @@ pub struct Options {
     pub threads: u32,
     /// Workers of this server; with more than one, each accepts in turn.
     pub processes: u32,
-    /// There are more workers than processors.
+    /// There are more workers on its processors than those.
     pub shares_processors: bool,
     /// Longest request head and request line, in bytes.
     pub limits: Limits,
@@ -236,7 +236,7 @@ impl Worker {
     }
 
     /// How long no request can be due.
-    fn pause(&self) -> Option<std::time::Duration> {
+    fn nothing_due_for(&self) -> Option<std::time::Duration> {
         self.harakiri.get().and_then(|harakiri| harakiri.pause(self.standby.somebody_is_inside()))
     }
 
@@ -267,7 +267,7 @@ pub fn run(context: Context, load: impl FnOnce() -> Result<Arc<wsgi::Apps>, Stri
         }
     };
     if options.shares_processors {
-        turns::shorten();
+        time_slice::shorten();
     }
     let prepared = sys::worker_signals::install()
         .and_then(|signals| Reactor::new(options.shares_processors).map(|reactor| (signals, reactor)))

@@ -174,10 +174,10 @@ impl Connection {
 
     fn serve_mux(&mut self, mux: &mut Mux, spare: &mut Spare) -> Step {
         mux.forget_ended();
-        let mut turns = 0;
+        let mut reads = 0;
         while self.readable && !mux.ended && !mux.demux.is_over() && !mux.stalls() {
-            turns += 1;
-            if turns > READS_A_TURN {
+            reads += 1;
+            if reads > READS_A_TURN {
                 return Step::Again;
             }
             match self.fill(spare) {

@@ -22,7 +22,7 @@ const SEGMENT: usize = 64 * 1024;
 pub(super) const SHORT: usize = 32 * 1024;
 
 /// So many bytes are written to one client before others have their turn.
-const TURN: u64 = 4 * 1024 * 1024;
+const BYTES_A_TURN: u64 = 4 * 1024 * 1024;
 
 /// Bytes in order, the first of them written in part.
 #[derive(Default)]
@@ -127,7 +127,7 @@ impl Queue {
 
     /// Writes until nothing is left, the socket is full or others have waited long enough. True: nothing is left.
     pub(super) fn flush(&mut self, stream: &Stream) -> bool {
-        let end = self.written + TURN;
+        let end = self.written + BYTES_A_TURN;
         self.full = false;
         while self.len > 0 && !self.gone {
             if self.written >= end {

@@ -4,10 +4,12 @@
 //! It is a value that one thread at a time drives. Only *waiting* for events needs the driver's role; whatever
 //! is known already may be taken by any thread, and whoever adds to it takes from it before it
 //! sleeps. epoll_wait runs outside the lock, reading and parsing too: under the lock there are only moves.
-//! `state` is what is known, `held` has responses that are sent together, `doors` accepts, `moves` gives connections to other
-//! workers, `returns` takes back connections whose requests were run, `orders` hears the master, and `retirement` is the end.
-//! No Python reference is ever dropped under it (connections are dropped by the thread that took them).
+//! `state` is what is known, `held` has responses that are sent together, `coalesce` puts looks for events off, `doors` accepts,
+//! `moves` gives connections to other workers, `returns` takes back connections whose requests were run, `orders` hears the
+//! master, and `retirement` is the end.
+//! No Python reference is ever dropped under the lock (connections are dropped by the thread that took them).
 
+mod coalesce;
 mod doors;
 mod held;
 mod moves;
@@ -22,6 +24,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
@@ -30,7 +33,7 @@ use mio::{Events, Interest, Poll, Registry, Token};
 use super::clock::{self, NEVER, now};
 use super::connection::{Connection, Step};
 use super::work::Spare;
-use super::{Worker, turns};
+use super::{Worker, time_slice};
 use crate::control::FromWorker;
 use crate::net::listener::Listener;
 use crate::sys;
@@ -39,6 +42,9 @@ use state::{CONTROL, Door, Driver, Event, LISTENERS, MAILBOX, Parked, Pick, SIGN
 
 /// Events fetched by one epoll_wait.
 const BATCH: usize = 256;
+
+/// A look for events that has to be over so soon is not put off.
+const HURRY: Duration = Duration::from_millis(10);
 
 /// How soon a request that waits for an app thread is offered to other workers again.
 const RELIEF: Duration = Duration::from_millis(1);
@@ -56,7 +62,7 @@ pub(super) struct Reactor {
     state: Mutex<State>,
     wake: Condvar,
     signals: Mutex<Option<OwnedFd>>,
-    /// There are more workers than processors.
+    /// There are more workers on our processors than those.
     shares: bool,
     /// No descriptors are left: each response ends its connection.
     pub(super) crowded: AtomicBool,
@@ -73,7 +79,7 @@ pub(super) enum Back {
     Served(Box<Connection>),
 }
 
-/// What came of the standby thread's turn as driver.
+/// What came of the standby thread's driving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Drove {
     /// Another thread drives.
@@ -176,11 +182,17 @@ impl Reactor {
                     state.driver = Driver::Thread;
                     let timeout = state.timeout();
                     let retiring = state.retiring.is_some();
+                    let hurries = retiring || timeout.is_some_and(|timeout| timeout < HURRY);
+                    let puts_off = !hurries
+                        && state.coalescing.puts_off(clock::exact_micros(), || worker.slot().requests_of_life());
                     // None, but during a pause.
                     let waiting = state.requests.len();
                     drop(state);
                     worker.slot().set_idle(!retiring && !worker.is_paused());
                     worker.slot().set_waiting(waiting);
+                    if puts_off {
+                        thread::sleep(coalesce::DELAY);
+                    }
                     self.wait(timeout, Driver::Thread);
                     worker.slot().set_idle(false);
                 }
@@ -208,7 +220,7 @@ impl Reactor {
         }
     }
 
-    /// The standby thread's turn as driver: does all I/O that is known, hands complete requests to sleeping app
+    /// The standby thread drives: it does all I/O that is known, hands complete requests to sleeping app
     /// threads, then waits for events, at most `limit`. It does not wait where all of it were requests for which no thread
     /// is free: then nobody drives while it naps.
     pub(super) fn drive(&self, worker: &Arc<Worker>, spare: &mut Spare, limit: Option<Duration>) -> Drove {
@@ -280,7 +292,8 @@ impl Reactor {
     fn wait(&self, timeout: Option<Duration>, who: Driver) {
         let mut poller = self.poller.lock().unwrap_or_else(PoisonError::into_inner);
         let Poller { poll, events } = &mut *poller;
-        let waited = if self.shares { turns::wait(|| poll.poll(events, timeout)) } else { poll.poll(events, timeout) };
+        let waited =
+            if self.shares { time_slice::wait(|| poll.poll(events, timeout)) } else { poll.poll(events, timeout) };
         if let Err(error) = waited
             && error.kind() != io::ErrorKind::Interrupted
         {
@@ -304,8 +317,8 @@ impl Reactor {
         if who == Driver::Thread {
             state.driver = Driver::Nobody;
         }
-        if state.pause.is_some_and(|until| until <= now) {
-            self.resume_accepting(&mut state);
+        if state.short_until.is_some_and(|until| until <= now) {
+            self.open_doors(&mut state);
         }
     }
 

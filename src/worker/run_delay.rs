@@ -51,7 +51,7 @@ impl RunDelay {
     }
 }
 
-/// The first two of three numbers: nanoseconds on a processor, nanoseconds in the queue, turns.
+/// The first two of three numbers: nanoseconds on a processor, nanoseconds in the queue, time slices.
 fn parse(text: &[u8]) -> Option<Times> {
     let mut words = text.split(u8::is_ascii_whitespace);
     let mut next = || std::str::from_utf8(words.next()?).ok()?.parse().ok().map(Duration::from_nanos);

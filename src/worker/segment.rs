@@ -11,7 +11,7 @@ use crate::net::stream::Stream;
 use crate::protocol::fastcgi::{HEADER, MAX_CONTENT, Place, StdoutFrame, stdout_header};
 
 /// Bytes of a file given to the kernel at once.
-const SLICE: u64 = 1024 * 1024;
+const AT_ONCE: u64 = 1024 * 1024;
 
 /// Bytes of a file copied at once where the kernel cannot send it.
 const COPY: usize = 64 * 1024;
@@ -112,7 +112,7 @@ impl FileSegment {
     pub(super) fn send(&mut self, stream: &Stream, offset: usize) -> io::Result<usize> {
         let offset = offset as u64;
         let (start, len) = match self.frame.map(|frame| frame.at(offset)) {
-            None => (offset, (self.part.len - offset).min(SLICE) as usize),
+            None => (offset, (self.part.len - offset).min(AT_ONCE) as usize),
             Some(Place::Header(header, skip)) => return stream.write_more(&header[skip..]),
             Some(Place::Content { start, len }) => (start, len),
         };

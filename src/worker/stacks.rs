@@ -30,7 +30,7 @@ pub(super) struct Witness {
     /// Where faulthandler writes to.
     file: OnceLock<Mutex<File>>,
     /// Accounts are given one after the other.
-    turn: Mutex<()>,
+    one_at_a_time: Mutex<()>,
     /// A thread waits for the interpreter already.
     asks: AtomicBool,
     helpers: Mutex<Vec<JoinHandle<()>>>,
@@ -139,7 +139,7 @@ pub(super) fn write(worker: &Arc<Worker>, out: OwnedFd) {
 
 fn account(worker: &Arc<Worker>) -> String {
     let witness = &worker.witness;
-    let _turn = witness.turn.lock().unwrap_or_else(PoisonError::into_inner);
+    let _guard = witness.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
     match witness.ask(worker) {
         Some(Ok(stacks)) => tell(worker, Some(&stacks), "in no Python code: it may wait for the interpreter\n"),
         Some(Err(error)) => tell(worker, None, &format!("its stack cannot be shown: {error}\n")),

@@ -262,9 +262,9 @@ pub(super) fn run(worker: &Arc<Worker>) {
             let begin = Instant::now();
             waits = worker.flush_outputs();
             if covered(waits) && !worker.reactor.is_done() {
-                match worker.pause() {
+                match worker.nothing_due_for() {
                     // What wakes it else, it will find out.
-                    Some(pause) => thread::park_timeout(pause),
+                    Some(time) => thread::park_timeout(time),
                     None => {
                         while standby.asleep.load(Ordering::Acquire) {
                             thread::park();
@@ -284,7 +284,7 @@ pub(super) fn run(worker: &Arc<Worker>) {
         } else if fast >= FAST_TICKS && fast % 2 == 0 {
             LONG_TICK
         } else {
-            // Long and short ones take turns, so that a slow request is found out within the two.
+            // Long and short ones alternate, so that a slow request is found out within the two.
             TICK
         };
         standby.relaxed.store(tick > TICK, Ordering::SeqCst);
@@ -313,7 +313,7 @@ fn drive(worker: &Arc<Worker>, spare: &mut Spare, sights: &mut Sights) {
         fence(Ordering::SeqCst);
         worker.look_at_deadlines();
         let retry = worker.flush_outputs().then_some(RETRY);
-        let limit = retry.into_iter().chain(worker.pause()).min();
+        let limit = retry.into_iter().chain(worker.nothing_due_for()).min();
         worker.reactor.relieve(worker);
         let drove = worker.reactor.drive(worker, spare, limit);
         // A thread that was seen with a slow request before a nap may have another one after it.

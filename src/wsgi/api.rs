@@ -45,7 +45,7 @@ pub fn set_user_harakiri(py: Python<'_>, seconds: f64) -> PyResult<()> {
     let nobody = || PyRuntimeError::new_err("set_user_harakiri() is for the thread that serves a request, during it");
     let current = CURRENT.with_borrow(Option::clone).ok_or_else(nobody)?;
     let shared = current.shared.borrow().clone();
-    let mut response = shared.take(py);
+    let mut response = shared.lock(py);
     let exchange = response.exchange.as_mut().ok_or_else(nobody)?;
     let interrupt = current.interrupt.get_or_init(|| Arc::new(Interrupt::of_this_thread_inside(py)));
     exchange.limit_time(limit, Arc::clone(interrupt) as _);

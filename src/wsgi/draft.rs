@@ -10,7 +10,7 @@ use super::raw;
 /// What the last request left.
 #[derive(Default)]
 pub(super) struct Last {
-    kept: Option<Kept>,
+    kept: Option<Reusable>,
     made: Option<Made>,
     /// The keys that the request at hand has set, by their index in its [`Names`].
     filled: Vec<u32>,
@@ -28,7 +28,7 @@ pub(super) struct Origin {
 }
 
 /// An environ that may be used again.
-struct Kept {
+struct Reusable {
     environ: Py<PyDict>,
     origin: Origin,
     /// The number of its request.
@@ -102,7 +102,7 @@ impl Last {
         if (made.has_body || made.has_secrets) && self.clean(&environ, names, template, &made).is_err() {
             return;
         }
-        self.kept = Some(Kept { environ: environ.unbind(), origin: made.origin, number: made.number });
+        self.kept = Some(Reusable { environ: environ.unbind(), origin: made.origin, number: made.number });
     }
 
     /// Takes away what is not to stay until the next request comes.

@@ -40,7 +40,7 @@ impl Tee {
         let bytes: &[u8] = encoded.extract()?;
         // Another thread of the application may be writing the response, or this one be within a destructor: it is not worth
         // waiting for.
-        if let Some(mut response) = self.shared.try_take(text.py())
+        if let Some(mut response) = self.shared.try_lock(text.py())
             && response.serial == self.serial
             && response.exchange.is_some()
         {

@@ -45,7 +45,7 @@ pub struct Interrupt {
 }
 
 /// While it lives, nobody else changes whether the thread is inside and whether it is struck.
-struct Turn<'a> {
+struct Guard<'a> {
     #[cfg(Py_GIL_DISABLED)]
     _lock: MutexGuard<'a, ()>,
     _of: PhantomData<&'a Interrupt>,
@@ -83,8 +83,8 @@ impl Interrupt {
     }
 
     /// The calling thread is attached, and runs no Python code before it drops this.
-    fn turn(&self) -> Turn<'_> {
-        Turn {
+    fn lock(&self) -> Guard<'_> {
+        Guard {
             #[cfg(Py_GIL_DISABLED)]
             _lock: self.lock.lock().unwrap_or_else(PoisonError::into_inner),
             _of: PhantomData,
@@ -118,7 +118,7 @@ impl Interrupt {
             let stacks = stacks(py, self.ident, all)
                 .unwrap_or_else(|error| format!("its stack can't be shown: {}", errors::one_line(py, &error)));
             // Other threads may have run meanwhile.
-            let _turn = self.turn();
+            let _guard = self.lock();
             if is_over() {
                 return Struck::Over;
             }
@@ -144,7 +144,7 @@ impl<'a> Inside<'a> {
     /// The request was struck before.
     pub(super) fn enter(interruptible: &'a Interruptible) -> PyResult<Inside<'a>> {
         if let Some(interrupt) = interruptible.get() {
-            let _turn = interrupt.turn();
+            let _guard = interrupt.lock();
             let due = interrupt.due.load(Ordering::Relaxed);
             if due != 0 {
                 interrupt.due.store(0, Ordering::Relaxed);
@@ -160,7 +160,7 @@ impl<'a> Inside<'a> {
     /// Goes inside to clean up, which an exception that is due must not prevent.
     pub(super) fn to_close(interruptible: &'a Interruptible) -> Inside<'a> {
         if let Some(interrupt) = interruptible.get() {
-            let _turn = interrupt.turn();
+            let _guard = interrupt.lock();
             interrupt.inside.store(true, Ordering::Relaxed);
         }
         Inside(interruptible)
@@ -170,7 +170,7 @@ impl<'a> Inside<'a> {
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
         if let Some(interrupt) = self.0.get() {
-            let _turn = interrupt.turn();
+            let _guard = interrupt.lock();
             interrupt.inside.store(false, Ordering::Relaxed);
             if interrupt.set.load(Ordering::Relaxed) {
                 interrupt.set.store(false, Ordering::Relaxed);

@@ -23,21 +23,21 @@ const MAX_LINE: usize = 512;
 const MAX_WHOLE: (usize, usize) = (8 * 1024, 64);
 
 /// The response known as a whole gives way to another after so many in a row that were not it.
-const PATIENCE: u8 = 4;
+const MOST_OTHERS: u8 = 4;
 
 /// What one app thread has learnt.
 #[derive(Default)]
 pub(super) struct Memory {
     status: Option<(Py<PyAny>, PreparedHead)>,
-    fields: Vec<Option<Known>>,
-    /// Where the next field goes whose places are all taken.
-    turn: usize,
+    fields: Vec<Option<KnownField>>,
+    /// Which of its places a field takes when all have one already: another each time.
+    victim: usize,
     whole: Option<Whole>,
     /// Responses since the one known as a whole came last.
     others: u8,
 }
 
-struct Known {
+struct KnownField {
     name: Py<PyAny>,
     value: Py<PyAny>,
     field: Prepared,
@@ -76,7 +76,7 @@ impl Memory {
 
     /// Remembers a response all of whose fields are known, with the head that came of it.
     pub(super) fn learn_whole(&mut self, head: &Head, status: &Bound<'_, PyAny>, headers: &Bound<'_, PyAny>) {
-        if self.whole.is_some() && self.others < PATIENCE {
+        if self.whole.is_some() && self.others < MOST_OTHERS {
             self.others += 1;
             return;
         }
@@ -153,11 +153,11 @@ impl Memory {
             if self.fields.is_empty() {
                 self.fields.resize_with(1 << PLACES_LOG, || None);
             }
-            self.turn += 1;
+            self.victim += 1;
             let mut mine = places(name.as_ptr(), value.as_ptr());
             let place = mine.find(|&place| self.fields[place].is_none());
-            let place = place.or_else(|| places(name.as_ptr(), value.as_ptr()).nth(self.turn % WINDOW));
-            let known = Known { name: name.to_owned().unbind(), value: value.to_owned().unbind(), field };
+            let place = place.or_else(|| places(name.as_ptr(), value.as_ptr()).nth(self.victim % WINDOW));
+            let known = KnownField { name: name.to_owned().unbind(), value: value.to_owned().unbind(), field };
             if let Some(place) = place {
                 self.fields[place] = Some(known);
             }

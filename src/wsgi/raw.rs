@@ -154,87 +154,86 @@ pub(super) fn set_async_exception(ident: c_ulong, exception: Option<&Bound<'_, P
     unsafe { ffi::PyThreadState_SetAsyncExc(ident as c_long, exception) };
 }
 
-/// A value that one holder at a time uses, taken and given back by attached threads: the interpreter's lock makes a plain
-/// load and store of the mark enough, where a mutex costs two atomic operations for each use. The holder may detach
-/// while it holds.
+/// A mutex that attached threads lock and unlock: the interpreter's lock makes a plain load and store of the mark enough,
+/// where another mutex costs two atomic operations for each use. Who has it may detach meanwhile.
 #[derive(Default)]
-pub(super) struct Held<T> {
-    taken: AtomicBool,
+pub(super) struct AttachedMutex<T> {
+    locked: AtomicBool,
     waiting: AtomicBool,
     wait: Mutex<()>,
-    given_back: Condvar,
+    unlocked: Condvar,
     value: UnsafeCell<T>,
 }
 
-// SAFETY: the value is only reached through `Holder`, and there is one at a time.
-unsafe impl<T: Send> Sync for Held<T> {}
+// SAFETY: the value is only reached through `AttachedGuard`, and there is one at a time.
+unsafe impl<T: Send> Sync for AttachedMutex<T> {}
 
-/// Who may use the value of a [`Held`]; gives it back when dropped, attached.
-pub(super) struct Holder<'a, T> {
-    held: &'a Held<T>,
+/// Who may use the value of an [`AttachedMutex`]; unlocks it when dropped, attached.
+pub(super) struct AttachedGuard<'a, T> {
+    mutex: &'a AttachedMutex<T>,
 }
 
-impl<T: Send> Held<T> {
-    /// Takes the value unless somebody has it.
+impl<T: Send> AttachedMutex<T> {
+    /// Locks it unless somebody has it.
     #[inline]
-    pub(super) fn try_take(&self, _py: Python<'_>) -> Option<Holder<'_, T>> {
+    pub(super) fn try_lock(&self, _py: Python<'_>) -> Option<AttachedGuard<'_, T>> {
         #[cfg(not(Py_GIL_DISABLED))]
         let free = {
             // No other attached thread runs between the two.
-            let free = !self.taken.load(Ordering::Acquire);
+            let free = !self.locked.load(Ordering::Acquire);
             if free {
-                self.taken.store(true, Ordering::Relaxed);
+                self.locked.store(true, Ordering::Relaxed);
             }
             free
         };
         #[cfg(Py_GIL_DISABLED)]
-        let free = !self.taken.swap(true, Ordering::Acquire);
-        free.then_some(Holder { held: self })
+        let free = !self.locked.swap(true, Ordering::Acquire);
+        free.then_some(AttachedGuard { mutex: self })
     }
 
-    /// Takes the value; waits for it detached.
+    /// Locks it; waits detached.
     #[inline]
-    pub(super) fn take(&self, py: Python<'_>) -> Holder<'_, T> {
+    pub(super) fn lock(&self, py: Python<'_>) -> AttachedGuard<'_, T> {
         loop {
-            if let Some(holder) = self.try_take(py) {
-                return holder;
+            if let Some(guard) = self.try_lock(py) {
+                return guard;
             }
             self.waiting.store(true, Ordering::SeqCst);
             py.detach(|| {
                 let wait = self.wait.lock().unwrap_or_else(PoisonError::into_inner);
-                if self.taken.load(Ordering::SeqCst) {
+                if self.locked.load(Ordering::SeqCst) {
                     // Looked for again now and then: without the interpreter's lock a word could be missed.
-                    drop(self.given_back.wait_timeout(wait, Duration::from_millis(10)));
+                    drop(self.unlocked.wait_timeout(wait, Duration::from_millis(10)));
                 }
             });
         }
     }
 }
 
-impl<T> Drop for Holder<'_, T> {
+impl<T> Drop for AttachedGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        self.held.taken.store(false, Ordering::Release);
-        if self.held.waiting.load(Ordering::Relaxed) {
-            self.held.waiting.store(false, Ordering::Relaxed);
-            drop(self.held.wait.lock());
-            self.held.given_back.notify_all();
+        self.mutex.locked.store(false, Ordering::Release);
+        if self.mutex.waiting.load(Ordering::Relaxed) {
+            self.mutex.waiting.store(false, Ordering::Relaxed);
+            drop(self.mutex.wait.lock());
+            self.mutex.unlocked.notify_all();
         }
     }
 }
 
-impl<T> std::ops::Deref for Holder<'_, T> {
+impl<T> std::ops::Deref for AttachedGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: this is the one holder.
-        unsafe { &*self.held.value.get() }
+        // SAFETY: this is the one guard.
+        unsafe { &*self.mutex.value.get() }
     }
 }
 
-impl<T> std::ops::DerefMut for Holder<'_, T> {
+impl<T> std::ops::DerefMut for AttachedGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: this is the one holder.
-        unsafe { &mut *self.held.value.get() }
+        // SAFETY: this is the one guard.
+        unsafe { &mut *self.mutex.value.get() }
     }
 }

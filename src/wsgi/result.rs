@@ -7,7 +7,7 @@ use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use super::file_wrapper::{Direct, FileWrapper};
 use super::interrupt::{Inside, Interruptible};
-use super::raw::Held;
+use super::raw::AttachedMutex;
 use super::start_response::{Response, type_name, wait_for_room};
 use crate::gateway::Sent;
 
@@ -17,7 +17,7 @@ use crate::gateway::Sent;
 /// What the application raised or did wrong.
 pub(super) fn send(
     py: Python<'_>,
-    shared: &Held<Response>,
+    shared: &AttachedMutex<Response>,
     result: &Bound<'_, PyAny>,
     interrupt: &Interruptible,
 ) -> PyResult<()> {
@@ -36,7 +36,7 @@ pub(super) fn send(
         send_each(py, shared, result, interrupt)?;
     }
     // An application that is a generator calls start_response at the first step.
-    require_head(&shared.take(py))
+    require_head(&shared.lock(py))
 }
 
 /// The pieces of a result that is there as a whole already; None for other iterables.
@@ -58,9 +58,9 @@ fn finished<'py>(result: &Bound<'py, PyAny>) -> PyResult<Option<Vec<Bound<'py, P
 
 /// Sends a response of known length. It is handed over whole: the worker keeps what the client is too slow for, so
 /// that this thread is free.
-fn send_all(py: Python<'_>, shared: &Held<Response>, pieces: &[Bound<'_, PyBytes>]) -> PyResult<()> {
+fn send_all(py: Python<'_>, shared: &AttachedMutex<Response>, pieces: &[Bound<'_, PyBytes>]) -> PyResult<()> {
     let total = pieces.iter().map(|piece| piece.as_bytes().len() as u64).sum();
-    let mut response = shared.take(py);
+    let mut response = shared.lock(py);
     for piece in pieces {
         if piece.as_bytes().is_empty() {
             continue;
@@ -74,14 +74,14 @@ fn send_all(py: Python<'_>, shared: &Held<Response>, pieces: &[Bound<'_, PyBytes
 }
 
 /// Sends a wrapped file as a whole, where that can be. False: nothing is sent yet.
-fn send_file(py: Python<'_>, shared: &Held<Response>, result: &Bound<'_, PyAny>) -> PyResult<bool> {
+fn send_file(py: Python<'_>, shared: &AttachedMutex<Response>, result: &Bound<'_, PyAny>) -> PyResult<bool> {
     let Ok(wrapper) = result.cast_exact::<FileWrapper>() else { return Ok(false) };
-    if shared.take(py).exchange.as_ref().is_none_or(|exchange| exchange.head_sent()) {
+    if shared.lock(py).exchange.as_ref().is_none_or(|exchange| exchange.head_sent()) {
         // Behind what write() sent.
         return Ok(false);
     }
     let Some(direct) = wrapper.get().direct(py) else { return Ok(false) };
-    let mut response = shared.take(py);
+    let mut response = shared.lock(py);
     let response = &mut *response;
     require_head(response)?;
     if let Some(exchange) = &mut response.exchange {
@@ -98,7 +98,7 @@ fn send_file(py: Python<'_>, shared: &Held<Response>, result: &Bound<'_, PyAny>)
 /// Sends what an iterable gives, as it gives it.
 fn send_each(
     py: Python<'_>,
-    shared: &Held<Response>,
+    shared: &AttachedMutex<Response>,
     result: &Bound<'_, PyAny>,
     interrupt: &Interruptible,
 ) -> PyResult<()> {
@@ -118,7 +118,7 @@ fn send_each(
         if piece.as_bytes().is_empty() {
             continue;
         }
-        let mut response = shared.take(py);
+        let mut response = shared.lock(py);
         require_head(&response)?;
         // Only now: the piece that made it full may have been the last one.
         wait_for_room(py, &mut response);

@@ -1,9 +1,9 @@
 //! `start_response` and the `write` callable that it returns (PEP 3333), and the state of the response behind them.
 //!
 //! Both are bound methods of objects that an app thread uses again for each request, as long as the application keeps
-//! neither of them. The state has one holder at a time because the application may hand them to its own threads; it is never
+//! neither of them. The state is behind a lock because the application may hand them to its own threads; it is never
 //! waited for while attached, and Python code never runs under it but by the destructors of what pyo3 drops late, which
-//! find it taken.
+//! find it locked.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use super::memory::Memory;
-use super::raw::{self, Held, Holder, references};
+use super::raw::{self, AttachedGuard, AttachedMutex, references};
 use crate::gateway::{Exchange, FilePart, Kept, Payload, Sent};
 use crate::protocol::response::{Head, HeadError};
 
@@ -38,7 +38,7 @@ pub(super) struct Response {
     memory: Memory,
 }
 
-pub(super) type Shared = Arc<Held<Response>>;
+pub(super) type Shared = Arc<AttachedMutex<Response>>;
 
 impl Response {
     /// Hands over a piece of body. Does nothing between requests.
@@ -238,9 +238,9 @@ impl Writer {
     }
 }
 
-fn enter<'a>(py: Python<'_>, shared: &'a Shared, what: &str) -> PyResult<Holder<'a, Response>> {
+fn enter<'a>(py: Python<'_>, shared: &'a Shared, what: &str) -> PyResult<AttachedGuard<'a, Response>> {
     shared
-        .try_take(py)
+        .try_lock(py)
         .ok_or_else(|| PyRuntimeError::new_err(format!("{what} was called while another thread uses this response")))
 }
 

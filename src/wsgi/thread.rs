@@ -114,7 +114,7 @@ impl AppThread<'_> {
         let built = catch_unwind(AssertUnwindSafe(|| self.environs.build(py, &self.apps, &mut *exchange)));
         let serial;
         {
-            let mut response = self.callables.shared.take(py);
+            let mut response = self.callables.shared.lock(py);
             response.head.clear();
             response.full = false;
             response.gone = false;
@@ -137,7 +137,7 @@ impl AppThread<'_> {
         if let Some(environ) = environ {
             self.environs.keep(environ);
         }
-        let mut response = self.callables.shared.take(py);
+        let mut response = self.callables.shared.lock(py);
         let response = &mut *response;
         response.end_errors();
         let Some(mut exchange) = response.exchange.take() else { unreachable!("only this thread takes it") };
@@ -214,7 +214,7 @@ impl AppThread<'_> {
             Err(error) => {
                 let failed = self.failed(&error);
                 // All that the client was promised is on its way: only without a length can it be told.
-                if self.callables.shared.take(py).head.content_length().is_some() { end } else { failed }
+                if self.callables.shared.lock(py).head.content_length().is_some() { end } else { failed }
             }
         }
     }
@@ -224,7 +224,7 @@ impl AppThread<'_> {
     fn failed(&self, error: &PyErr) -> End {
         let py = self.py;
         {
-            let mut response = self.callables.shared.take(py);
+            let mut response = self.callables.shared.lock(py);
             if response.gone && error.is_instance_of::<PyBrokenPipeError>(py) {
                 // Our own word from write() that nobody listens any more.
                 return End::Done;
@@ -234,7 +234,7 @@ impl AppThread<'_> {
             }
         }
         let text = errors::report(py, &format!("exception in {}", self.describe()), error);
-        let mut response = self.callables.shared.take(py);
+        let mut response = self.callables.shared.lock(py);
         if let Some(exchange) = &response.exchange
             && self.environs.passes_errors_on(exchange.local())
         {
@@ -246,7 +246,7 @@ impl AppThread<'_> {
     /// `GET /path?query from 192.0.2.1`, for the log.
     fn describe(&self) -> String {
         const MAX_URI: usize = 1000;
-        let response = self.callables.shared.take(self.py);
+        let response = self.callables.shared.lock(self.py);
         let Some(exchange) = &response.exchange else { return "a request".into() };
         let (request, head) = exchange.request();
         let uri = request.target.of(head);

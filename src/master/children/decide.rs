@@ -14,7 +14,7 @@ impl Children {
         self.give_up(now, &mut out);
         self.chain(&mut out);
         self.promote(&mut out);
-        self.take_turns(now, &mut out);
+        self.replace_due(now, &mut out);
         self.retire(now, &mut out);
         self.kill(now, &mut out);
         if self.stopping() {
@@ -168,7 +168,7 @@ impl Children {
         if self.stopping() {
             times.push(self.serve_until);
         } else {
-            times.extend(self.turns());
+            times.extend(self.due_times());
             times.extend(self.import_deadline());
             for generation in [Some(&self.serving), self.incoming.as_ref()].into_iter().flatten() {
                 if generation.barren {

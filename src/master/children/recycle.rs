@@ -20,7 +20,7 @@ pub enum Why {
 }
 
 impl Why {
-    /// Whether it waits neither for its age nor for its turn.
+    /// Whether it waits neither for its age nor for others that are replaced.
     fn is_urgent(self) -> bool {
         matches!(self, Why::Wanted | Why::Stuck)
     }
@@ -104,14 +104,14 @@ impl Children {
         }
     }
 
-    /// Lets the worker that has been due for longest have its turn.
-    pub(super) fn take_turns(&mut self, now: Millis, out: &mut Vec<Action>) {
+    /// Replaces those that are due, as many at once as may be; who has been due for longest comes first.
+    pub(super) fn replace_due(&mut self, now: Millis, out: &mut Vec<Action>) {
         if self.stopping() || self.incoming.is_some() {
             return;
         }
         let serving = self.serving();
-        let is_turning = |w: &&Worker| w.generation == serving && w.leaving && w.phase != Phase::Retiring;
-        let mut turning = self.workers.iter().filter(is_turning).count();
+        let is_replaced = |w: &&Worker| w.generation == serving && w.leaving && w.phase != Phase::Retiring;
+        let mut replaced = self.workers.iter().filter(is_replaced).count();
         let at_once = self.serving.plan.at_once as usize;
         let mut due: Vec<&mut Worker> = self
             .workers
@@ -121,17 +121,17 @@ impl Children {
         due.sort_by_key(|worker| (worker.due.map(|(at, _)| at), worker.key));
         for worker in due {
             let Some((_, why)) = worker.due else { continue };
-            if turning >= at_once && !why.is_urgent() {
+            if replaced >= at_once && !why.is_urgent() {
                 continue;
             }
-            turning += 1;
+            replaced += 1;
             worker.leaving = true;
             out.push(Action::Replace { key: worker.key, why });
         }
     }
 
     /// When workers are due.
-    pub(super) fn turns(&self) -> impl Iterator<Item = Millis> {
+    pub(super) fn due_times(&self) -> impl Iterator<Item = Millis> {
         self.workers.iter().filter(|worker| worker.stays()).filter_map(|worker| Some(worker.due?.0))
     }
 }
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn workers_take_turns() {
+    fn workers_are_replaced_one_after_the_other() {
         let mut world = world(3, |_| ());
         let keys = [world.key(2), world.key(1), world.key(3)];
         world.healthy = false;
@@ -173,9 +173,9 @@ mod tests {
             world.children.recycle(*key, REQUESTS, world.now + wait as Millis);
         }
         world.now += 10;
-        for (turn, id) in [2, 1, 3].into_iter().enumerate() {
+        for (before, id) in [2, 1, 3].into_iter().enumerate() {
             world.settle();
-            assert_eq!((world.forks(), world.retired()), (turn + 1, keys[..turn].to_vec()));
+            assert_eq!((world.forks(), world.retired()), (before + 1, keys[..before].to_vec()));
             world.children.worker_ready(world.key(id), 0, world.now);
         }
         world.settle();
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn several_workers_have_their_turn_at_once_if_wanted() {
+    fn several_workers_are_replaced_at_once_if_wanted() {
         let mut world = world(3, |plan| plan.at_once = 2);
         let keys = [world.key(1), world.key(2), world.key(3)];
         world.healthy = false;

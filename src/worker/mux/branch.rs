@@ -4,12 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::protocol::fastcgi::{
-    Ended, render_end, render_finish, render_stderr, render_stderr_end, render_stdout, stdout_header,
+    Ended, MAX_CONTENT, render_end, render_finish, render_stderr, render_stderr_end, render_stdout, stdout_header,
 };
 use crate::worker::pipe::Pipe;
-
-/// The longest content of a record.
-const MAX_CONTENT: usize = 65_535;
 
 /// What a trunk and its branches share.
 #[derive(Default)]

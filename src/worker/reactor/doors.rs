@@ -19,11 +19,11 @@ use crate::worker::clock::{Millis, now};
 use crate::worker::connection::Connection;
 use crate::worker::work::Spare;
 
-/// How long accepting pauses when descriptors have run out.
-const ACCEPT_PAUSE: Millis = 100;
+/// How long nobody is let in when descriptors have run out.
+const SHORTAGE: Millis = 100;
 
 /// The log is told of it only so often.
-const COMPLAIN_PAUSE: Millis = 10_000;
+const COMPLAIN_EVERY: Millis = 10_000;
 
 impl Reactor {
     pub(super) fn accept(&self, worker: &Arc<Worker>, spare: &mut Spare, index: usize) -> Option<Box<Connection>> {
@@ -73,7 +73,7 @@ impl Reactor {
                 Some(libc::EAGAIN) => self.found_empty(index),
                 // The client was faster: nothing happened.
                 Some(libc::ECONNABORTED | libc::EINTR | libc::EPROTO) => {}
-                _ => self.pause_accepting(&listener.address, &error),
+                _ => self.run_short(&listener.address, &error),
             },
         }
         None
@@ -113,19 +113,19 @@ impl Reactor {
     }
 
     /// No descriptors are left (or the like): those who wait stay in the queue until some are.
-    fn pause_accepting(&self, address: &Address, error: &io::Error) {
+    fn run_short(&self, address: &Address, error: &io::Error) {
         let mut state = self.lock();
         if state.complain_at <= now() {
             let advice = if error.raw_os_error() == Some(libc::EMFILE) { " (max-fd raises the limit)" } else { "" };
             log::error!("accepting on {address} failed: {error}; new connections wait in the listen queue{advice}");
-            state.complain_at = now() + COMPLAIN_PAUSE;
+            state.complain_at = now() + COMPLAIN_EVERY;
         }
-        self.pause_doors(&mut state);
+        self.begin_shortage(&mut state);
     }
 
     /// Takes nobody in for a while. Connections that are kept alive make room with their next response.
-    pub(super) fn pause_doors(&self, state: &mut State) {
-        state.pause = Some(now() + ACCEPT_PAUSE);
+    pub(super) fn begin_shortage(&self, state: &mut State) {
+        state.short_until = Some(now() + SHORTAGE);
         self.crowded.store(true, Ordering::Relaxed);
         for index in 0..state.doors.len() {
             self.watch_door(state, index, false);
@@ -135,8 +135,8 @@ impl Reactor {
     }
 
     /// Takes newcomers in again, and letters; in a worker that is paused by the operator letters alone.
-    pub(super) fn resume_accepting(&self, state: &mut State) {
-        state.pause = None;
+    pub(super) fn open_doors(&self, state: &mut State) {
+        state.short_until = None;
         self.crowded.store(false, Ordering::Relaxed);
         // Letters may have come, and stayed.
         state.events.push_back(Event { token: MAILBOX, what: What::Ready { half_closed: false } });

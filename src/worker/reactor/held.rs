@@ -26,7 +26,7 @@ const WORTH: u64 = 10;
 const SAMPLES: u32 = 16;
 
 /// So many times nothing is held when the last ones were not worth it.
-const PAUSE: u32 = 1000;
+const SKIPS: u32 = 1000;
 
 /// What waits, in order.
 pub(super) struct Held<T> {
@@ -39,22 +39,22 @@ pub(super) struct Held<T> {
     seen: u32,
     fast: u32,
     /// So many more times nothing is held.
-    pause: u32,
+    skips: u32,
     /// They are leaving: all of them, before anything else is done.
     leaving: bool,
 }
 
 impl<T> Held<T> {
     pub(super) fn new() -> Held<T> {
-        Held { waiting: VecDeque::with_capacity(MOST), since: 0, last: 0, seen: 0, fast: 0, pause: 0, leaving: false }
+        Held { waiting: VecDeque::with_capacity(MOST), since: 0, last: 0, seen: 0, fast: 0, skips: 0, leaving: false }
     }
 
     /// Whether one more is worth it. To be asked for each thing that is done.
     #[inline]
     pub(super) fn pays(&mut self) -> bool {
-        let paused = self.pause > 0;
-        self.pause -= u32::from(paused);
-        !paused
+        let skipped = self.skips > 0;
+        self.skips -= u32::from(skipped);
+        !skipped
     }
 
     /// One more waits from now (in microseconds) on.
@@ -81,7 +81,7 @@ impl<T> Held<T> {
         self.fast += u32::from(took < WORTH);
         if self.seen == SAMPLES {
             if self.fast > SAMPLES / 2 {
-                self.pause = PAUSE;
+                self.skips = SKIPS;
                 self.leaving = true;
             }
             (self.seen, self.fast) = (0, 0);
@@ -175,9 +175,9 @@ mod tests {
     #[test]
     fn what_else_is_done_is_not_weighed() {
         let mut held = Held::new();
-        for turn in 1..200 {
+        for request in 1..200 {
             assert!(held.pays());
-            held.add(turn, turn * (WORTH - 1));
+            held.add(request, request * (WORTH - 1));
             held.pass_over();
             while held.next().is_some() {}
         }

@@ -173,7 +173,7 @@ impl Reactor {
         let mut buffer = vec![0; MAX_LETTER];
         // What comes with a letter is lost when no descriptor is free for it: it stays where it is until some are.
         if !self.make_room() {
-            self.pause_doors(&mut self.lock());
+            self.begin_shortage(&mut self.lock());
             return None;
         }
         let taken = worker.mailboxes.take(worker.id, &mut buffer);

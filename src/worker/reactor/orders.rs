@@ -51,7 +51,7 @@ impl Reactor {
         }
         state.shut = false;
         if state.retiring.is_none() {
-            self.resume_accepting(&mut state);
+            self.open_doors(&mut state);
         }
         drop(state);
         self.wake.notify_all();

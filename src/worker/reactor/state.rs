@@ -9,6 +9,7 @@ use std::time::Duration;
 use slab::Slab;
 
 use super::BATCH;
+use super::coalesce::Coalescing;
 use super::held::Held;
 use super::retirement::SEAL_TICK;
 use crate::control::Retire;
@@ -96,6 +97,8 @@ pub(super) struct State {
     pub(super) again: Vec<usize>,
     /// Connections with a response that is sent together with others.
     pub(super) held: Held<Box<Connection>>,
+    /// Whether more events are waited for before those that came are looked at.
+    pub(super) coalescing: Coalescing,
     /// Complete requests that wait for an app thread.
     pub(super) requests: VecDeque<Box<Connection>>,
     pub(super) timers: BinaryHeap<Reverse<(Millis, usize)>>,
@@ -117,7 +120,7 @@ pub(super) struct State {
     pub(super) draining: VecDeque<(usize, u32)>,
     pub(super) doors: Vec<Door>,
     /// When listeners that were left out for want of descriptors are watched again.
-    pub(super) pause: Option<Millis>,
+    pub(super) short_until: Option<Millis>,
     /// The operator wants nobody to be let in.
     pub(super) shut: bool,
     /// When the log may be told of it again.
@@ -156,6 +159,7 @@ impl State {
             events: VecDeque::with_capacity(BATCH),
             again: Vec::new(),
             held: Held::new(),
+            coalescing: Coalescing::new(),
             requests: VecDeque::new(),
             timers: BinaryHeap::new(),
             driver: Driver::Nobody,
@@ -168,7 +172,7 @@ impl State {
             reads_mailbox: true,
             draining: VecDeque::new(),
             doors: Vec::new(),
-            pause: None,
+            short_until: None,
             shut: false,
             complain_at: 0,
             sealed: false,
@@ -269,7 +273,7 @@ impl State {
             return Pick::Held(connection);
         }
         match self.draining.front() {
-            Some(&(index, _)) if self.pause.is_none() => Pick::Listener(index),
+            Some(&(index, _)) if self.short_until.is_none() => Pick::Listener(index),
             _ => Pick::Nothing,
         }
     }
@@ -278,7 +282,7 @@ impl State {
     pub(super) fn timeout(&mut self) -> Option<Duration> {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
         let sealing = if self.has_nothing() { self.seal_by.map(|_| now() + SEAL_TICK) } else { None };
-        let next = [timer, self.pause, sealing].into_iter().flatten().min();
+        let next = [timer, self.short_until, sealing].into_iter().flatten().min();
         self.wakes_at = next.unwrap_or(NEVER);
         if !self.again.is_empty() {
             return Some(Duration::ZERO);

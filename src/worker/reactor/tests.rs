@@ -1,4 +1,4 @@
-//! Doors that are shut, and promises that are kept.
+//! Doors that are shut.
 
 use std::sync::Arc;
 
@@ -25,15 +25,15 @@ fn a_paused_worker_lets_nobody_in_when_descriptors_are_free_again() {
     let reactor = &worker.reactor;
     reactor.lock().doors.push(Door { listener: Some(Arc::new(listener)), watched: false });
     let is_watched = || reactor.lock().doors[0].watched;
-    reactor.resume_accepting(&mut reactor.lock());
+    reactor.open_doors(&mut reactor.lock());
     assert!(is_watched());
     reactor.pause(&worker);
     // A letter came, or a connection that was to be accepted already: there was no descriptor for it.
-    reactor.pause_doors(&mut reactor.lock());
-    reactor.resume_accepting(&mut reactor.lock());
+    reactor.begin_shortage(&mut reactor.lock());
+    reactor.open_doors(&mut reactor.lock());
     assert!(!is_watched());
     // Letters are taken in nevertheless.
-    assert!(reactor.lock().pause.is_none() && !reactor.lock().events.is_empty());
+    assert!(reactor.lock().short_until.is_none() && !reactor.lock().events.is_empty());
     reactor.resume(&worker);
     assert!(is_watched());
 }

@@ -1,4 +1,4 @@
-//! Turns at a processor. Where there are more workers than processors, a worker that always finds something to do keeps its
+//! Time slices. Where there are more workers than processors, a worker that always finds something to do keeps its
 //! processor until the scheduler's clock ticks (4 ms where it ticks 250 times a second), and what it used too much is made up for
 //! in one piece: the clients of the others wait for that long. So it lets others go first when it has had its processor for a while.
 //! Nobody is asked and nothing is lost where no other waits.
@@ -11,7 +11,7 @@ use super::clock::exact_micros;
 use crate::sys::{self, scheduler};
 
 /// How long a worker goes on without a wait.
-const TURN: Duration = Duration::from_micros(500);
+const SLICE: Duration = Duration::from_micros(500);
 
 /// A wait for events that took so long was one: others have had the processor meanwhile.
 const WAITED: u64 = 100;
@@ -21,17 +21,17 @@ thread_local! {
     static BEGAN: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Has the kernel deal in turns of this length as well: who gives his up early loses what is left of it.
+/// Has the kernel deal in time slices of this length as well: who gives his up early loses what is left of it.
 pub(super) fn shorten() {
-    if let Err(error) = scheduler::ask_for_turns_of(TURN) {
-        log::debug!("workers take long turns at a processor: {}", sys::describe(&error));
+    if let Err(error) = scheduler::ask_for_time_slice(SLICE) {
+        log::debug!("workers have long time slices: {}", sys::describe(&error));
     }
 }
 
-/// Waits for events by `wait`; before that, lets others have the processor if it is their turn.
+/// Waits for events by `wait`; before that, lets others have the processor if the time slice is over.
 pub(super) fn wait<T>(wait: impl FnOnce() -> T) -> T {
     let mut before = exact_micros();
-    if before.saturating_sub(BEGAN.get()) >= TURN.as_micros() as u64 {
+    if before.saturating_sub(BEGAN.get()) >= SLICE.as_micros() as u64 {
         thread::yield_now();
         before = exact_micros();
         BEGAN.set(before);
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_turn_that_is_over_ends_before_the_wait_and_the_next_one_goes_on() {
+    fn a_slice_that_is_over_ends_before_the_wait_and_the_next_one_goes_on() {
         BEGAN.set(0);
         let mut at = 0;
         let begin = exact_micros();
