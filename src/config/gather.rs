@@ -3,7 +3,7 @@
 //! included files are carried out here, as uWSGI does while it reads; so they see only what stands
 //! before them. Afterwards placeholders are replaced in what is left.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::path::PathBuf;
 
 use super::blocks::{Blocks, Lane};
@@ -17,8 +17,6 @@ use super::{expand, ini, options};
 pub(super) enum State {
     /// To be applied.
     Plain,
-    /// A file to be read when all others have been.
-    Inherit,
     /// Carried out while collecting.
     Done,
     /// `set-placeholder`: never an option.
@@ -68,6 +66,7 @@ impl Gathered {
             last_file: None,
             first: None,
             open: Vec::new(),
+            heirs: VecDeque::new(),
             floor: 0,
         };
         for (name, value) in &facts.environment {
@@ -94,6 +93,9 @@ impl Gathered {
     }
 }
 
+/// A file and the section of it that is read.
+type Opened = (PathBuf, String);
+
 struct Collector<'a> {
     facts: &'a Facts,
     out: Gathered,
@@ -103,7 +105,9 @@ struct Collector<'a> {
     /// The first file's `%x` variables, for the upper-case ones.
     first: Option<Source>,
     /// Files and sections being read, outermost first.
-    open: Vec<(PathBuf, String)>,
+    open: Vec<Opened>,
+    /// Files to be read when all others have been: the entry that names each, and what was being read there.
+    heirs: VecDeque<(usize, Vec<Opened>)>,
     /// Blocks opened outside the file that is being read: not this file's to close.
     floor: usize,
 }
@@ -156,7 +160,10 @@ impl Collector<'_> {
                 self.done(key, value, origin);
                 self.load(value, true, origin);
             }
-            "inherit" => self.push(key, value, origin, State::Inherit),
+            "inherit" => {
+                self.heirs.push_back((self.out.entries.len(), self.open.clone()));
+                self.done(key, value, origin);
+            }
             "set" => {
                 self.done(key, value, origin);
                 match value.split_once('=') {
@@ -366,13 +373,14 @@ impl Collector<'_> {
 
     /// Files that are inherited come after everything else.
     fn inherit(&mut self) {
-        while let Some(at) = self.out.entries.iter().position(|entry| entry.state == State::Inherit) {
-            self.out.entries[at].state = State::Done;
+        while let Some((at, open)) = self.heirs.pop_front() {
             let entry = self.out.entries[at].clone();
             let value = self.replaced(&entry.value, '$', &entry.origin);
             let value = self.replaced(&value, '%', &entry.origin);
             let value = self.replaced(&value, '$', &entry.origin);
+            self.open = open;
             self.load(&value, true, &entry.origin);
+            self.open.clear();
         }
     }
 

@@ -532,6 +532,8 @@ fn bad_values_say_what_would_be_good() {
         ("module = @(nofile)", "nofile: No such file"),
         ("x = %(y)\ny = %(x)\nmodule = %(x)", "holds itself"),
         ("ini = app.ini", "includes itself"),
+        ("inherit = app.ini", "includes itself"),
+        ("inherit =", "includes itself"),
         ("include = app.yaml", "only ini files"),
         ("ini = exec://x", "exec:// is not supported yet"),
         ("http-socket = :8000", "asked for twice, here and at app.ini:2"),
@@ -703,6 +705,16 @@ fn variables_placeholders_and_files_are_replaced_in_values() {
     assert_eq!(settings.callable.as_deref(), Some("app"));
     assert_eq!(settings.process_names.all.as_deref(), Some("app on box with 8 as me % %(nope) $(NOPE)"));
     assert_eq!(settings.home.unwrap().0, PathBuf::from("venv"));
+}
+
+#[test]
+fn a_file_may_be_inherited_twice_but_not_by_itself() {
+    let heirs = || site("inherit = two.ini\ninherit = three.ini").file("three.ini", "[uwsgi]\ninherit = base.ini\n");
+    let twice = heirs().file("two.ini", "[uwsgi]\ninherit = base.ini\n").file("base.ini", "[uwsgi]\nthreads = 4\n");
+    assert_eq!(twice.loaded().settings.threads, 4);
+    let circle = heirs().file("two.ini", "[uwsgi]\n").file("base.ini", "[uwsgi]\ninherit = three.ini\n");
+    let errors = circle.errors();
+    assert!(errors.iter().any(|error| error.contains("base.ini:2: three.ini includes itself")), "{errors:?}");
 }
 
 #[test]

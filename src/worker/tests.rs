@@ -397,8 +397,10 @@ fn a_request_moves_whatever_its_body_is() {
     let mut of_long = format!("POST /m HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", long.len()).into_bytes();
     of_long.extend_from_slice(&long);
     let of_chunks = b"POST /m HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n".to_vec();
+    let of_none = b"POST /m HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_vec();
     for (buffering, mut request, body) in [
-        (Some(65536), of_chunks.clone(), &b"body"[..]),
+        (Some(65536), of_none, &b""[..]),
+        (Some(65536), of_chunks.clone(), b"body"),
         (Some(65536), of_long.clone(), &long),
         (Some(1 << 20), of_long, &long),
         (Some(2), of_chunks, b"body"),

@@ -66,6 +66,32 @@ fn connections_of_busy_workers_move_to_an_idle_one() {
     });
 }
 
+#[test]
+fn a_chunked_body_moves_to_an_idle_worker_with_its_request_also_when_it_is_empty() {
+    differs(FAIR, || {
+        let server = fair(2).start();
+        let mut clients: Vec<Client> = (0..8).map(|_| server.connect()).collect();
+        for client in &mut clients {
+            pid_on(client);
+        }
+        let held = hold(&server, 1).remove(0);
+        let post = "POST /pid HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+        for chunks in ["0\r\n\r\n", "3\r\nabc\r\n0\r\n\r\n"] {
+            for client in &mut clients {
+                // Each with one that follows it, which must not be taken for the body.
+                client.send([post, chunks].concat()).send(get("/pid"));
+            }
+            for client in &mut clients {
+                for _ in 0..2 {
+                    let pid: i32 = client.response().expect(200).text().parse().expect("a number");
+                    assert_ne!(pid, held.pid, "{chunks:?}: answered by the worker that is held");
+                }
+            }
+        }
+        held.release().expect(200);
+    });
+}
+
 /// Clients that ask without a pause until they are told to stop, each on one connection that it keeps as long as the server
 /// does. Every request has a name of its own; what the application notes must be the same names, each once.
 struct Load {

@@ -41,7 +41,7 @@ impl Connection {
             (Carried::Decoded(len), _) => {
                 let body;
                 (bytes, body) = bytes.split_at(bytes.len() - len as usize);
-                work.arrived = Some(Body::Memory(body.to_vec()));
+                work.arrived = Some(if body.is_empty() { Body::Empty } else { Body::Memory(body.to_vec()) });
             }
             (Carried::File(len), Some(file)) => work.arrived = Some(Body::File { file, len }),
             // Cut, and not taken for a request without a body.
@@ -72,7 +72,10 @@ impl Connection {
             let end_of_head = if self.phase == Phase::Application { work.request.head_len } else { work.filled };
             bytes.extend_from_slice(&work.input[..end_of_head]);
             match (&work.body, work.request.body) {
-                (None | Some(Body::Empty), _) => {}
+                (None, _) => {}
+                // A chunked body without a chunk: its framing is gone as well.
+                (Some(Body::Empty), BodyLength::Chunked) => body = Carried::Decoded(0),
+                (Some(Body::Empty), _) => {}
                 (Some(Body::Memory(content)), _) if bytes.len() + content.len() > MAX_LETTER / 2 => {
                     file = Some(spool(content)?);
                     body = Carried::File(content.len() as u64);
