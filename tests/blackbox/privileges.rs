@@ -418,6 +418,7 @@ fn what_cannot_be_had_is_named_with_its_place() {
             ("immediate-uid", "no-such-user", ["a user of this system", ""]),
             ("cap", "everything", ["capabilities", "everything"]),
             ("limit-as", "much", ["a whole number", "much"]),
+            ("limit-as", "1", ["1048576 bytes are not enough", "in use already"]),
             ("cpu-affinity", "-1", ["a whole number", "-1"]),
             ("chroot", "/no/such/folder", ["/no/such/folder", ""]),
         ] {
