@@ -197,15 +197,15 @@ impl Channel {
                     let (reader, writer) = fd::message_pipe(ROOM)?;
                     fd::set_nonblocking(&reader, true)?;
                     fd::set_nonblocking(&writer, true)?;
-                    outlet::REQUESTS.use_pipe(writer);
+                    outlet::REQUESTS.use_own(writer);
                     Some(reader)
                 }
                 false => {
-                    outlet::REQUESTS.use_pipe(own.try_clone()?);
+                    outlet::REQUESTS.use_own(own.try_clone()?);
                     None
                 }
             };
-            outlet::MESSAGES.use_pipe(own);
+            outlet::MESSAGES.use_own(own);
             outlet::tells(false);
             fd::replace(1, &writer)?;
             fd::replace(2, &writer)?;
