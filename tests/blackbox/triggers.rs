@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
 
+use crate::harness::held::Held;
 use crate::harness::http::get;
 use crate::harness::server::{Server, Setup, says};
 use crate::harness::{Subject, differs, rsgis, subject, touch_until, wait_until};
@@ -268,14 +269,11 @@ fn brutal_reloads_lose_no_request_either() {
     differs(line, || {
         let server = Setup::http("basic").set("master-fifo", "fifo").start();
         for letter in ["R", "W"] {
-            let mut held = server.connect();
-            held.send(get(&format!("/wait/{letter}")));
-            wait_until("the request is inside", || server.path(&format!("{letter}.in")).exists());
-            let old = fs::read_to_string(server.path(&format!("{letter}.in"))).expect("a pid");
+            let held = Held::begin(&server, letter);
+            let old = held.pid.to_string();
             command(&server, letter);
             wait_until("another worker serves", || server.get("/pid").text() != old);
-            fs::write(server.path(&format!("{letter}.go")), "").expect("the file");
-            assert_eq!(held.response().expect(200).text(), old);
+            assert_eq!(held.release().expect(200).text(), old);
         }
         command(&server, "z");
         server.wait_for_log(&["z in the master fifo", "no command"]);

@@ -216,6 +216,9 @@ class Apache(FrontEnd):
             f'ServerRoot "{folder}"\nPidFile "{folder}/apache.pid"\nDefaultRuntimeDir "{folder}"\nErrorLog /dev/stderr\n'
             + "".join(f"Include /etc/apache2/mods-available/{module}.load\n" for module in modules)
             + ("User www-data\nGroup www-data\n" if os.geteuid() == 0 else "")
+            # A process of Apache's with a connection in each of its threads ends those that are kept, and one that is too much ends
+            # with all of its own: more threads than clients, and as many as there may be.
+            + "StartServers 1\nThreadsPerChild 64\nMaxRequestWorkers 128\nMinSpareThreads 16\nMaxSpareThreads 128\n"
             + f"ServerName localhost\nInclude {site}\n"
         )
         return [installed("apache2", "apache2"), "-DFOREGROUND", "-d", folder, "-f", conf]
