@@ -214,6 +214,16 @@ impl Channel {
         open().map_err(|error| format!("the pipe for the log cannot be made: {}", crate::sys::describe(&error)))
     }
 
+    /// Lets standard output and standard error be what they are without the channel, until the value is dropped: for a
+    /// program that this process becomes, whose log would go through the relay of this one else, which would never end.
+    pub fn step_aside(&self) -> Option<Aside> {
+        let usual = self.usual.as_ref()?;
+        let aside =
+            Aside([io::stdout().as_fd().try_clone_to_owned().ok()?, io::stderr().as_fd().try_clone_to_owned().ok()?]);
+        (1..=2).try_for_each(|number| fd::replace(number, usual)).ok()?;
+        Some(aside)
+    }
+
     /// Reads what is left in the pipes when there is no relay any more, and writes it where the log would be without loggers.
     pub fn empty(self) {
         let Channel { messages, requests, usual, logto } = self;
@@ -230,6 +240,18 @@ impl Channel {
             }
         }
         usual.flush();
+    }
+}
+
+/// What standard output and standard error are while a [`Channel`] stands aside.
+pub struct Aside([OwnedFd; 2]);
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        for (number, kept) in (1..).zip(&self.0) {
+            // Two numbers that are open.
+            let _ = fd::replace(number, kept);
+        }
     }
 }
 
