@@ -32,7 +32,7 @@ use crate::wsgi::{Interrupt, Struck};
 const STUCK_TICK: Millis = 100;
 
 /// The longest time without a look while a request runs; epoll_wait knows no much longer ones.
-const LONGEST_PAUSE: Millis = 3_600_000;
+const LONGEST_WAIT: Millis = 3_600_000;
 
 /// The clock of deadlines may be late by so much.
 const GRAIN: Millis = 5;
@@ -56,9 +56,9 @@ pub struct Limits {
 /// How often it is looked whether enough of them wait.
 const QUEUE_TICK: Millis = 1_000;
 
-/// How long the rest of a response may stay away behind its head before it counts as begun and not whole: its thread may
-/// have been put off the processor between the two.
-const HEAD_ALONE: Millis = 20;
+/// So much longer may a response take that has begun by the deadline and has a length: its thread may be about to say that it
+/// is whole, and have been put off the processor just there.
+const LAST_MOMENT: Millis = 20;
 
 /// Nobody has begun a response.
 const FREE: u8 = 0;
@@ -114,8 +114,8 @@ struct Running {
     target: Vec<u8>,
     peer: String,
     stopped: Option<Stopped>,
-    /// It was late with a head alone.
-    head_alone: bool,
+    /// It has had its last moment.
+    had_moment: bool,
     /// The entry in the log is written, or somebody is about to.
     told: Arc<AtomicBool>,
     /// The worker is given up.
@@ -174,7 +174,7 @@ impl Harakiri {
         running.peer.clear();
         running.peer.push_str(connection.who());
         running.stopped = None;
-        running.head_alone = false;
+        running.had_moment = false;
         running.stuck = false;
         running.wanted = 0;
         watch.head.store(FREE, Ordering::Release);
@@ -243,16 +243,16 @@ impl Harakiri {
     }
 
     /// How long nobody needs to look. `inside`: an app thread is in the application, or about to be.
-    pub(super) fn pause(&self, inside: bool) -> Option<Duration> {
+    pub(super) fn nothing_due_for(&self, inside: bool) -> Option<Duration> {
         let due = self.watches.iter().map(|watch| watch.due.load(Ordering::Acquire)).filter(|due| *due > 0).min();
-        // Requests that begin during the pause are not due before its end.
+        // Requests that begin meanwhile are not due before that.
         let longest = (self.limit > 0 && (inside || due.is_some())).then_some(self.limit);
         let nearest = due.map(|due| due.saturating_sub(now()));
-        let pause = match (longest, nearest) {
+        let wait = match (longest, nearest) {
             (Some(a), Some(b)) => a.min(b),
             (a, b) => a.or(b)?,
         };
-        Some(Duration::from_millis(pause.min(LONGEST_PAUSE) + GRAIN))
+        Some(Duration::from_millis(wait.min(LONGEST_WAIT) + GRAIN))
     }
 
     /// Looks at the deadlines. Only the standby thread calls it.
@@ -275,9 +275,9 @@ impl Harakiri {
                 watch.due.store(now + QUEUE_TICK, Ordering::Release);
             } else if running.stopped.is_none()
                 && watch.head.load(Ordering::Acquire) == APPLICATION
-                && !std::mem::replace(&mut running.head_alone, true)
+                && !std::mem::replace(&mut running.had_moment, true)
             {
-                watch.due.store(now + HEAD_ALONE, Ordering::Release);
+                watch.due.store(now + LAST_MOMENT, Ordering::Release);
             } else if running.stopped.is_none() {
                 self.stop(worker, core, &mut running);
                 watch.due.store((now + self.grace).max(1), Ordering::Release);

@@ -237,7 +237,7 @@ impl Worker {
 
     /// How long no request can be due.
     fn nothing_due_for(&self) -> Option<std::time::Duration> {
-        self.harakiri.get().and_then(|harakiri| harakiri.pause(self.standby.somebody_is_inside()))
+        self.harakiri.get().and_then(|harakiri| harakiri.nothing_due_for(self.standby.somebody_is_inside()))
     }
 
     /// Sends a word to the master; when the master is gone nobody needs it.

@@ -43,9 +43,6 @@ use state::{CONTROL, Door, Driver, Event, LISTENERS, MAILBOX, Parked, Pick, SIGN
 /// Events fetched by one epoll_wait.
 const BATCH: usize = 256;
 
-/// A look for events that has to be over so soon is not put off.
-const HURRY: Duration = Duration::from_millis(10);
-
 /// How soon a request that waits for an app thread is offered to other workers again.
 const RELIEF: Duration = Duration::from_millis(1);
 
@@ -182,18 +179,16 @@ impl Reactor {
                     state.driver = Driver::Thread;
                     let timeout = state.timeout();
                     let retiring = state.retiring.is_some();
-                    let hurries = retiring || timeout.is_some_and(|timeout| timeout < HURRY);
-                    let puts_off = !hurries
-                        && state.coalescing.puts_off(clock::exact_micros(), || worker.slot().requests_of_life());
+                    let puts_off =
+                        state.coalescing.puts_off(clock::exact_micros(), || worker.slot().requests_of_life())
+                            && !retiring
+                            && timeout != Some(Duration::ZERO);
                     // None, but during a pause.
                     let waiting = state.requests.len();
                     drop(state);
                     worker.slot().set_idle(!retiring && !worker.is_paused());
                     worker.slot().set_waiting(waiting);
-                    if puts_off {
-                        thread::sleep(coalesce::DELAY);
-                    }
-                    self.wait(timeout, Driver::Thread);
+                    self.wait(timeout, Driver::Thread, puts_off);
                     worker.slot().set_idle(false);
                 }
                 Pick::Nothing => {
@@ -254,7 +249,7 @@ impl Reactor {
                         return Drove::Full { limit: timeout };
                     }
                     drop(state);
-                    self.wait(timeout, Driver::Standby);
+                    self.wait(timeout, Driver::Standby, false);
                     return if other { Drove::Busy } else { Drove::Done };
                 }
                 pick => {
@@ -288,12 +283,18 @@ impl Reactor {
         let _ = self.waker.wake();
     }
 
-    /// Waits for events and publishes them; gives up the role of the driver unless it is the standby thread's.
-    fn wait(&self, timeout: Option<Duration>, who: Driver) {
+    /// Waits for events and publishes them; gives up the role of the driver unless it is the standby thread's. `puts_off`: more
+    /// of them are let come before it looks.
+    fn wait(&self, timeout: Option<Duration>, who: Driver, puts_off: bool) {
         let mut poller = self.poller.lock().unwrap_or_else(PoisonError::into_inner);
         let Poller { poll, events } = &mut *poller;
-        let waited =
-            if self.shares { time_slice::wait(|| poll.poll(events, timeout)) } else { poll.poll(events, timeout) };
+        let mut look = || {
+            if puts_off {
+                thread::sleep(coalesce::DELAY);
+            }
+            poll.poll(events, timeout)
+        };
+        let waited = if self.shares { time_slice::wait(look) } else { look() };
         if let Err(error) = waited
             && error.kind() != io::ErrorKind::Interrupted
         {

@@ -105,7 +105,8 @@ class Bench:
             return None
         if workers > 1 and name == "waitress":
             return None
-        return [str(bin / "python"), str(HERE / "serve.py"), name, app, f"unix:{path}" if kind == "unix" else str(port), str(workers), str(threads)]
+        place = f"unix:{path}" if kind == "unix" else str(port)
+        return [str(bin / "python"), str(HERE / "serve.py"), name, app, place, str(workers), str(threads)]
 
 
 def free_port():

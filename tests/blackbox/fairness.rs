@@ -70,22 +70,28 @@ fn connections_of_busy_workers_move_to_an_idle_one() {
 fn a_chunked_body_moves_to_an_idle_worker_with_its_request_also_when_it_is_empty() {
     differs(FAIR, || {
         let server = fair(2).start();
-        let mut clients: Vec<Client> = (0..8).map(|_| server.connect()).collect();
-        for client in &mut clients {
-            pid_on(client);
-        }
+        // At least four on each worker: two with an empty body, two with another.
+        let (mut clients, mut of) = (Vec::new(), BTreeMap::<i32, usize>::new());
+        wait_until("both workers have clients", || {
+            let mut client = server.connect();
+            let pid = pid_on(&mut client);
+            *of.entry(pid).or_default() += 1;
+            clients.push((client, pid));
+            of.len() == 2 && of.values().all(|count| *count >= 4)
+        });
         let held = hold(&server, 1).remove(0);
         let post = "POST /pid HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
-        for chunks in ["0\r\n\r\n", "3\r\nabc\r\n0\r\n\r\n"] {
-            for client in &mut clients {
-                // Each with one that follows it, which must not be taken for the body.
-                client.send([post, chunks].concat()).send(get("/pid"));
-            }
-            for client in &mut clients {
-                for _ in 0..2 {
-                    let pid: i32 = client.response().expect(200).text().parse().expect("a number");
-                    assert_ne!(pid, held.pid, "{chunks:?}: answered by the worker that is held");
-                }
+        let mut number = 0;
+        for (client, pid) in &mut clients {
+            number += usize::from(*pid == held.pid);
+            let chunks = ["0\r\n\r\n", "3\r\nabc\r\n0\r\n\r\n"][number % 2];
+            // Each with one that follows it, which must not be taken for the body.
+            client.send([post, chunks].concat()).send(get("/pid"));
+        }
+        for (client, _) in &mut clients {
+            for _ in 0..2 {
+                let pid: i32 = client.response().expect(200).text().parse().expect("a number");
+                assert_ne!(pid, held.pid, "answered by the worker that is held");
             }
         }
         held.release().expect(200);

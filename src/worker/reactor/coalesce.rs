@@ -1,11 +1,11 @@
 //! Looks for events that are put off for a moment, so that more of them are found at once.
 //!
-//! Beside a proxy or a client that is busy all the time, requests come one by one: the worker sleeps and is woken for each, and so is
-//! whoever gets the response, in the middle of something else. A look that is put off finds several, as network cards do it
-//! with their interrupts. It also keeps everybody waiting for as long. So it is only done where more requests get through
-//! by it, which is tried out: some windows of time with it, as many without. Where clients wait for their responses before they
-//! ask for more, more requests in the same time are shorter waits, too; where they do not, there are no more by it, and nothing is
-//! put off.
+//! Beside a proxy or a client that is busy all the time, requests come one by one: the worker sleeps and is woken for each, and
+//! so is whoever gets the response, in the middle of something else. A look that is put off finds several, as network cards do
+//! it with their interrupts. It also keeps whoever asked first waiting for as long. So it is only done where more requests get
+//! through by it, which is tried out: some windows of time with it, as many without. Where clients wait for their responses
+//! before they ask for more, more requests in the same time are shorter waits on average, too; where they do not, there are no
+//! more by it, and nothing is put off. Only app threads put off; the standby thread, which drives beside slow requests, does not.
 
 use std::time::Duration;
 
@@ -15,11 +15,15 @@ pub(super) const DELAY: Duration = Duration::from_micros(80);
 /// In microseconds, as all times here: how long requests are counted before anything is decided.
 const WINDOW: u64 = 8_000;
 
+/// So many are to be counted in a trial's window, and how long that may take.
+const ENOUGH: u64 = 256;
+const LONGEST_WINDOW: u64 = 32_000;
+
 /// A trial is so many windows without and as many with it: in the order ABBA, so that a trend does not count.
 const PAIRS: u32 = 4;
 
 /// Requests in a second below which nobody is kept waiting for more of them.
-const BUSY: u64 = 20_000;
+const BUSY: u64 = 10_000;
 
 /// With more requests than these to a look, they come together already.
 const TOGETHER: u64 = 8;
@@ -27,8 +31,11 @@ const TOGETHER: u64 = 8;
 /// In per cent: so many more requests get through by it, or it is not worth it.
 const GAIN: u64 = 10;
 
-/// When with it so many per cent of the requests got through, the trial is over.
+/// When with it fewer than so many per cent got through, the trial is over.
 const LOSS: u64 = 75;
+
+/// Trials in a row that it has to win before it is believed: one may be won by chance.
+const WINS: u32 = 2;
 
 /// How long until the next trial: after a success, and after failures in a row, each time twice as long as before.
 const TRUST: u64 = 2_000_000;
@@ -84,6 +91,8 @@ pub(super) struct Coalescing {
     /// What the trial counted, without and with it.
     without: Count,
     with: Count,
+    /// Trials won in a row.
+    wins: u32,
     rest: u64,
 }
 
@@ -96,58 +105,79 @@ impl Coalescing {
             looks: 0,
             without: Count::default(),
             with: Count::default(),
+            wins: 0,
             rest: FIRST_REST,
         }
     }
 
     /// Whether the look that is due at `now` is to be put off; `served` tells how many requests were served until now. To be
-    /// asked before each look.
+    /// asked before each look of an app thread, also where it can't be put off.
     pub(super) fn puts_off(&mut self, now: u64, served: impl FnOnce() -> u64) -> bool {
         self.looks += 1;
         let micros = now.saturating_sub(self.since);
         if micros >= WINDOW {
-            let (served, looks) = (served(), std::mem::take(&mut self.looks));
+            let served = served();
             let count = Count { requests: served.saturating_sub(self.before), micros };
-            (self.since, self.before) = (now, served);
-            self.phase = self.after(count, looks, now);
+            if !self.is_short(count) {
+                let looks = std::mem::take(&mut self.looks);
+                (self.since, self.before) = (now, served);
+                self.phase = self.after(count, looks, now);
+            }
         }
         self.phase.puts_off()
     }
 
+    /// Whether the window is not to end with so much counted.
+    fn is_short(&self, count: Count) -> bool {
+        let Phase::Trial { window } = self.phase else { return false };
+        let puts_off = Phase::Trial { window }.puts_off();
+        let hopeless = puts_off && count.per_second() * 100 < self.without.per_second() * LOSS;
+        !hopeless && count.requests < ENOUGH && count.micros < LONGEST_WINDOW
+    }
+
     /// What follows a window that counted so much.
     fn after(&mut self, count: Count, looks: u64, now: u64) -> Phase {
-        let busy = count.micros < 2 * WINDOW && count.per_second() >= BUSY;
+        let busy = count.per_second() >= BUSY;
         match self.phase {
             Phase::Off { until } if !busy || now < until || count.requests > TOGETHER * looks => Phase::Off { until },
-            Phase::Trial { .. } if !busy => self.fail(now),
+            Phase::Trial { .. } if !busy => self.lose(now),
             Phase::Trial { window } => self.weigh(window, count, now),
             Phase::On { .. } if !busy => Phase::Off { until: now },
             Phase::On { until } if now < until => Phase::On { until },
-            Phase::Off { .. } | Phase::On { .. } => {
-                (self.without, self.with) = (Count::default(), Count::default());
-                Phase::Trial { window: 0 }
-            }
+            Phase::Off { .. } | Phase::On { .. } => self.begin_trial(),
         }
+    }
+
+    fn begin_trial(&mut self) -> Phase {
+        (self.without, self.with) = (Count::default(), Count::default());
+        Phase::Trial { window: 0 }
     }
 
     fn weigh(&mut self, window: u32, count: Count, now: u64) -> Phase {
         let puts_off = Phase::Trial { window }.puts_off();
         if puts_off { &mut self.with } else { &mut self.without }.add(count);
         let (with, without) = (self.with.per_second(), self.without.per_second());
-        let lost = puts_off && with * 100 < without * LOSS;
-        if !lost && window + 1 < 2 * PAIRS {
+        if puts_off && with * 100 < without * LOSS {
+            return self.lose(now);
+        }
+        if window + 1 < 2 * PAIRS {
             return Phase::Trial { window: window + 1 };
         }
-        if !lost && with * 100 >= without * (100 + GAIN) {
-            self.rest = FIRST_REST;
-            return Phase::On { until: now + TRUST };
+        if with * 100 < without * (100 + GAIN) {
+            return self.lose(now);
         }
-        self.fail(now)
+        self.wins += 1;
+        if self.wins < WINS {
+            return self.begin_trial();
+        }
+        self.rest = FIRST_REST;
+        Phase::On { until: now + TRUST }
     }
 
-    fn fail(&mut self, now: u64) -> Phase {
+    fn lose(&mut self, now: u64) -> Phase {
         let until = now + self.rest;
         self.rest = LONGEST_REST.min(2 * self.rest);
+        self.wins = 0;
         Phase::Off { until }
     }
 }
@@ -192,13 +222,13 @@ mod tests {
     fn looks_are_put_off_while_more_gets_through_by_it() {
         let mut load = Load::new();
         // 50,000 a second instead of 40,000.
-        assert!(load.run(SECOND, (8, 160), (1, 25)) > 90);
+        assert!(load.run(SECOND, (8, 160), (1, 25)) > 80);
         assert!(load.run(60 * SECOND, (8, 160), (1, 25)) > 95);
         // No longer than until the next trial when that changes.
         load.run(TRUST + 100_000, (8, 160), (1, 17));
         assert!(load.run(30 * SECOND, (8, 160), (1, 17)) < 5);
         // And again.
-        load.run(LONGEST_REST, (8, 160), (1, 25));
+        load.run(LONGEST_REST + 200_000, (8, 160), (1, 25));
         assert!(load.run(SECOND, (8, 160), (1, 25)) > 90);
     }
 
@@ -221,11 +251,22 @@ mod tests {
 
     #[test]
     fn where_there_is_little_to_do_nothing_is_tried() {
-        for at_once in [(1, 1_000_000), (1, 100), (1, 51)] {
+        for at_once in [(1, 1_000_000), (1, 200), (1, 101)] {
             assert_eq!(Load::new().run(10 * SECOND, (1, 10), at_once), 0, "{at_once:?}");
         }
         // Nor where they come together.
         assert_eq!(Load::new().run(10 * SECOND, (64, 100), (64, 640)), 0);
+    }
+
+    #[test]
+    fn one_trial_that_is_won_is_not_enough() {
+        let mut load = Load::new();
+        // A little longer than one takes, and its first window.
+        load.run(10 * WINDOW, (8, 160), (1, 25));
+        assert_eq!(load.coalescing.wins, 1);
+        load.run(FIRST_REST, (4, 100), (1, 25));
+        assert!(!load.coalescing.phase.puts_off());
+        assert_eq!(load.coalescing.wins, 0);
     }
 
     #[test]
