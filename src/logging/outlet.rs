@@ -8,7 +8,7 @@
 //! strangers. Where that is not allowed (it belongs to another user) it is asked before each piece.
 
 use std::io::{self, ErrorKind};
-use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
 
@@ -115,6 +115,8 @@ pub(super) fn lose(requests: bool, lines: u64) {
 pub(super) struct Outlet {
     number: AtomicI32,
     way: AtomicU8,
+    /// Whether the number was made for this outlet.
+    own: AtomicBool,
     /// Its bit in [`TORN`].
     bit: u64,
 }
@@ -131,7 +133,7 @@ pub(super) fn leave_pipes() {
     for outlet in [&MESSAGES, &REQUESTS] {
         let number = outlet.number();
         outlet.set(2, WRITE);
-        if number > 2 {
+        if outlet.own.swap(false, Ordering::Relaxed) {
             fd::close(number);
         }
     }
@@ -144,7 +146,7 @@ pub(super) fn tells(on: bool) {
 
 impl Outlet {
     pub(super) const fn new(number: RawFd, bit: u64) -> Outlet {
-        Outlet { number: AtomicI32::new(number), way: AtomicU8::new(WRITE), bit }
+        Outlet { number: AtomicI32::new(number), way: AtomicU8::new(WRITE), own: AtomicBool::new(false), bit }
     }
 
     /// Writes to standard error from now on, in the way that fits what it is.
@@ -154,20 +156,35 @@ impl Outlet {
 
     /// Writes to descriptor `number` from now on, which must stay open.
     pub(super) fn use_number(&self, number: RawFd) {
-        let (number, way) = match fd::kind_of(number) {
-            Some(Kind::Socket) => (number, SEND),
+        let way = match fd::kind_of(number) {
+            Some(Kind::Socket) => SEND,
             Some(Kind::Pipe | Kind::Terminal) => match fd::open_again(number) {
-                Ok(own) => (own.into_raw_fd(), WRITE),
-                Err(_) => (number, ASK_FIRST),
+                Ok(own) => return self.use_own(own),
+                Err(_) => ASK_FIRST,
             },
-            Some(Kind::File) | None => (number, WRITE),
+            Some(Kind::File) | None => WRITE,
         };
-        self.set(number, way);
+        if !self.stands_for(number, way) {
+            self.set(number, way);
+        }
     }
 
-    /// Writes to this pipe, which does not wait, for good.
-    pub(super) fn use_pipe(&self, pipe: OwnedFd) {
-        self.set(pipe.into_raw_fd(), WRITE);
+    /// Writes to this from now on, a pipe or terminal that does not wait.
+    pub(super) fn use_own(&self, own: OwnedFd) {
+        if !self.stands_for(own.as_raw_fd(), WRITE) {
+            self.set(own.into_raw_fd(), WRITE);
+            self.own.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Lets a number of the outlet's own stand for what `other` stands for, and lets go of what it stood for: whoever is
+    /// at the other end may wait for that. Other threads may be writing, so it is never closed. False: there is none.
+    fn stands_for(&self, other: RawFd, way: u8) -> bool {
+        let renewed = self.own.load(Ordering::Relaxed) && fd::replace_own(self.number(), other).is_ok();
+        if renewed {
+            self.way.store(way, Ordering::Relaxed);
+        }
+        renewed
     }
 
     pub(super) fn number(&self) -> RawFd {
@@ -233,6 +250,14 @@ impl Outlet {
     }
 }
 
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        if self.own.swap(false, Ordering::Relaxed) {
+            fd::close(self.number());
+        }
+    }
+}
+
 fn attempt(number: RawFd, way: u8, bytes: &[u8]) -> io::Result<usize> {
     match way {
         SEND => fd::send_to(number, bytes),
@@ -247,8 +272,7 @@ fn attempt(number: RawFd, way: u8, bytes: &[u8]) -> io::Result<usize> {
 mod tests {
     use super::*;
     use std::fs::File;
-    use std::io::Read;
-    use std::os::fd::AsRawFd;
+    use std::io::{Read, Seek};
     use std::sync::Mutex;
 
     /// The counters are the process's: one test at a time.
@@ -297,6 +321,23 @@ mod tests {
         let before = losses();
         assert!(fill(&outlet, b"a line of some length that says nothing\n") > 10);
         assert_eq!(losses(), before + 1);
+    }
+
+    #[test]
+    fn what_was_written_to_before_is_let_go() {
+        let _one = ONE.lock();
+        let (reader, writer) = fd::pipe().unwrap();
+        let outlet = Outlet::new(2, 1 << 44);
+        outlet.use_number(writer.as_raw_fd());
+        drop(writer);
+        let mut file = tempfile::tempfile().unwrap();
+        outlet.use_number(file.as_raw_fd());
+        assert_eq!(File::from(reader).read(&mut [0]).unwrap(), 0, "nobody has it open");
+        assert!(outlet.line(b"to the file\n", true));
+        let mut text = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "to the file\n");
     }
 
     #[test]

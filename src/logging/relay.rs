@@ -197,21 +197,31 @@ impl Channel {
                     let (reader, writer) = fd::message_pipe(ROOM)?;
                     fd::set_nonblocking(&reader, true)?;
                     fd::set_nonblocking(&writer, true)?;
-                    outlet::REQUESTS.use_pipe(writer);
+                    outlet::REQUESTS.use_own(writer);
                     Some(reader)
                 }
                 false => {
-                    outlet::REQUESTS.use_pipe(own.try_clone()?);
+                    outlet::REQUESTS.use_own(own.try_clone()?);
                     None
                 }
             };
-            outlet::MESSAGES.use_pipe(own);
+            outlet::MESSAGES.use_own(own);
             outlet::tells(false);
             fd::replace(1, &writer)?;
             fd::replace(2, &writer)?;
             Ok(Channel { messages, requests, usual, logto: logto.clone() })
         };
         open().map_err(|error| format!("the pipe for the log cannot be made: {}", crate::sys::describe(&error)))
+    }
+
+    /// Lets standard output and standard error be what they are without the channel, until the value is dropped: for a
+    /// program that this process becomes, whose log would go through the relay of this one else, which would never end.
+    pub fn step_aside(&self) -> Option<Aside> {
+        let usual = self.usual.as_ref()?;
+        let aside =
+            Aside([io::stdout().as_fd().try_clone_to_owned().ok()?, io::stderr().as_fd().try_clone_to_owned().ok()?]);
+        (1..=2).try_for_each(|number| fd::replace(number, usual)).ok()?;
+        Some(aside)
     }
 
     /// Reads what is left in the pipes when there is no relay any more, and writes it where the log would be without loggers.
@@ -230,6 +240,18 @@ impl Channel {
             }
         }
         usual.flush();
+    }
+}
+
+/// What standard output and standard error are while a [`Channel`] stands aside.
+pub struct Aside([OwnedFd; 2]);
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        for (number, kept) in (1..).zip(&self.0) {
+            // Two numbers that are open.
+            let _ = fd::replace(number, kept);
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use super::reload::How;
 use super::{Generation, Master, Zygote, words};
 use crate::control::{FromZygote, MAX_MESSAGE};
 use crate::exit;
+use crate::logging::relay::Channel;
 use crate::mailbox::Mailboxes;
 use crate::scoreboard::Scoreboard;
 use crate::sys;
@@ -220,6 +221,7 @@ impl Master {
         let error = match keep.stay(true) {
             Ok(()) => {
                 self.go_to_start();
+                let _aside = self.log.channel.as_ref().and_then(Channel::step_aside);
                 program.run(&trial.file, &variable)
             }
             Err(error) => error,

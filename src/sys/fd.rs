@@ -319,6 +319,18 @@ pub fn replace_by_number(number: RawFd, with: RawFd) {
     unsafe { libc::dup2(with, number) };
 }
 
+/// [`replace`] for a number that was kept by `into_raw_fd`; programs that are started do not get it.
+///
+/// # Errors
+/// The system's.
+pub fn replace_own(number: RawFd, with: RawFd) -> io::Result<()> {
+    // SAFETY: the caller vouches that no Rust value owns `number`; a number that is not open is an error.
+    if unsafe { libc::dup3(with, number, libc::O_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Closes a descriptor that was kept by its number alone (`into_raw_fd`).
 pub fn close(number: RawFd) {
     // SAFETY: the caller vouches that no Rust value owns it.

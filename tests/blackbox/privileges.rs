@@ -345,6 +345,21 @@ fn into_the_background() {
 }
 
 #[test]
+fn whoever_reads_what_the_starter_says_sees_its_end() {
+    for option in ["daemonize", "daemonize2"] {
+        // As `ssh`, a deploy script or a shell with a pipe does: `cat` ends when nobody has the pipe any more.
+        let ended = in_background(option, "basic").shell("\"$@\" 2>&1 </dev/null | cat").run();
+        assert_eq!(ended.code, 0, "{option}: {}", ended.log);
+        let daemon = Daemon::of(&ended.path("its.pid"));
+        let endpoint = Endpoint::Unix(ended.path("app.sock"));
+        wait_until("it serves", || endpoint.try_connect().is_ok());
+        endpoint.connect().send(get("/")).response().expect(200);
+        daemon.stop();
+        wait_until("it has tidied up", || !ended.path("its.pid").exists() && !ended.path("app.sock").exists());
+    }
+}
+
+#[test]
 fn loggers_work_in_the_background() {
     for option in ["daemonize", "daemonize2"] {
         let setup = in_background(option, "basic");

@@ -108,6 +108,19 @@ fn runs(pid: Pid) -> (String, String) {
 }
 
 #[test]
+fn the_process_that_writes_the_log_is_replaced_too() {
+    differs(UPGRADES, || {
+        let server = with_file().set("processes", "1").set("logger", "stdio").start();
+        for _ in 0..3 {
+            upgrade(&server);
+            // The one before writes until nobody is left who could say something to it.
+            wait_until("master, logger, zygote and worker are left", || processes_of(server.pid()).len() == 4);
+        }
+        server.get("/").expect(200);
+    });
+}
+
+#[test]
 fn an_upgrade_changes_the_program_and_nothing_else() {
     differs(UPGRADES, || {
         let setup = replaceable(Setup::http("basic"));
