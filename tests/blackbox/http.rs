@@ -492,18 +492,21 @@ fn names_with_underscores_do_not_reach_the_application() {
 
 #[test]
 fn rfc9110_5_3_repeated_fields_are_joined() {
-    differs("Repeated request header fields are joined with `,`, Cookie with `; `; of Content-Type the last one counts.", || {
-        let server = basic();
-        let page = server
-            .ask(
-                "GET /environ HTTP/1.1\r\nHost: a\r\nAccept: x\r\nCookie: a=1\r\nContent-Type: a/b\r\nAccept: y\r\n\
+    differs(
+        "Repeated request header fields are joined with `,`, Cookie with `; `; of Content-Type the last one counts.",
+        || {
+            let server = basic();
+            let page = server
+                .ask(
+                    "GET /environ HTTP/1.1\r\nHost: a\r\nAccept: x\r\nCookie: a=1\r\nContent-Type: a/b\r\nAccept: y\r\n\
                 Cookie: b=2\r\nContent-Type: c/d\r\n\r\n",
-            )
-            .expect(200)
-            .json();
-        assert_eq!((&page["HTTP_ACCEPT"], &page["CONTENT_TYPE"]), (&"x,y".into(), &"c/d".into()));
-        assert_eq!(page["HTTP_COOKIE"], "a=1; b=2");
-    });
+                )
+                .expect(200)
+                .json();
+            assert_eq!((&page["HTTP_ACCEPT"], &page["CONTENT_TYPE"]), (&"x,y".into(), &"c/d".into()));
+            assert_eq!(page["HTTP_COOKIE"], "a=1; b=2");
+        },
+    );
 }
 
 #[test]
