@@ -23,13 +23,15 @@ pub(super) fn set_up_process(settings: &Settings) -> Result<(), String> {
         ("limit-as", Limited::AddressSpace, settings.privileges.limit_as),
         ("limit-nproc", Limited::Processes, settings.privileges.limit_nproc),
     ];
-    let used = process::memory_of(std::process::id() as i32).map_or(0, |memory| memory.address_space);
     for (option, what, wanted) in limits {
         if let Some(wanted) = wanted {
             // The next allocation would end this process without a word of why.
-            if what == Limited::AddressSpace && wanted < used {
-                let place = settings.place(option);
-                return Err(format!("{place}: {wanted} bytes are not enough, {used} are in use already; raise it"));
+            if what == Limited::AddressSpace {
+                let used = process::memory_of(std::process::id() as i32).map_or(0, |memory| memory.address_space);
+                if wanted < used {
+                    let place = settings.place(option);
+                    return Err(format!("{place}: {wanted} bytes are not enough, {used} are in use already; raise it"));
+                }
             }
             privileges::limit(what, wanted).map_err(|error| {
                 let (place, why) = (settings.place(option), sys::describe(&error));

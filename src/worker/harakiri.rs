@@ -56,8 +56,8 @@ pub struct Limits {
 /// How often it is looked whether enough of them wait.
 const QUEUE_TICK: Millis = 1_000;
 
-/// So much longer may a response take that has begun by the deadline and has a length: its thread may be about to say that it
-/// is whole, and have been put off the processor just there.
+/// So much longer may a response take that has begun by the deadline, if it ends before its connection does: its thread may be
+/// about to say that it is whole, and have been put off the processor just there.
 const LAST_MOMENT: Millis = 20;
 
 /// Nobody has begun a response.

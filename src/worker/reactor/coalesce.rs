@@ -78,6 +78,11 @@ impl Count {
     fn per_second(self) -> u64 {
         self.requests.saturating_mul(1_000_000) / self.micros.max(1)
     }
+
+    /// Whether its rate is so many per cent of the other's, or more.
+    fn reaches(self, percent: u64, other: Count) -> bool {
+        self.per_second() * 100 >= other.per_second() * percent
+    }
 }
 
 /// When looks for events are put off.
@@ -129,10 +134,9 @@ impl Coalescing {
 
     /// Whether the window is not to end with so much counted.
     fn is_short(&self, count: Count) -> bool {
-        let Phase::Trial { window } = self.phase else { return false };
-        let puts_off = Phase::Trial { window }.puts_off();
-        let hopeless = puts_off && count.per_second() * 100 < self.without.per_second() * LOSS;
-        !hopeless && count.requests < ENOUGH && count.micros < LONGEST_WINDOW
+        let is_hopeless = self.phase.puts_off() && !count.reaches(LOSS, self.without);
+        let is_trial = matches!(self.phase, Phase::Trial { .. });
+        is_trial && !is_hopeless && count.requests < ENOUGH && count.micros < LONGEST_WINDOW
     }
 
     /// What follows a window that counted so much.
@@ -154,16 +158,15 @@ impl Coalescing {
     }
 
     fn weigh(&mut self, window: u32, count: Count, now: u64) -> Phase {
-        let puts_off = Phase::Trial { window }.puts_off();
+        let puts_off = self.phase.puts_off();
         if puts_off { &mut self.with } else { &mut self.without }.add(count);
-        let (with, without) = (self.with.per_second(), self.without.per_second());
-        if puts_off && with * 100 < without * LOSS {
+        if puts_off && !self.with.reaches(LOSS, self.without) {
             return self.lose(now);
         }
         if window + 1 < 2 * PAIRS {
             return Phase::Trial { window: window + 1 };
         }
-        if with * 100 < without * (100 + GAIN) {
+        if !self.with.reaches(100 + GAIN, self.without) {
             return self.lose(now);
         }
         self.wins += 1;
